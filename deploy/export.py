@@ -1,0 +1,124 @@
+"""From a checkpoint to a deployed file: select elements, script, write, reload, compare."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from .metadata import describe
+from .verify import Comparison, compare, verification_structures
+from torch import Tensor
+
+from hienet.calculator import DTYPES, load_model
+from hienet.checkpoint import Checkpoint, load_checkpoint
+from hienet.deployed import METADATA_NAME, is_torchscript
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What an export did.
+
+    Attributes:
+        path: the file written.
+        metadata: its description.
+        comparisons: errors against the source model.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    comparisons: list[Comparison]
+
+
+def deployed_path(source: str | Path) -> Path:
+    """`model.pt` -> `model.hienet.pt`, beside it."""
+    source = Path(source)
+    return source.with_name(f"{source.stem}.hienet.pt")
+
+
+def export(
+    source: str | Path, output: str | Path | None = None, dtype: str = "float32", elements: list[str] | None = None
+) -> Deployment:
+    """Write the deployed file of a checkpoint, having compared it with the checkpoint.
+
+    Args:
+        source: checkpoint (`hienet train`, `hienet convert` or `hienet new` wrote it).
+        output: None for `NAME.hienet.pt` beside the source.
+        dtype: `float32` or `float64`, of the deployed network.
+        elements: keep only these, in this order; None keeps all.
+
+    Raises:
+        HIENetError: unreadable source, unknown element or dtype, or a deployed model that differs from its source by more
+            than the tolerance. Nothing is left at `output` then, and what was there before stays.
+    """
+    if dtype not in DTYPES:
+        raise HIENetError(f"unknown dtype `{dtype}`; expected float32 or float64")
+    if is_torchscript(source):
+        raise HIENetError(f"`{source}` is already a deployed model; give the checkpoint that it was made from")
+    path = deployed_path(source) if output is None else Path(output)
+    whole = load_checkpoint(source)
+    checkpoint = whole if elements is None else keep_elements(whole, elements)
+    model = checkpoint.build(DTYPES[dtype]).requires_grad_(False)
+    edge_width = model.embed_edges(torch.ones(1, 3, dtype=DTYPES[dtype])).shape[1]  # type: ignore[operator]
+    metadata = describe(checkpoint, model, dtype, edge_width)
+    reference = load_model(source, dtype="float64")
+    structures = verification_structures(checkpoint.config.elements)
+    with atomic_path(path) as temporary:
+        _write(model, metadata, temporary)
+        comparisons = compare(reference, load_model(temporary), structures)
+        failed = [comparison for comparison in comparisons if not comparison.passed]
+        if failed:
+            worst = max(failed, key=lambda comparison: comparison.forces)
+            raise HIENetError(
+                f"the deployed model differs from `{source}` on {len(failed)} of {len(comparisons)} structures, for `{worst.name}` by "
+                f"{worst.energy:.1e} eV/atom and {worst.forces:.1e} eV/Å; nothing was written: deploy with --dtype float64"
+            )
+        metadata["verification"] = [asdict(comparison) for comparison in comparisons]
+        _write(model, metadata, temporary)
+    return Deployment(path, metadata, comparisons)
+
+
+def _write(model: torch.nn.Module, metadata: dict[str, Any], path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+        script = torch.jit.script(model)
+        try:
+            torch.jit.save(script, str(path), _extra_files={METADATA_NAME: json.dumps(metadata)})
+        except RuntimeError as error:
+            # torch's archive writer reports a full disc as a RuntimeError.
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
+    """The same model for fewer elements, or in another order: the numbers of those that stay do not change.
+
+    Raises:
+        HIENetError: an element that the model does not know, or named twice.
+    """
+    config = checkpoint.config
+    unknown = [symbol for symbol in elements if symbol not in config.elements]
+    if unknown:
+        raise HIENetError(
+            f"the model does not know {', '.join(unknown)}; its elements are {', '.join(config.elements)}"
+        )
+    if len(set(elements)) != len(elements):
+        raise HIENetError(f"an element is named twice in {', '.join(elements)}; name each once")
+    rows = [config.elements.index(symbol) for symbol in elements]
+    # The embedding divides by the square root of the number of species.
+    factor = math.sqrt(len(elements) / len(config.elements))
+    weights: dict[str, Tensor] = dict(checkpoint.weights)
+    weights["species_embedding.weight"] = weights["species_embedding.weight"].double()[rows] * factor
+    selected = config.model_copy(
+        update={
+            "elements": tuple(elements),
+            "scale": tuple(config.scale[row] for row in rows),
+            "shift": tuple(config.shift[row] for row in rows),
+        }
+    )
+    return replace(checkpoint, config=selected, weights=weights)

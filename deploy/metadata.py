@@ -1,0 +1,51 @@
+"""The JSON description inside a deployed file (docs/conventions.md, "The deployed file")."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hienet
+from hienet.checkpoint import Checkpoint
+from hienet.deployed import FORMAT, FORMAT_VERSION
+
+
+def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str, edge_width: int) -> dict[str, Any]:
+    """Everything a reader needs to know; `verification` is filled in when the file has been checked."""
+    config = checkpoint.config
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": hienet.__version__,
+        "torch_version": torch.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "architecture": checkpoint.architecture,
+        "hyperparameters": config.model_dump(mode="json"),
+        "elements": list(config.elements),
+        "cutoff": config.cutoff,
+        "dtype": dtype,
+        "edge_width": edge_width,
+        "stages": [vars(stage) for stage in model.stages()],  # type: ignore[operator]
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "units": {"length": "angstrom", "energy": "eV"},
+        "reference_energies": dict(zip(config.elements, config.shift, strict=True)),
+        "smooth_cutoff": getattr(config, "smooth_cutoff", True),
+        "training": checkpoint.training,
+        "verification": None,
+        "content_hash": content_hash(checkpoint.weights),
+        "license": checkpoint.notes.get("license"),
+    }
+
+
+def content_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all weights in float64, by name: the same for every dtype and device that holds the same numbers."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().double().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""Models for use: from a checkpoint or a deployed file, as energy functions and as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ase
+import torch
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from hienet.checkpoint import load_checkpoint
+from hienet.deployed import is_torchscript, load_deployed
+from hienet.derivatives import Prediction, predict
+from hienet.errors import HIENetError
+from hienet.graph import graph_from_atoms
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to predict.
+
+    Attributes:
+        module: (species, center, neighbor, edge_vectors, n_local) -> energies `[n_local]` (eV, float64).
+        elements: chemical symbols, in species order.
+        cutoff: Å.
+        dtype: of the network.
+        device: of the network.
+        info: hyperparameters and training summary, plain values.
+    """
+
+    module: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    elements: tuple[str, ...]
+    cutoff: float
+    dtype: torch.dtype
+    device: torch.device
+    info: dict[str, Any]
+
+    def predict(self, atoms: ase.Atoms, derivatives: bool = True) -> Prediction:
+        """Energies, forces and stress of one structure.
+
+        Raises:
+            HIENetError: an element that the model does not know, or a structure that cannot be evaluated.
+        """
+        graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
+        return predict(self.module, graph, derivatives)
+
+
+def parse_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        HIENetError: no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise HIENetError(f"unknown device `{name}`; expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise HIENetError(f"device `{name}` is not available: this torch sees no CUDA device; use `cpu`")
+    return device
+
+
+def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
+    """A checkpoint or a deployed file as a model.
+
+    Args:
+        path: either kind of file.
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: `float32` or `float64`; None is float64 for a checkpoint and the file's own for a deployed model.
+
+    Raises:
+        HIENetError: unreadable file, unknown dtype, or no such device.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise HIENetError(f"unknown dtype `{dtype}`; expected float32 or float64")
+    target = parse_device(device)
+    if is_torchscript(path):
+        script, metadata = load_deployed(path, target)
+        chosen = DTYPES[dtype or metadata["dtype"]]
+        return LoadedModel(script.to(chosen), tuple(metadata["elements"]), metadata["cutoff"], chosen, target, metadata)
+    checkpoint = load_checkpoint(path)
+    chosen = DTYPES[dtype or "float64"]
+    module = checkpoint.build(chosen).to(target).requires_grad_(False)
+    info = {
+        "architecture": checkpoint.architecture,
+        "hyperparameters": checkpoint.config.model_dump(mode="json"),
+        "training": checkpoint.training,
+        "notes": checkpoint.notes,
+    }
+    return LoadedModel(module, checkpoint.config.elements, checkpoint.config.cutoff, chosen, target, info)
+
+
+class HIENetCalculator(Calculator):
+    """ASE calculator: energy, free_energy, energies (eV), forces (eV/Å), stress (eV/Å^3, positive = tension).
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from hienet.calculator import HIENetCalculator
+        >>> atoms = bulk("Si")
+        >>> atoms.calc = HIENetCalculator("model.pt")  # doctest: +SKIP
+        >>> atoms.get_potential_energy()  # doctest: +SKIP
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(self, path: str | Path, device: str = "cpu", dtype: str | None = None) -> None:
+        """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`).
+
+        Args:
+            path: the file.
+            device: `cpu`, `cuda` or `cuda:N`.
+            dtype: `float32` or `float64`; None is float64 for a checkpoint, the file's own for a deployed model.
+
+        Raises:
+            HIENetError: unreadable file, unknown dtype, or no such device.
+        """
+        super().__init__()
+        self.model = load_model(path, device, dtype)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Called by ASE. `stress` is left out where the cell has no volume."""
+        super().calculate(atoms, properties, system_changes)
+        derivatives = "forces" in properties or "stress" in properties
+        prediction = self.model.predict(self.atoms, derivatives)
+        energy = float(prediction.energy[0])
+        self.results = {"energy": energy, "free_energy": energy, "energies": prediction.energies.cpu().numpy()}
+        if prediction.forces is not None:
+            self.results["forces"] = prediction.forces.double().cpu().numpy()
+        if prediction.stress is not None and self.atoms.cell.rank == 3:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())

@@ -1,0 +1,129 @@
+"""Checkpoints: architecture, hyperparameters and weights in a torch archive that loads without executing code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hienet
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+from hienet.models.factory import build_model, make_config
+from hienet.models.staged import ModelConfig
+
+FORMAT = "hienet-checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at rest.
+
+    Attributes:
+        architecture: name of the architecture.
+        config: its hyperparameters.
+        weights: state of the module, by name.
+        training: summary of training set and errors, plain values only; None for an untrained model.
+        resume: what the training loop needs to go on exactly where it stopped; None in a finished model.
+        notes: free text: source, licence, warnings.
+    """
+
+    architecture: str
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    training: dict[str, Any] | None = None
+    resume: dict[str, Any] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The module with these weights, on the CPU, in evaluation mode."""
+        model = build_model(self.architecture, self.config)
+        model.load_state_dict(self.weights)
+        return model.to(dtype).eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write a checkpoint; an existing file is replaced only by a complete one."""
+    contents = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": hienet.__version__,
+        "architecture": checkpoint.architecture,
+        "hyperparameters": checkpoint.config.model_dump(mode="json"),
+        "weights": {name: tensor.detach().cpu().clone() for name, tensor in checkpoint.weights.items()},
+        "training": checkpoint.training,
+        "resume": checkpoint.resume,
+        "notes": checkpoint.notes,
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(contents, temporary)
+        except RuntimeError as error:
+            # torch's archive writer reports a full disc as a RuntimeError.
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        HIENetError: no such file, truncated, not a checkpoint of this package, or of a newer format.
+    """
+    contents = read_archive(path)
+    if contents.get("format") != FORMAT:
+        hint = (
+            "; it looks like a file of the authors' or of SevenNet: run `hienet convert` on it first"
+            if "model_state_dict" in contents
+            else ""
+        )
+        raise HIENetError(
+            f"`{path}` is a torch file but not a hienet checkpoint{hint or '; give a file that hienet wrote'}"
+        )
+    version = contents["format_version"]
+    if version > FORMAT_VERSION:
+        raise HIENetError(
+            f"`{path}` has checkpoint format {version}, written by hienet {contents.get('package_version')}; this hienet "
+            f"{hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
+        )
+    config = make_config(contents["architecture"], None, contents["hyperparameters"])
+    return Checkpoint(
+        architecture=contents["architecture"],
+        config=config,
+        weights=contents["weights"],
+        training=contents["training"],
+        resume=contents["resume"],
+        notes=contents["notes"],
+    )
+
+
+def read_archive(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a torch archive, on the CPU, loaded without executing code.
+
+    Raises:
+        HIENetError: no such file, truncated, or not a torch archive of plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HIENetError(f"there is no file `{path}`; check the path")
+    if path.stat().st_size == 0 or not zipfile.is_zipfile(path):
+        beginning = path.open("rb").read(2)
+        if beginning == b"PK":
+            raise HIENetError(f"`{path}` is truncated or damaged; copy it again, or write it anew")
+        raise HIENetError(f"`{path}` is not a model file; give a checkpoint (.pt) or a deployed model (.hienet.pt)")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HIENetError(
+            f"`{path}` cannot be read as a checkpoint: {reason}; copy it again, or write it anew"
+        ) from error
+    if not isinstance(contents, dict):
+        raise HIENetError(f"`{path}` is a torch file but not a checkpoint; give a file that hienet wrote")
+    return contents

@@ -1,0 +1,44 @@
+"""Whole files or none: every file is written under a temporary name and renamed when complete."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hienet.errors import HIENetError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it on success and removed on failure.
+
+    Raises:
+        HIENetError: the folder does not exist or cannot be written to, or the disc is full.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise HIENetError(f"cannot write `{path}`: there is no folder `{path.parent}`; create it first")
+    if path.is_dir():
+        raise HIENetError(f"cannot write `{path}`: it is a folder; give the name of a file")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise HIENetError(f"cannot write `{path}`: {error.strerror}; choose another folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp creates files readable by the owner only; give the result the permissions of an ordinary file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        raise HIENetError(
+            f"cannot write `{path}`: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""From the name of an architecture to its configuration and its module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from hienet.errors import HIENetError
+from hienet.models import hienet
+from hienet.models.staged import ModelConfig
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture of the package."""
+
+    config: type[ModelConfig]
+    module: type[nn.Module]
+    presets: Mapping[str, Mapping[str, object]]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "hienet": Architecture(hienet.HIENetConfig, hienet.HIENet, hienet.PRESETS),
+}
+
+
+def find_architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        HIENetError: there is none.
+    """
+    if name not in ARCHITECTURES:
+        raise HIENetError(f"unknown architecture `{name}`; expected one of: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def make_config(architecture: str, preset: str | None, values: Mapping[str, object]) -> ModelConfig:
+    """A model's configuration: the preset's values (or the defaults), overridden by `values`.
+
+    Raises:
+        HIENetError: unknown architecture, preset or key, or a value that is not allowed; the message names the key.
+    """
+    family = find_architecture(architecture)
+    if preset is not None and preset not in family.presets:
+        raise HIENetError(
+            f"unknown preset `{preset}` of `{architecture}`; expected one of: {', '.join(family.presets)}"
+        )
+    merged = {**(family.presets[preset] if preset else {}), **values}
+    try:
+        return family.config.model_validate(merged)
+    except ValidationError as error:
+        raise HIENetError(describe_validation_error(error, family.config, "model")) from error
+
+
+def build_model(architecture: str, config: ModelConfig, seed: int | None = None) -> nn.Module:
+    """The untrained module, in float64 and in evaluation mode.
+
+    Modules are built in float64 so that their constants (Wigner 3j symbols) are exact; convert with `.to(dtype)` afterwards.
+
+    Args:
+        architecture: its name.
+        config: its configuration.
+        seed: of the initial weights; None draws from torch's global generator.
+    """
+    family = find_architecture(architecture)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return family.module(config).eval()
+
+
+def describe_validation_error(error: ValidationError, schema: type, where: str) -> str:
+    """One sentence for the first mistake in a configuration: the key, what was given, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+    if first["type"] == "extra_forbidden":
+        parent = _schema_at(schema, first["loc"][:-1])
+        allowed = ", ".join(parent.model_fields) if parent is not None else "see the documentation"
+        return f"unknown key `{key}`; allowed here: {allowed}"
+    if first["type"] == "missing":
+        return f"key `{key}` is missing: {first['msg'].lower()}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = len(error.errors()) - 1
+    given = "" if isinstance(first["input"], dict) else f" (given: `{first['input']}`)"
+    return f"key `{key}`: {message}{given}" + (f"; and {more} more mistakes" if more else "")
+
+
+def _schema_at(schema: type, location: tuple[int | str, ...]) -> type[ModelConfig] | None:
+    for part in location:
+        fields = getattr(schema, "model_fields", {})
+        if part not in fields:
+            return None
+        schema = fields[part].annotation
+    return schema if hasattr(schema, "model_fields") else None

@@ -1,0 +1,79 @@
+"""What every architecture of this project is: a configuration and a module made of stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ase.data import chemical_symbols
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The state that one stage reads (docs/conventions.md, "A model is stages")."""
+
+    name: str
+    width: int
+    exchanged_width: int
+
+
+class StagedModel(Protocol):
+    """The methods of a model. TorchScript exports them under these names; the pair style calls them."""
+
+    def stages(self) -> list[Stage]:
+        """One description for each stage."""
+
+    def embed_edges(self, edge_vectors: Tensor) -> Tensor:
+        """`[n_edges, 3]` (Å) to `[n_edges, edge_width]`."""
+
+    def embed_nodes(self, species: Tensor) -> Tensor:
+        """`[n_nodes]` int64 to the first stage's state."""
+
+    def stage(
+        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        """State of all nodes to the next state of owned nodes."""
+
+    def readout(self, state: Tensor, species: Tensor) -> Tensor:
+        """State of owned nodes to their energies, `[n_local]` (eV, float64)."""
+
+    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
+        """All of it for a graph without ghosts."""
+
+
+class ModelConfig(BaseModel):
+    """What every architecture needs to know of its elements and its training set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    elements: tuple[str, ...] = Field(min_length=1, description="chemical symbols, in species order")
+    cutoff: float = Field(5.0, gt=0, description="Å")
+    avg_num_neighbors: float = Field(
+        35.989574, gt=0, description="mean number of neighbours; normalises sums over them"
+    )
+    scale: tuple[float, ...] = Field((), description="for each element: eV by which the network's output is multiplied")
+    shift: tuple[float, ...] = Field((), description="for each element: its reference energy (eV)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_scale_and_shift(cls, values: dict[str, object]) -> dict[str, object]:
+        elements = values.get("elements")
+        if isinstance(elements, (list, tuple)):
+            values = dict(values)
+            values["scale"] = values.get("scale") or (1.0,) * len(elements)
+            values["shift"] = values.get("shift") or (0.0,) * len(elements)
+        return values
+
+    @model_validator(mode="after")
+    def _elements_are_known(self) -> ModelConfig:
+        unknown = [symbol for symbol in self.elements if symbol not in chemical_symbols[1:]]
+        if unknown:
+            raise ValueError(f"`elements` has {unknown}, which are not chemical symbols; write them like Si, C")
+        if len(set(self.elements)) != len(self.elements):
+            raise ValueError(f"`elements` names an element twice: {list(self.elements)}")
+        for name in ("scale", "shift"):
+            if len(getattr(self, name)) != len(self.elements):
+                raise ValueError(f"`{name}` must have one number for each of the {len(self.elements)} elements")
+        return self

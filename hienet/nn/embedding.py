@@ -1,0 +1,50 @@
+"""First features of atoms and of edges."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from hienet.nn.radial import BesselBasis, polynomial_envelope
+
+
+class SpeciesEmbedding(nn.Module):
+    """A trainable vector for each species, divided by sqrt(n_species) (a linear map of the one-hot species), with dropout."""
+
+    def __init__(self, n_species: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_species, channels, dtype=torch.float64))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, species: Tensor) -> Tensor:
+        """`[n_nodes]` int64 to `[n_nodes, channels]`."""
+        return self.dropout((self.weight / math.sqrt(float(self.weight.shape[0]))).index_select(0, species))
+
+
+class EdgeEmbedding(nn.Module):
+    """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor."""
+
+    def __init__(self, cutoff: float, n_radial: int, envelope_power: int, l_max: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.envelope_power = envelope_power
+        self.n_radial = n_radial
+        self.basis = BesselBasis(cutoff, n_radial)
+        self.spherical_harmonics = o3.SphericalHarmonics(
+            list(range(l_max + 1)), normalize=True, normalization="component"
+        )
+        self.width = n_radial + 1 + (l_max + 1) ** 2
+
+    def forward(self, edge_vectors: Tensor) -> Tensor:
+        """`[n_edges, 3]` (Å) to `[n_edges, width]`."""
+        distance = torch.linalg.vector_norm(edge_vectors, dim=1, keepdim=True)
+        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
+
+    def split(self, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three parts: radial `[n_edges, n_radial]`, envelope `[n_edges, 1]`, harmonics `[n_edges, (l_max+1)^2]`."""
+        n = self.n_radial
+        return edges[:, :n], edges[:, n : n + 1], edges[:, n + 1 :]

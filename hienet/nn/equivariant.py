@@ -1,0 +1,80 @@
+"""Equivariant message passing: one interaction layer of the NequIP family."""
+
+from __future__ import annotations
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from hienet.nn.convolution import TensorProductConvolution
+from hienet.nn.gate import Gate
+from hienet.nn.linear import IrrepsLinear
+from hienet.nn.radial import RadialNetwork
+
+
+class EquivariantLayer(nn.Module):
+    """x_i <- Gate(Linear_out[(1/N) sum_j TP(Linear_in(x_j), Y_ij; w(d_ij))] + Linear_skip(x_i)).
+
+    N is the mean number of neighbours. The linear maps have no biases, so an isolated atom keeps Gate(Linear_skip(x)).
+    """
+
+    def __init__(
+        self,
+        irreps_in: o3.Irreps | str,
+        irreps_out: o3.Irreps | str,
+        irreps_harmonics: o3.Irreps | str,
+        n_radial: int,
+        radial_hidden: list[int],
+        avg_num_neighbors: float,
+    ) -> None:
+        super().__init__()
+        self.gate = Gate(irreps_out)
+        self.linear_in = IrrepsLinear(irreps_in, irreps_in)
+        self.linear_skip = IrrepsLinear(irreps_in, self.gate.irreps_in)
+        self.convolution = TensorProductConvolution(irreps_in, irreps_harmonics, irreps_out)
+        self.radial_network = RadialNetwork([n_radial, *radial_hidden, self.convolution.n_weights])
+        self.linear_out = IrrepsLinear(self.convolution.irreps_out, self.gate.irreps_in)
+        self.avg_num_neighbors = avg_num_neighbors
+        self.sent_width = o3.Irreps(irreps_in).dim
+        self.kept_width = self.gate.irreps_in.dim
+
+    @property
+    def state_width(self) -> int:
+        """Columns of the state that the layer reads."""
+        return self.sent_width + self.kept_width
+
+    @property
+    def exchanged_width(self) -> int:
+        """Leading columns that it reads of neighbours."""
+        return self.sent_width
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """Features `[n, irreps_in.dim]` to the state: what neighbours read, then the atom's own part of the update."""
+        return torch.cat([self.linear_in(features), self.linear_skip(features)], dim=1)
+
+    def forward(
+        self,
+        state: Tensor,
+        radial: Tensor,
+        envelope: Tensor,
+        harmonics: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+        n_local: int,
+    ) -> Tensor:
+        """New features of the owned atoms.
+
+        Args:
+            state: `[n_nodes, state_width]`.
+            radial: `[n_edges, n_radial]`, zero at the cutoff.
+            envelope: not used by this layer, whose radial network maps zero to zero.
+            harmonics: `[n_edges, irreps_harmonics.dim]`.
+            center, neighbor: `[n_edges]` int64.
+            n_local: number of owned atoms.
+
+        Returns:
+            `[n_local, irreps_out.dim]`.
+        """
+        weights = self.radial_network(radial)
+        messages = self.convolution(state, harmonics, weights, center, neighbor, n_local) / self.avg_num_neighbors
+        return self.gate(self.linear_out(messages) + state[:n_local, self.sent_width :])

@@ -1,0 +1,48 @@
+"""Irreps as plain integers: what TorchScript and the layers need of e3nn's `Irreps`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from e3nn import o3
+
+
+@dataclass(frozen=True)
+class IrrepBlock:
+    """One irrep of a feature tensor: `channels` copies of (l, parity), stored as `[2l+1, channels]` from column `start`."""
+
+    l: int
+    parity: int
+    channels: int
+    start: int
+
+    @property
+    def dim(self) -> int:
+        """2l + 1."""
+        return 2 * self.l + 1
+
+    @property
+    def stop(self) -> int:
+        """One past the last column."""
+        return self.start + self.dim * self.channels
+
+
+def sorted_irreps(irreps: o3.Irreps | str) -> o3.Irreps:
+    """The same irreps in increasing l, one block for each (l, parity)."""
+    return o3.Irreps(irreps).sort().irreps.simplify()
+
+
+def irrep_blocks(irreps: o3.Irreps | str) -> list[IrrepBlock]:
+    """The blocks of a feature tensor.
+
+    Raises:
+        ValueError: an irrep occurs in two blocks.
+    """
+    blocks: list[IrrepBlock] = []
+    start = 0
+    for channels, irrep in o3.Irreps(irreps):
+        if any((block.l, block.parity) == (irrep.l, irrep.p) for block in blocks):
+            raise ValueError(f"`{irreps}` has two blocks of {irrep}; write it as one")
+        blocks.append(IrrepBlock(irrep.l, irrep.p, channels, start))
+        start = blocks[-1].stop
+    return blocks

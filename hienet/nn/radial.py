@@ -1,0 +1,73 @@
+"""Functions of the distance between two atoms: basis, envelope, and the network that makes path weights of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hienet.nn.activation import normalized_silu
+
+
+def polynomial_envelope(distance: Tensor, cutoff: float, power: int) -> Tensor:
+    """Smooth cutoff: 1 at zero distance, 0 from the cutoff on.
+
+    f(u) = 1 - (p+1)(p+2)/2 u^p + p(p+2) u^(p+1) - p(p+1)/2 u^(p+2) with u = distance / cutoff, and 0 for u >= 1
+    (Gasteiger et al., Directional Message Passing, 2020, eq. 8). f and its first two derivatives vanish at the cutoff.
+
+    Args:
+        distance: any shape (Å).
+        cutoff: Å.
+        power: p; the first p-1 derivatives vanish at zero distance.
+    """
+    p = float(power)
+    u = distance / cutoff
+    u_p = u.pow(power)
+    value = 1.0 - 0.5 * (p + 1.0) * (p + 2.0) * u_p + p * (p + 2.0) * u_p * u - 0.5 * p * (p + 1.0) * u_p * u * u
+    return torch.where(u < 1.0, value, torch.zeros_like(value))
+
+
+class BesselBasis(nn.Module):
+    """b_n(d) = (2 / r_c) sin(c_n d) / d, with trainable c_n that start at n pi / r_c.
+
+    Finite as d -> 0, where b_n = 2 c_n / r_c.
+    """
+
+    def __init__(self, cutoff: float, n_functions: int) -> None:
+        super().__init__()
+        self.prefactor = 2.0 / cutoff
+        self.frequencies = nn.Parameter(torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Distances `[n_edges, 1]` (Å) to `[n_edges, n_functions]`."""
+        # sinc(x) = sin(pi x)/(pi x) is exact and differentiable at zero.
+        return self.prefactor * self.frequencies * torch.sinc(self.frequencies * distance / math.pi)
+
+
+class RadialNetwork(nn.Module):
+    """Fully connected network without biases, SiLU between, each layer scaled by 1/sqrt(fan-in).
+
+    The normalisation is that of e3nn's `FullyConnectedNet` with unit variances: with standard normal weights every layer's
+    outputs have unit second moment.
+    """
+
+    def __init__(self, widths: list[int]) -> None:
+        """`widths`: inputs, hidden layers, outputs."""
+        super().__init__()
+        self.weights = nn.ParameterList(
+            [
+                nn.Parameter(torch.randn(fan_in, fan_out, dtype=torch.float64))
+                for fan_in, fan_out in itertools.pairwise(widths)
+            ]
+        )
+        self.n_layers = len(widths) - 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[n_edges, inputs]` to `[n_edges, outputs]`."""
+        for i, weight in enumerate(self.weights):
+            features = features @ (weight / math.sqrt(float(weight.shape[0])))
+            if i < self.n_layers - 1:
+                features = normalized_silu(features)
+        return features

@@ -1,0 +1,123 @@
+"""What tests of models need: small random models, awkward structures, finite differences. For this package's tests and for yours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ase
+import numpy as np
+import torch
+from ase.build import bulk
+from numpy.typing import NDArray
+from torch import nn
+
+from hienet.calculator import LoadedModel
+from hienet.checkpoint import Checkpoint, save_checkpoint
+from hienet.models.factory import build_model, make_config
+
+TINY: dict[str, object] = {
+    "invariant_channels": 8,
+    "equivariant_irreps": ("8x0e+4x1e+3x2e+2x3e", "8x0e+5x1e+2x2e", "6x0e"),
+    "radial_hidden": (16,),
+    "readout_channels": 4,
+    "l_max": 3,
+    "cutoff": 4.0,
+    "avg_num_neighbors": 12.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+"""Hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
+
+
+def tiny_checkpoint(
+    architecture: str = "hienet", elements: tuple[str, ...] = ("C", "Si"), seed: int = 0, **values: object
+) -> Checkpoint:
+    """An untrained model with distinct reference energies and scales, so that a swapped species shows."""
+    statistics = {
+        "scale": tuple(1.0 + 0.3 * i for i in range(len(elements))),
+        "shift": tuple(-2.0 - 1.5 * i for i in range(len(elements))),
+    }
+    config = make_config(architecture, None, {**TINY, **statistics, "elements": elements, **values})
+    return Checkpoint(architecture, config, build_model(architecture, config, seed).state_dict())
+
+
+def tiny_model(dtype: torch.dtype = torch.float64, **values: object) -> LoadedModel:
+    """The model of `tiny_checkpoint`, ready to predict."""
+    return as_loaded(tiny_checkpoint(**values), dtype)  # type: ignore[arg-type]
+
+
+def as_loaded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> LoadedModel:
+    """A checkpoint that was never on disc, ready to predict."""
+    module: nn.Module = checkpoint.build(dtype).requires_grad_(False)
+    config = checkpoint.config
+    info = {"architecture": checkpoint.architecture, "hyperparameters": config.model_dump(mode="json")}
+    return LoadedModel(module, config.elements, config.cutoff, dtype, torch.device("cpu"), info)
+
+
+def write_tiny_checkpoint(path: str | Path, **values: object) -> Path:
+    """`tiny_checkpoint` as a file."""
+    save_checkpoint(tiny_checkpoint(**values), path)  # type: ignore[arg-type]
+    return Path(path)
+
+
+def silicon_carbide(repeat: int | tuple[int, int, int] = 1, rattle: float = 0.1, seed: int = 1) -> ase.Atoms:
+    """Rattled 3C-SiC: cubic 8-atom cells with a slight shear, so that no component vanishes by symmetry."""
+    atoms = bulk("SiC", "zincblende", a=4.39, cubic=True).repeat(repeat)
+    deformation = np.eye(3) + np.array([[0.02, 0.03, -0.01], [0.0, -0.01, 0.04], [0.0, 0.0, 0.03]])
+    atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+    atoms.rattle(rattle, seed=seed)
+    return atoms
+
+
+def random_rotation(seed: int = 0) -> NDArray[np.float64]:
+    """A rotation matrix `[3, 3]`."""
+    matrix, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))
+    return np.asarray(matrix * np.sign(np.linalg.det(matrix)))
+
+
+def rotated(atoms: ase.Atoms, rotation: NDArray[np.float64]) -> ase.Atoms:
+    """The structure with positions and cell multiplied by `rotation` (an improper one is an inversion or a mirror image)."""
+    result = atoms.copy()
+    result.set_cell(atoms.cell.array @ rotation.T, scale_atoms=False)
+    result.set_positions(atoms.positions @ rotation.T)
+    return result
+
+
+def finite_difference_forces(
+    energy: Callable[[ase.Atoms], float], atoms: ase.Atoms, step: float = 1e-4
+) -> NDArray[np.float64]:
+    """-dE/dr `[n_atoms, 3]` (eV/Å) by central differences of fourth order."""
+    forces = np.zeros((len(atoms), 3))
+    for index in np.ndindex(*forces.shape):
+
+        def displaced(distance: float, index: tuple[int, ...] = index) -> float:
+            moved = atoms.copy()
+            moved.positions[index] += distance
+            return energy(moved)
+
+        forces[index] = -_central_difference(displaced, step)
+    return forces
+
+
+def finite_difference_stress(
+    energy: Callable[[ase.Atoms], float], atoms: ase.Atoms, step: float = 1e-5
+) -> NDArray[np.float64]:
+    """(1/V) dE/d(strain) `[3, 3]` (eV/Å^3) by central differences of fourth order, for symmetric strains."""
+    stress = np.zeros((3, 3))
+    for i, j in [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]:
+
+        def strained(size: float, i: int = i, j: int = j) -> float:
+            strain = np.eye(3)
+            strain[i, j] += 0.5 * size
+            strain[j, i] += 0.5 * size
+            deformed = atoms.copy()
+            deformed.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+            return energy(deformed)
+
+        stress[i, j] = stress[j, i] = _central_difference(strained, step) / atoms.get_volume()
+    return stress
+
+
+def _central_difference(function: Callable[[float], float], step: float) -> float:
+    return (8.0 * (function(step) - function(-step)) - (function(2.0 * step) - function(-2.0 * step))) / (12.0 * step)

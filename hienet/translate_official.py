@@ -1,0 +1,210 @@
+"""Reading the HIENet authors' checkpoints. Their names live in this file and nowhere else.
+
+The file format is a torch archive with `model_state_dict`, `config` and `epoch`; only facts about it are used here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from e3nn import o3
+from torch import Tensor
+
+from hienet.checkpoint import Checkpoint, read_archive
+from hienet.errors import HIENetError
+from hienet.models.factory import build_model, make_config
+from hienet.nn.convolution import TensorProductConvolution
+from hienet.nn.equivariant import EquivariantLayer
+
+_INVARIANT_NAMES = {
+    "query": "linear_query",
+    "key": "linear_key",
+    "value": "linear_value",
+    "edge": "linear_edge",
+    "key_network.first": "key_update.0",
+    "key_network.second": "key_update.2",
+    "message_network.first": "msg_update.0",
+    "message_network.second": "msg_update.2",
+    "attention_norm": "bn_att",
+    "output": "linear_concate",
+    "output_norm": "bn",
+    "reset": "linear_reset",
+    "update": "linear_update",
+}
+"""Ours to theirs, in an invariant layer; each has `.weight` and `.bias`."""
+
+_REFUSED_OPTIONS: dict[str, tuple[Any, str]] = {
+    "use_edge_conv": (False, "edge features made of angles to the cell vectors depend on the choice of the cell"),
+    "use_cgcnn_embedding": (False, "the CGCNN embedding is not supported"),
+    "use_comf_embedding": (
+        False,
+        "the ComFormer embedding, made of angles to the cell vectors, depends on the choice of the cell",
+    ),
+    "is_parity": (False, "odd irreps are not supported by this architecture"),
+    "self_connection_type": ("linear", "only linear self-connections are supported"),
+    "readout_as_fcn": (False, "only a linear readout is supported"),
+    "use_bias_in_linear": (False, "biases in the equivariant linear maps are not supported"),
+    "_normalize_sph": (True, "spherical harmonics of unnormalised vectors are not supported"),
+    "act_radial": ("silu", "only SiLU is supported in the radial networks"),
+}
+"""Options of theirs that this architecture does not have: the value it corresponds to, and why another is refused."""
+
+
+def convert_official(path: str | Path) -> Checkpoint:
+    """The authors' checkpoint as one of ours, in float64.
+
+    Such models have `smooth_cutoff: false`, because their energy jumps where a neighbour crosses the cutoff.
+
+    Raises:
+        HIENetError: not such a file, an option that this architecture does not have, or Wigner 3j symbols that are neither
+            today's nor those of older e3nn versions.
+    """
+    contents = read_archive(path)
+    if not isinstance(contents.get("model_state_dict"), dict) or not isinstance(contents.get("config"), dict):
+        raise HIENetError(
+            f"`{path}` is not a checkpoint of the HIENet authors: no `model_state_dict` and `config` in it"
+        )
+    official = contents["config"]
+    state: dict[str, Tensor] = {name: value.double() for name, value in contents["model_state_dict"].items()}
+    if "num_invariant_conv" not in official:
+        raise HIENetError(
+            f"`{path}` is not a checkpoint of the HIENet authors: its `config` has no `num_invariant_conv`"
+        )
+    _refuse_other_options(path, official)
+    try:
+        config = make_config("hienet", None, _hyperparameters(official, state))
+        model = build_model("hienet", config)
+        weights = dict(_translated_weights(official, state))
+        flipped = _match_wigner_signs(path, model, official["num_invariant_conv"], state, weights)
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else f"{error} is missing"
+        raise HIENetError(f"`{path}` has not the tensors that its `config` describes: {reason}") from error
+    notes = {"source": f"converted from {Path(path).name}, a checkpoint of the HIENet authors"}
+    if flipped:
+        notes["wigner"] = f"trained with an older e3nn; sign changed for Wigner 3j symbols {', '.join(flipped)}"
+    return Checkpoint("hienet", config, weights, notes=notes)
+
+
+def _refuse_other_options(path: str | Path, official: Mapping[str, Any]) -> None:
+    for name, (expected, reason) in _REFUSED_OPTIONS.items():
+        if official.get(name, expected) != expected:
+            raise HIENetError(
+                f"`{path}` cannot be converted: its option `{name}: {official[name]}` is refused, because {reason}"
+            )
+    if not official.get("irreps_manual"):
+        raise HIENetError(
+            f"`{path}` cannot be converted: its option `irreps_manual` is not set, expected one irreps for each layer"
+        )
+    basis = official["radial_basis"].get("radial_basis_name", "bessel")
+    if basis != "bessel":
+        raise HIENetError(f"`{path}` cannot be converted: its radial basis is `{basis}`, expected `bessel`")
+    cutoff_function = official["cutoff_function"].get("cutoff_function_name", "poly_cut")
+    if cutoff_function != "poly_cut":
+        raise HIENetError(
+            f"`{path}` cannot be converted: its cutoff function is `{cutoff_function}`, expected `poly_cut`"
+        )
+
+
+def _hyperparameters(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    atomic_numbers = sorted(official["_type_map"], key=lambda number: official["_type_map"][number])
+    elements = [chemical_symbols[int(number)] for number in atomic_numbers]
+    irreps = [str(o3.Irreps(text)) for text in official["irreps_manual"]]
+    denominators = {float(state[f"{layer}_convolution.denominator"]) for layer in range(len(irreps) - 1)}
+    if len(denominators) != 1:
+        raise HIENetError(
+            f"the convolutions have different denominators {sorted(denominators)} (`train_denominator`), expected one; "
+            "such a model cannot be converted"
+        )
+    l_max = official["lmax"] if official["lmax_edge"] < 0 else official["lmax_edge"]
+    n_elements = len(elements)
+    return {
+        "elements": elements,
+        "cutoff": official["cutoff"],
+        "avg_num_neighbors": denominators.pop(),
+        "scale": state["rescale_atomic_energy.scale"].expand(n_elements).tolist(),
+        "shift": state["rescale_atomic_energy.shift"].expand(n_elements).tolist(),
+        "invariant_channels": o3.Irreps(irreps[0]).dim,
+        "n_invariant_layers": official["num_invariant_conv"],
+        "equivariant_irreps": irreps[1:],
+        "l_max": l_max,
+        "n_radial": official["radial_basis"]["bessel_basis_num"],
+        "envelope_power": official["cutoff_function"]["poly_cut_p_value"],
+        "radial_hidden": official["weight_nn_hidden_neurons"],
+        "readout_channels": o3.Irreps(irreps[-1]).dim // 2,
+        "dropout": official.get("dropout", 0.0),
+        "attention_dropout": official.get("dropout_attn", 0.0),
+        "smooth_cutoff": False,
+    }
+
+
+def _translated_weights(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    n_invariant = official["num_invariant_conv"]
+    n_species = len(official["_type_map"])
+    yield "edge_embedding.basis.frequencies", state["edge_embedding.basis_module.coeffs"]
+    yield "species_embedding.weight", state["onehot_to_feature_x.linear.0.weight"].view(n_species, -1)
+    for i in range(n_invariant):
+        for ours, theirs in _INVARIANT_NAMES.items():
+            for part in ("weight", "bias"):
+                yield f"layers.{i}.{ours}.{part}", state[f"{i}_invariant_convolution.{theirs}.{part}"]
+    # `num_convolution_layer` of their configuration is not kept up to date when `irreps_manual` is given.
+    for i in range(len(official["irreps_manual"]) - 1):
+        layer = f"layers.{n_invariant + i}"
+        yield f"{layer}.linear_skip.weight", state[f"{i}_self_connection_intro.linear.weight"]
+        yield f"{layer}.linear_in.weight", state[f"{i}_self_interaction_1.linear.weight"]
+        yield f"{layer}.linear_out.weight", state[f"{i}_self_interaction_2.linear.weight"]
+        for j in range(len(official["weight_nn_hidden_neurons"]) + 1):
+            yield f"{layer}.radial_network.weights.{j}", state[f"{i}_convolution.weight_nn.layer{j}.weight"]
+    yield "energy_readout.hidden.weight", state["reduce_input_to_hidden.linear.0.weight"]
+    yield "energy_readout.energy.weight", state["reduce_hidden_to_energy.linear.weight"]
+
+
+def _match_wigner_signs(
+    path: str | Path, model: torch.nn.Module, n_invariant: int, state: Mapping[str, Tensor], weights: dict[str, Tensor]
+) -> list[str]:
+    """Change the sign of the radial weights of every path whose Wigner 3j symbol in the file is the negative of today's.
+
+    Returns the symbols that were flipped, like `1-2-2`.
+    """
+    flipped: set[str] = set()
+    for name, symbol in state.items():
+        match = re.fullmatch(r"(\d+)_convolution\.convolution\._compiled_main_left_right\._w3j_(\d+)_(\d+)_(\d+)", name)
+        if match is None:
+            continue
+        layer, l_feature, l_harmonic, l_out = (int(number) for number in match.groups())
+        today = o3.wigner_3j(l_feature, l_harmonic, l_out, dtype=torch.float64)
+        if torch.allclose(symbol, today, atol=1e-6):
+            continue
+        if not torch.allclose(symbol, -today, atol=1e-6):
+            raise HIENetError(
+                f"`{path}` was trained with a Wigner 3j symbol {l_feature}-{l_harmonic}-{l_out} that is neither e3nn's nor its negative; "
+                "it cannot be converted"
+            )
+        flipped.add(f"{l_feature}-{l_harmonic}-{l_out}")
+        equivariant = model.layers[n_invariant + layer]  # type: ignore[index]
+        assert isinstance(equivariant, EquivariantLayer)
+        # The paths of one symbol share the sign; the last radial layer has one column for each path and channel.
+        columns = _columns_of_symbol(equivariant.convolution, l_feature, l_harmonic, l_out)
+        last = f"layers.{n_invariant + layer}.radial_network.weights.{len(equivariant.radial_network.weights) - 1}"
+        weights[last] = weights[last].clone()
+        weights[last][:, columns] *= -1.0
+    return sorted(flipped)
+
+
+def _columns_of_symbol(convolution: TensorProductConvolution, l_feature: int, l_harmonic: int, l_out: int) -> Tensor:
+    """Mask `[n_weights]` of the path weights that multiply one Wigner 3j symbol."""
+    return torch.cat(
+        [
+            torch.full(
+                (path.channels,),
+                (path.l_feature, path.l_harmonic, path.l) == (l_feature, l_harmonic, l_out),
+                dtype=torch.bool,
+            )
+            for path in convolution.paths
+        ]
+    )
