@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import warnings
@@ -87,12 +88,10 @@ def export(
 def _write(model: torch.nn.Module, metadata: dict[str, Any], path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
-        script = torch.jit.script(model)
-        try:
-            torch.jit.save(script, str(path), _extra_files={METADATA_NAME: json.dumps(metadata)})
-        except RuntimeError as error:
-            # torch's archive writer reports a full disc as a RuntimeError.
-            raise OSError(str(error).splitlines()[0]) from error
+        # By way of memory: torch's archive writer aborts the process when the disc is full.
+        archive = io.BytesIO()
+        torch.jit.save(torch.jit.script(model), archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
+    path.write_bytes(archive.getbuffer())
 
 
 def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:

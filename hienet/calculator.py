@@ -108,7 +108,13 @@ class HIENetCalculator(Calculator):
         >>> atoms.get_potential_energy()  # doctest: +SKIP
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+    implemented_properties: ClassVar[list[str]] = [  # type: ignore[misc]
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
 
     def __init__(self, path: str | Path, device: str = "cpu", dtype: str | None = None) -> None:
         """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`).

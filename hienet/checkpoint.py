@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -62,12 +63,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "resume": checkpoint.resume,
         "notes": checkpoint.notes,
     }
+    # By way of memory: torch's archive writer aborts the process when the disc is full.
+    archive = io.BytesIO()
+    torch.save(contents, archive)
     with atomic_path(path) as temporary:
-        try:
-            torch.save(contents, temporary)
-        except RuntimeError as error:
-            # torch's archive writer reports a full disc as a RuntimeError.
-            raise OSError(str(error).splitlines()[0]) from error
+        temporary.write_bytes(archive.getbuffer())
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -113,8 +113,7 @@ def read_archive(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise HIENetError(f"there is no file `{path}`; check the path")
     if path.stat().st_size == 0 or not zipfile.is_zipfile(path):
-        beginning = path.open("rb").read(2)
-        if beginning == b"PK":
+        if path.read_bytes()[:2] == b"PK":
             raise HIENetError(f"`{path}` is truncated or damaged; copy it again, or write it anew")
         raise HIENetError(f"`{path}` is not a model file; give a checkpoint (.pt) or a deployed model (.hienet.pt)")
     try:

@@ -133,7 +133,7 @@ class HIENet(nn.Module):
         features = self.species_embedding(species)
         for i, layer in enumerate(self.layers):
             if i == 0:
-                features = layer.prepare(features)
+                features = layer.prepare(features)  # type: ignore[operator]
         return features
 
     @torch.jit.export
@@ -146,7 +146,7 @@ class HIENet(nn.Module):
             if i == index:
                 state = layer(state, radial, envelope, harmonics, center, neighbor, n_local)
             elif i == index + 1:
-                state = layer.prepare(state)
+                state = layer.prepare(state)  # type: ignore[operator]
         return state
 
     @torch.jit.export

@@ -1,7 +1,5 @@
 """The tensor-product convolution: neighbours' features times spherical harmonics, summed over neighbours."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -46,6 +44,10 @@ def coupling_paths(
 
 class _CoupledIrrep(nn.Module):
     """All messages made of one irrep of the features: [coupling(Y) x features] * path weights, summed over neighbours."""
+
+    # TorchScript reads these annotations, and only where they are not strings: no `from __future__ import annotations` here.
+    coupling: Tensor
+    column_path: Tensor
 
     def __init__(
         self, start: int, dim: int, channels: int, first_weight: int, coupling: Tensor, path_dims: list[int]

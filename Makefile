@@ -1,0 +1,46 @@
+# Everything a newcomer needs: each target does its own set-up.
+#   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report   (about 12 minutes on 2 cores)
+#   make test   the whole test suite                                          (about 10 minutes on 2 cores)
+#   make lint   style, types, spelling
+#   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: venv demo test test-fast lint format clean
+
+venv: $(VENV)/.installed
+	@$(BIN)/hienet build
+
+# torch first and from the constraints file: left to itself pip would choose a build with several GB of CUDA libraries.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: venv
+	$(BIN)/python demo/run.py
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-fast: venv
+	$(BIN)/python -m pytest -m 'not slow and not lammps'
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files | xargs $(BIN)/codespell
+	git ls-files '*.cpp' '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.cpp' '*.h' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build demo/results.json demo/report.png demo/work

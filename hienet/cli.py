@@ -1,0 +1,228 @@
+"""The command `hienet`. Heavy modules are imported inside the commands, so that help appears at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hienet.console import run_app
+
+app = typer.Typer(
+    name="hienet",
+    help="HIENet interatomic potentials: train on DFT data, evaluate, and use in LAMMPS and ASE.",
+    epilog="A first model: `hienet init data.extxyz`, `hienet train config.yaml`, `hienet-deploy model.pt`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+_MPTRJ_ABSENT = {"Po", "At", "Rn", "Fr", "Ra"}
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+) -> None:
+    if version:
+        import hienet
+
+        print(f"hienet {hienet.__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel="Training")
+def init(
+    data: Annotated[list[str], typer.Argument(help="Files with labelled frames: extxyz, or anything ASE reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("config.yaml"),
+    preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
+    architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented configuration for the given data."""
+    from hienet.errors import HIENetError
+    from hienet.files import atomic_path
+    from hienet.models.factory import make_config
+    from hienet.template import render, summarize
+
+    if output.exists() and not force:
+        raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
+    make_config(architecture, preset, {"elements": ("H",)})
+    summary = summarize(data)
+    folder = f"{output.stem}_run" if output.stem != "config" else "hienet_training"
+    with atomic_path(output) as temporary:
+        temporary.write_text(render(summary, folder, architecture, preset), encoding="utf-8")
+    for line in summary.lines():
+        print(line)
+    print(f"wrote {output}; look it over, then run: hienet train {output}")
+
+
+@app.command(rich_help_panel="Training")
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as `hienet init` writes.", show_default=False)],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from `last.pt` in the output folder.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder, in place of the configuration's `output`.", show_default=False),
+    ] = None,
+) -> None:
+    """Train a model. Ctrl-C ends after the present step; `--resume` then goes on as if nothing had happened."""
+    from rich.console import Console
+
+    from hienet.config import load_config
+    from hienet.tables import print_errors
+    from hienet.train.run import InterruptedTrainingError, Run
+
+    settings = load_config(config)
+    if output is not None:
+        settings = settings.model_copy(update={"output": str(output)})
+    console = Console(soft_wrap=True)
+    try:
+        result = Run(settings, resume, console, str(config)).train()
+    except InterruptedTrainingError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(130) from None
+    print_errors(console, "set", result.errors)
+    folder = result.best.parent
+    print(f"model: {result.best}    plots: {folder / 'learning_curves.png'}, {folder / 'parity.png'}")
+    print(f"next: hienet eval {result.best} DATA    or: hienet-deploy {result.best}")
+
+
+@app.command("eval", rich_help_panel="Models")
+def evaluate_model(
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.pt) or deployed model (.hienet.pt).", show_default=False)],
+    data: Annotated[list[str], typer.Argument(help="Files with labelled frames.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and plots.")] = Path("hienet_eval"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at a time.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; default: float64, a deployed model's own.", show_default=False)
+    ] = None,
+    energy_key: Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)] = None,
+    forces_key: Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)] = None,
+    stress_key: Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)] = None,
+    virial_key: Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)] = None,
+) -> None:
+    """Compare a model with labelled frames: errors by config_type and element, tables of frames and atoms, parity plot."""
+    from rich.console import Console
+
+    from hienet.data.labels import LabelKeys
+    from hienet.evaluate import evaluate, write_evaluation
+    from hienet.tables import print_errors, print_forces_by_element
+
+    keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
+    evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
+    console = Console()
+    print(evaluation.dataset.report)
+    print_errors(console, "config_type", {**evaluation.by_group, "all": evaluation.total})
+    print_forces_by_element(console, evaluation.forces_by_element)
+    paths = write_evaluation(evaluation, output)
+    print("wrote " + ", ".join(str(path) for path in paths))
+
+
+@app.command(rich_help_panel="Models")
+def info(
+    file: Annotated[Path, typer.Argument(help="Checkpoint (.pt) or deployed model (.hienet.pt).", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Describe a model file: architecture, parameters, elements, stages, training."""
+    from rich.console import Console
+
+    from hienet.info import describe_file
+    from hienet.tables import print_description
+
+    description = describe_file(file)
+    if as_json:
+        print(json.dumps(description, indent=1, ensure_ascii=False))
+    else:
+        print_description(Console(), description)
+
+
+@app.command(rich_help_panel="Models")
+def new(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
+    elements: Annotated[
+        str, typer.Option(help="Symbols separated by commas, or `mptrj` for the 89 elements of MPtrj.", show_default=False)
+    ],
+    architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
+    preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
+    cutoff: Annotated[float | None, typer.Option(help="Å; default: the preset's.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Write a model with random weights, for tests and benchmarks."""
+    from hienet.checkpoint import Checkpoint, save_checkpoint
+    from hienet.models.factory import build_model, make_config
+
+    values: dict[str, Any] = {"elements": _parse_elements(elements)}
+    if cutoff is not None:
+        values["cutoff"] = cutoff
+    config = make_config(architecture, preset, values)
+    model = build_model(architecture, config, seed)
+    notes = {"source": f"hienet new --architecture {architecture} --preset {preset} --seed {seed}: random weights, not trained"}
+    save_checkpoint(Checkpoint(architecture, config, model.state_dict(), notes=notes), output)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, random weights")
+
+
+def _parse_elements(text: str) -> tuple[str, ...]:
+    """Symbols in alphabetical order."""
+    if text.strip().lower() == "mptrj":
+        from ase.data import chemical_symbols
+
+        return tuple(sorted(set(chemical_symbols[1:95]) - _MPTRJ_ABSENT))
+    return tuple(sorted(symbol for symbol in (part.strip() for part in text.split(",")) if symbol))
+
+
+@app.command(rich_help_panel="Models")
+def convert(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the HIENet authors (.pth).", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
+) -> None:
+    """Convert a checkpoint of the HIENet authors."""
+    from hienet.checkpoint import save_checkpoint
+    from hienet.translate_official import convert_official
+
+    checkpoint = convert_official(file)
+    save_checkpoint(checkpoint, output)
+    print(f"wrote {output}: {checkpoint.architecture}, {len(checkpoint.config.elements)} elements, cutoff {checkpoint.config.cutoff:g} Å")
+    for name, note in checkpoint.notes.items():
+        print(f"{name}: {note}")
+
+
+@app.command("build", rich_help_panel="LAMMPS")
+def build_plugin(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the output of CMake and of the compiler.")] = False,
+) -> None:
+    """Compile the LAMMPS pair style against the torch and LAMMPS of this environment."""
+    from hienet.build import build
+
+    build(verbose=verbose)
+
+
+@app.command(rich_help_panel="Training")
+def schema(output: _Output = None) -> None:
+    """Print the JSON schema of the configuration, for editors that complete and check YAML."""
+    from hienet.config import json_schema
+    from hienet.files import atomic_path
+
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
+    if output is None:
+        print(text)
+        return
+    with atomic_path(output) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the command; wrong input is one sentence on stderr and exit status 1."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The configuration of a training run: what may stand in the YAML file given to `hienet train`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from ase.data import chemical_symbols
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+from hienet.models.factory import describe_validation_error, find_architecture, make_config
+from hienet.models.staged import ModelConfig
+
+COMPUTED_MODEL_KEYS = ("elements", "scale", "shift", "avg_num_neighbors")
+"""Constructor arguments of every architecture that are computed from the training set unless given."""
+
+
+def _as_files(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be a file or a list of files")
+    return tuple(value)
+
+
+def _as_files_or_fraction(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not 0.0 <= value < 1.0:
+            raise ValueError(
+                "must be a fraction of the training frames, at least 0 and below 1, or a file or list of files"
+            )
+        return float(value)
+    try:
+        return _as_files(value)
+    except ValueError:
+        raise ValueError("must be a fraction of the training frames, a file, or a list of files") from None
+
+
+def _as_reference_energies(value: object) -> object:
+    if value == "least_squares":
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be least_squares, or an energy in eV for each element like {Si: -0.8, C: -1.3}")
+    for symbol, energy in value.items():
+        if symbol not in chemical_symbols[1:]:
+            raise ValueError(f"`{symbol}` is not a chemical symbol; write energies like {{Si: -0.8, C: -1.3}}")
+        if isinstance(energy, bool) or not isinstance(energy, (int, float)):
+            raise ValueError(f"the energy of {symbol} must be a number in eV, got `{energy}`")
+    return dict(value)
+
+
+Files = Annotated[tuple[str, ...], BeforeValidator(_as_files)]
+FilesOrFraction = Annotated[tuple[str, ...] | float, BeforeValidator(_as_files_or_fraction)]
+ReferenceEnergies = Annotated[Literal["least_squares"] | dict[str, float], BeforeValidator(_as_reference_energies)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: cannot be changed once read, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(BaseModel):
+    """The model: architecture, preset, and any constructor argument of the architecture."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    architecture: str = Field("hienet", description="name of the architecture")
+    preset: str | None = Field(
+        "small", description="named set of values to start from (hienet: paper, published, small)"
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments that were given."""
+        return dict(self.model_extra or {})
+
+    def hyperparameters(self, computed: Mapping[str, object]) -> ModelConfig:
+        """The architecture's configuration: what was given, over what was `computed` from the training set, over the preset."""
+        return make_config(self.architecture, self.preset, {**computed, **self.arguments})
+
+    def check(self) -> None:
+        """Find mistakes before any data is read.
+
+        Raises:
+            HIENetError: an argument that the architecture does not have, or a value that it does not allow.
+        """
+        given = self.arguments
+        if "elements" not in given and (given.get("scale") or given.get("shift")):
+            raise HIENetError(
+                "`model.scale` and `model.shift` are in the order of `model.elements`; give `model.elements` too"
+            )
+        self.hyperparameters({"elements": ("H",)})
+
+
+class DataSection(Section):
+    """Where frames and labels come from."""
+
+    train: Files = Field(
+        min_length=1, description="file or list of files with the training frames: extxyz, or anything ASE reads"
+    )
+    validation: FilesOrFraction = Field(
+        0.1,
+        description="file(s) with the validation frames, or the fraction of the training frames to set apart for it",
+    )
+    test: FilesOrFraction = Field(
+        0.0, description="file(s) with test frames, or the fraction of the training frames to set apart for it; 0: none"
+    )
+    stratify: str | None = Field(
+        "config_type",
+        description="frames with the same value of this entry of their info are split in proportion; null: split all at random",
+    )
+    energy_key: str | None = Field(
+        None,
+        description="name of the total energy (eV) in the files; null: look for REF_energy, the calculator's, other names",
+    )
+    forces_key: str | None = Field(
+        None, description="name of the forces (eV/Å); null: look for REF_forces, the calculator's, other names"
+    )
+    stress_key: str | None = Field(
+        None,
+        description="name of the stress (eV/Å^3, positive = tension); null: look for REF_stress, the calculator's, other names",
+    )
+    virial_key: str | None = Field(
+        None, description="name of the virial (eV; stress = -virial/volume), to be used in place of a stress"
+    )
+    reference_energies: ReferenceEnergies = Field(
+        "least_squares",
+        description="energy of an atom of each element (eV): least_squares on the composition, or {symbol: eV}",
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_stress(self) -> DataSection:
+        if self.stress_key is not None and self.virial_key is not None:
+            raise ValueError("give either `stress_key` or `virial_key`, not both")
+        fractions = [part for part in (self.validation, self.test) if isinstance(part, float)]
+        if sum(fractions) >= 1.0:
+            raise ValueError(
+                f"`validation` and `test` take {sum(fractions):g} of the frames; together they must take less than 1"
+            )
+        return self
+
+
+class TrainingSection(Section):
+    """How the model is trained."""
+
+    epochs: int = Field(250, ge=1, description="passes over the training frames")
+    batch_size: int = Field(8, ge=1, description="frames in one step")
+    learning_rate: float = Field(0.01, gt=0, description="largest learning rate, reached after the warm-up")
+    final_learning_rate: float = Field(5e-6, ge=0, description="learning rate at the end of the cosine")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="part of the run in which the learning rate rises")
+    warmup_factor: float = Field(0.2, gt=0, le=1, description="factor on the learning rate at the first step")
+    weight_decay: float = Field(0.001, ge=0, description="AdamW's weight decay")
+    ema_decay: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="decay per step of the moving average of the weights that is validated and kept; 0: none",
+    )
+    energy_weight: float = Field(1.0, ge=0, description="weight of the energy loss (eV/atom)")
+    forces_weight: float = Field(1.0, ge=0, description="weight of the force loss (eV/Å)")
+    stress_weight: float = Field(0.01, ge=0, description="weight of the stress loss (kbar)")
+    huber_delta: float = Field(
+        0.01, gt=0, description="error above which the Huber loss is linear (eV/atom, eV/Å, kbar)"
+    )
+    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
+    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, ...")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="of the initial weights, the split, the order of frames, and dropout"
+    )
+    threads: int | None = Field(None, ge=1, description="threads on the CPU; null: torch's choice")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="wall time after which training ends; the learning rate falls with the time used, so that it has ended its cosine by then",
+    )
+
+    @model_validator(mode="after")
+    def _learning_rate_falls(self) -> TrainingSection:
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"`final_learning_rate` {self.final_learning_rate:g} must not exceed `learning_rate` {self.learning_rate:g}"
+            )
+        if self.energy_weight == self.forces_weight == self.stress_weight == 0:
+            raise ValueError(
+                "`energy_weight`, `forces_weight` and `stress_weight` are all 0; at least one must be positive"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """A training run."""
+
+    model: ModelSection = Field(default_factory=lambda: ModelSection())
+    data: DataSection
+    training: TrainingSection = Field(default_factory=lambda: TrainingSection())
+    output: str = Field("hienet_training", min_length=1, description="folder that receives models, logs and plots")
+
+
+def parse_config(values: object, source: str = "the configuration") -> TrainConfig:
+    """A configuration from plain values.
+
+    Raises:
+        HIENetError: the first key that is unknown, missing or has a value that is not allowed, in one sentence.
+    """
+    if not isinstance(values, Mapping):
+        raise HIENetError(f"{source} must hold the sections {', '.join(TrainConfig.model_fields)}, got `{values}`")
+    try:
+        config = TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise HIENetError(f"{source}: {describe_validation_error(error, TrainConfig, '')}") from error
+    try:
+        config.model.check()
+    except HIENetError as error:
+        raise HIENetError(f"{source}: {error}") from error
+    return config
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file. Paths in it are relative to the working folder.
+
+    Raises:
+        HIENetError: no such file, not YAML, or a mistake in it.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise HIENetError(f"cannot read `{path}`: {reason}; give a YAML file such as `hienet init` writes") from error
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise HIENetError(
+            f"`{path}` is not valid YAML{where}: {problem}; check indentation, colons and quotes there"
+        ) from error
+    return parse_config(values, f"`{path}`")
+
+
+def save_config(config: TrainConfig, path: str | Path) -> None:
+    """Write every value of a configuration, defaults included."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+
+
+def json_schema(architecture: str = "hienet") -> dict[str, Any]:
+    """JSON schema of the configuration, for editors; the model section lists the arguments of `architecture`."""
+    schema = TrainConfig.model_json_schema()
+    model = schema["$defs"]["ModelSection"]
+    arguments = find_architecture(architecture).config.model_json_schema()
+    for key, value in arguments["properties"].items():
+        model["properties"].setdefault(key, value)
+    model["additionalProperties"] = False
+    return schema
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also reads 1e-3 as a number and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, (str, int, float)) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _read_exponent(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+_Loader.add_constructor("!exponent", _read_exponent)
+_Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))

@@ -1,0 +1,210 @@
+"""`hienet eval`: a model's predictions on labelled data, its errors by kind of frame and by element, and plots."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hienet.calculator import LoadedModel, load_model
+from hienet.data.dataset import Dataset, build_dataset
+from hienet.data.labels import LabelKeys
+from hienet.data.reader import read_frames
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
+
+_STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions on a data set, and their errors.
+
+    Attributes:
+        dataset: frames and labels.
+        comparison: predictions beside labels.
+        total: errors over all frames.
+        by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
+        forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
+    """
+
+    dataset: Dataset
+    comparison: Comparison
+    total: Errors
+    by_group: dict[str, Errors]
+    forces_by_element: dict[str, tuple[int, float | None, float | None]]
+
+
+def evaluate(
+    model_path: str | Path,
+    files: Sequence[str | Path],
+    keys: LabelKeys | None = None,
+    group_key: str = "config_type",
+    batch_size: int = 8,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> Evaluation:
+    """Predict the frames of some files.
+
+    Args:
+        model_path: checkpoint or deployed file.
+        files: anything that ASE reads.
+        keys: names of labels, where not to be found automatically.
+        group_key: entry of the frames' info by which errors are listed.
+        batch_size: frames predicted at a time.
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: `float32` or `float64`; None is float64 for a checkpoint, the file's own for a deployed model.
+
+    Raises:
+        HIENetError: a file cannot be read, there are no labels, or the model does not know an element.
+    """
+    model = load_model(model_path, device, dtype)
+    dataset = _dataset(model, files, keys)
+    comparison = compare(model.module, dataset, batch_size, model.device)
+    groups = np.array([frame.group(group_key) for frame in dataset.frames])
+    names = sorted(set(groups.tolist()))
+    return Evaluation(
+        dataset=dataset,
+        comparison=comparison,
+        total=errors(comparison),
+        by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
+        forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
+    )
+
+
+def _dataset(model: LoadedModel, files: Sequence[str | Path], keys: LabelKeys | None) -> Dataset:
+    return build_dataset(read_frames(files), model.elements, model.cutoff, model.dtype, keys)
+
+
+def symbols_of(dataset: Dataset) -> NDArray[np.str_]:
+    """`[n_atoms_total]` chemical symbols."""
+    return np.concatenate([frame.atoms.get_chemical_symbols() for frame in dataset.frames])
+
+
+def _forces_by_element(
+    comparison: Comparison, symbols: NDArray[np.str_]
+) -> dict[str, tuple[int, float | None, float | None]]:
+    found = {}
+    for symbol in sorted(set(symbols.tolist())):
+        chosen = symbols == symbol
+        found[symbol] = (
+            int(chosen.sum()),
+            *mae_and_rmse(comparison.forces[chosen], comparison.forces_label[chosen], 1e3),
+        )
+    return found
+
+
+def write_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
+    """Write `frames.csv`, `atoms.csv`, `errors.csv`, `errors.json` and `parity.png`; returns their paths.
+
+    Raises:
+        HIENetError: the folder cannot be written to.
+    """
+    from hienet.train.report import plot_parity
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HIENetError(f"cannot create the folder `{folder}`: {error.strerror}; choose another with --output") from error
+    frames, atoms = _frame_rows(evaluation), _atom_rows(evaluation)
+    paths = [folder / name for name in ("frames.csv", "atoms.csv", "errors.csv", "errors.json", "parity.png")]
+    _write_csv(paths[0], _FRAME_COLUMNS, frames)
+    _write_csv(paths[1], _ATOM_COLUMNS, atoms)
+    _write_csv(paths[2], ("set", *evaluation.total.as_dict()), _error_rows(evaluation))
+    with atomic_path(paths[3]) as temporary:
+        temporary.write_text(json.dumps(_as_json(evaluation), indent=1))
+    plot_parity({"all frames": evaluation.comparison}, paths[4])
+    return paths
+
+
+_FRAME_COLUMNS = (
+    "file",
+    "frame",
+    "config_type",
+    "formula",
+    "n_atoms",
+    "energy_ev",
+    "energy_label_ev",
+    "energy_error_mev_per_atom",
+    "forces_mae_mev_per_angstrom",
+    *(f"stress_{c}_ev_per_cubic_angstrom" for c in _STRESS_COMPONENTS),
+    *(f"stress_{c}_label_ev_per_cubic_angstrom" for c in _STRESS_COMPONENTS),
+)
+
+
+def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
+    c = evaluation.comparison
+    first = np.concatenate([[0], np.cumsum(c.n_atoms)])
+    for i, frame in enumerate(evaluation.dataset.frames):
+        atoms = slice(first[i], first[i + 1])
+        energy_error = 1e3 * (c.energy[i] - c.energy_label[i]) / c.n_atoms[i]
+        forces_mae, _ = mae_and_rmse(c.forces[atoms], c.forces_label[atoms], 1e3)
+        yield (
+            frame.file,
+            frame.index,
+            frame.group("config_type"),
+            frame.atoms.get_chemical_formula(),
+            c.n_atoms[i],
+            *_numbers(c.energy[i], c.energy_label[i], energy_error),
+            "" if forces_mae is None else f"{forces_mae:.6g}",
+            *_numbers(*c.stress[i], *c.stress_label[i]),
+        )
+
+
+_ATOM_COLUMNS = (
+    "file",
+    "frame",
+    "atom",
+    "element",
+    "energy_ev",
+    *(f"force_{x}_ev_per_angstrom" for x in "xyz"),
+    *(f"force_{x}_label_ev_per_angstrom" for x in "xyz"),
+)
+
+
+def _atom_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
+    c = evaluation.comparison
+    atom = 0
+    for frame in evaluation.dataset.frames:
+        for i, symbol in enumerate(frame.atoms.get_chemical_symbols()):
+            yield frame.file, frame.index, i, symbol, *_numbers(c.energies[atom], *c.forces[atom], *c.forces_label[atom])
+            atom += 1
+
+
+def _error_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
+    """One row for all frames, each group, and each element (forces only)."""
+    rows = {"all": evaluation.total, **{f"config_type {k or '(none)'}": v for k, v in evaluation.by_group.items()}}
+    for name, found in rows.items():
+        yield name, *("" if value is None else f"{value:.6g}" for value in found.as_dict().values())
+    for symbol, (count, mae, rmse) in evaluation.forces_by_element.items():
+        yield f"element {symbol}", "", count, "", "", *("" if v is None else f"{v:.6g}" for v in (mae, rmse)), "", ""
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, object]:
+    return {
+        "all": evaluation.total.as_dict(),
+        "by_config_type": {name: found.as_dict() for name, found in evaluation.by_group.items()},
+        "by_element": {
+            symbol: {"n_atoms": count, "forces_mae_mev_per_angstrom": mae, "forces_rmse_mev_per_angstrom": rmse}
+            for symbol, (count, mae, rmse) in evaluation.forces_by_element.items()
+        },
+    }
+
+
+def _numbers(*values: float) -> list[str]:
+    """Numbers as text; a missing one is empty."""
+    return ["" if np.isnan(value) else f"{value:.10g}" for value in values]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

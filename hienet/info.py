@@ -1,0 +1,78 @@
+"""What a model file says of itself: `hienet info`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hienet.checkpoint import load_checkpoint
+from hienet.deployed import is_torchscript, load_deployed
+from hienet.models.factory import build_model
+
+
+def describe_file(path: str | Path) -> dict[str, Any]:
+    """Plain values that describe a checkpoint or a deployed file.
+
+    `parameters` are the trainable ones; `parameters_with_constants` adds scale and reference energy of each element and the
+    mean number of neighbours.
+
+    Raises:
+        HIENetError: the file cannot be read.
+    """
+    return _describe_deployed(path) if is_torchscript(path) else _describe_checkpoint(path)
+
+
+def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint.architecture, checkpoint.config, seed=0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config = checkpoint.config
+    return {
+        "file": str(path),
+        "kind": "state of a training run" if checkpoint.resume else "checkpoint",
+        "architecture": checkpoint.architecture,
+        "elements": list(config.elements),
+        "cutoff": config.cutoff,
+        "dtype": _dtype_name(checkpoint.weights.values()),
+        "parameters": parameters,
+        "parameters_with_constants": parameters + 2 * len(config.elements) + 1,
+        "stages": [asdict(stage) for stage in model.stages()],  # type: ignore[operator]
+        "hyperparameters": config.model_dump(mode="json"),
+        "training": checkpoint.training,
+        "notes": checkpoint.notes,
+    }
+
+
+def _dtype_name(tensors: Any) -> str:
+    return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()}))
+
+
+def _describe_deployed(path: str | Path) -> dict[str, Any]:
+    _, metadata = load_deployed(path)
+    return {
+        "file": str(path),
+        "kind": "deployed model",
+        "architecture": metadata["architecture"],
+        "elements": metadata["elements"],
+        "cutoff": metadata["cutoff"],
+        "dtype": metadata["dtype"],
+        "parameters": metadata["n_parameters"],
+        "parameters_with_constants": metadata["n_parameters"] + 2 * len(metadata["elements"]) + 1,
+        **{
+            key: metadata.get(key)
+            for key in (
+                "stages",
+                "smooth_cutoff",
+                "reference_energies",
+                "package_version",
+                "torch_version",
+                "created",
+                "content_hash",
+                "license",
+                "hyperparameters",
+                "training",
+                "verification",
+            )
+        },
+    }

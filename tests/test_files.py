@@ -1,0 +1,283 @@
+"""Checkpoints, deployed files and the calculator: what goes in comes out, and what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.calculators.calculator import PropertyNotImplementedError
+from hienet_deploy.cli import app
+from hienet_deploy.export import deployed_path, export
+from typer.testing import CliRunner
+
+from hienet.calculator import HIENetCalculator, load_model
+from hienet.checkpoint import load_checkpoint, save_checkpoint
+from hienet.deployed import METADATA_NAME, load_deployed
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+from hienet.graph import graph_from_atoms
+from hienet.testing import silicon_carbide, tiny_checkpoint, write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def deployed(checkpoint_path, tmp_path_factory) -> Path:
+    return export(checkpoint_path, tmp_path_factory.mktemp("deployed") / "tiny.hienet.pt", dtype="float64").path
+
+
+def truncated(path: Path, folder: Path) -> Path:
+    result = folder / "truncated.pt"
+    result.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return result
+
+
+# --- checkpoints
+
+
+def test_a_checkpoint_keeps_everything(checkpoint_path):
+    original, loaded = tiny_checkpoint(), load_checkpoint(checkpoint_path)
+    assert loaded.config == original.config
+    assert loaded.weights.keys() == original.weights.keys()
+    assert all(torch.equal(loaded.weights[name], original.weights[name]) for name in original.weights)
+
+
+def test_a_newer_checkpoint_format_is_refused(checkpoint_path, tmp_path):
+    contents = torch.load(checkpoint_path, weights_only=True)
+    torch.save({**contents, "format_version": 99}, tmp_path / "newer.pt")
+    with pytest.raises(HIENetError, match="has checkpoint format 99.*reads up to format 1: upgrade hienet"):
+        load_checkpoint(tmp_path / "newer.pt")
+
+
+def test_a_truncated_checkpoint_is_refused(checkpoint_path, tmp_path):
+    with pytest.raises(HIENetError, match="is truncated or damaged; copy it again"):
+        load_checkpoint(truncated(checkpoint_path, tmp_path))
+
+
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a model\n")
+    with pytest.raises(HIENetError, match="is not a model file"):
+        load_checkpoint(tmp_path / "notes.txt")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(HIENetError, match="there is no file"):
+        load_checkpoint(tmp_path / "absent.pt")
+
+
+def test_the_authors_files_are_refused_with_the_remedy(reference_folder):
+    with pytest.raises(HIENetError, match="run `hienet convert` on it first"):
+        load_checkpoint(reference_folder / "hienet_official" / "paper_small.pth")
+
+
+class _Payload:
+    def __reduce__(self):
+        return (print, ("code was executed",))
+
+
+def test_loading_a_checkpoint_executes_no_code(tmp_path, capsys):
+    torch.save({"format": "hienet-checkpoint", "weights": _Payload()}, tmp_path / "evil.pt")
+    with pytest.raises(HIENetError, match="cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "kept.pt"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_into_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(HIENetError, match="there is no folder"):
+        save_checkpoint(tiny_checkpoint(), tmp_path / "absent" / "model.pt")
+
+
+def test_a_full_disc_loses_nothing(checkpoint_path, tmp_path):
+    """A limit on the size of files stands for a full disc."""
+    output = tmp_path / "model.hienet.pt"
+    output.write_text("old")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+        "from hienet_deploy.cli import main; sys.argv = ['hienet-deploy', *sys.argv[1:]]; main()"
+    )
+    assert resource.RLIMIT_FSIZE
+    command = [sys.executable, "-c", code, str(checkpoint_path), "-o", str(output)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: cannot write")
+    assert "Traceback" not in run.stderr
+    assert output.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+# --- deployed files
+
+
+def test_a_deployed_model_equals_its_source(checkpoint_path, deployed):
+    atoms = silicon_carbide()
+    expected, found = load_model(checkpoint_path).predict(atoms), load_model(deployed).predict(atoms)
+    torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.stress, expected.stress, rtol=0, atol=1e-12)
+
+
+def test_the_stages_of_a_deployed_model_make_up_its_forward(deployed):
+    """Ghost rows hold nothing but what was exchanged."""
+    module, metadata = load_deployed(deployed)
+    graph = graph_from_atoms(silicon_carbide(), metadata["elements"], metadata["cutoff"])
+    n, stages = graph.n_local, metadata["stages"]
+    # A second copy of all atoms plays the ghosts: neighbours are read there only.
+    species, neighbor = torch.cat([graph.species, graph.species]), graph.neighbor + n
+    edges = module.embed_edges(graph.edge_vectors)
+    assert edges.shape[1] == metadata["edge_width"]
+    state = module.embed_nodes(species)
+    for index, stage in enumerate(stages):
+        assert state.shape[1] == stage["width"]
+        if index > 0:
+            ghosts = torch.zeros_like(state)
+            ghosts[:, : stage["exchanged_width"]] = state[:, : stage["exchanged_width"]]
+            state = torch.cat([state, ghosts])
+        state = module.stage(index, state, edges, species, graph.center, neighbor, n)
+        assert state.shape[0] == n
+    energies = module.readout(state, species[:n])
+    expected = module(graph.species, graph.center, graph.neighbor, graph.edge_vectors, n)
+    assert energies.dtype == torch.float64
+    torch.testing.assert_close(energies, expected, rtol=0, atol=1e-12)
+
+
+def test_metadata_describe_the_file(deployed):
+    metadata = load_deployed(deployed)[1]
+    assert metadata["format"] == "hienet-deployed"
+    assert metadata["elements"] == ["C", "Si"]
+    assert metadata["dtype"] == "float64"
+    assert metadata["reference_energies"] == {"C": -2.0, "Si": -3.5}
+    assert [stage["exchanged_width"] > 0 for stage in metadata["stages"]] == [False, True, True, True]
+    assert all(row["passed"] for row in metadata["verification"])
+
+
+def test_fewer_elements_in_another_order_change_no_number(tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "three.pt", elements=("C", "O", "Si"))
+    export(source, dtype="float64", elements=["Si", "C"])
+    atoms = silicon_carbide()
+    kept = load_model(deployed_path(source))
+    assert kept.elements == ("Si", "C")
+    torch.testing.assert_close(kept.predict(atoms).energies, load_model(source).predict(atoms).energies, rtol=0, atol=1e-12)
+    with pytest.raises(HIENetError, match="contains O, but the model knows only Si, C"):
+        kept.predict(ase.Atoms("O"))
+
+
+def test_elements_that_the_model_does_not_know_cannot_be_kept(checkpoint_path):
+    with pytest.raises(HIENetError, match="does not know Ge; its elements are C, Si"):
+        export(checkpoint_path, elements=["Ge"])
+
+
+def test_a_deployed_model_above_tolerance_is_not_written(checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules["hienet_deploy.verify"].TOLERANCES, "float32", {"energy": 0.0, "forces": 0.0, "stress": 0.0}
+    )
+    with pytest.raises(HIENetError, match="differs from .* nothing was written: deploy with --dtype float64"):
+        export(checkpoint_path, tmp_path / "bad.hienet.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_deployed_model_cannot_be_deployed_again(deployed):
+    with pytest.raises(HIENetError, match="is already a deployed model"):
+        export(deployed)
+
+
+def test_a_truncated_deployed_file_is_refused(deployed, tmp_path):
+    with pytest.raises(HIENetError, match="truncated or damaged"):
+        load_model(truncated(deployed, tmp_path))
+
+
+def test_a_newer_deployed_format_is_refused(deployed, tmp_path):
+    module, metadata = load_deployed(deployed)
+    extra = {METADATA_NAME: json.dumps({**metadata, "format_version": 99})}
+    torch.jit.save(module, str(tmp_path / "newer.hienet.pt"), _extra_files=extra)
+    with pytest.raises(HIENetError, match="has deployed format 99.*upgrade hienet"):
+        load_model(tmp_path / "newer.hienet.pt")
+
+
+def test_foreign_torchscript_is_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), str(tmp_path / "foreign.pt"))
+    with pytest.raises(HIENetError, match="was not written by hienet-deploy"):
+        load_model(tmp_path / "foreign.pt")
+
+
+def test_the_command_prints_the_lines_to_paste(checkpoint_path, tmp_path):
+    result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(tmp_path / "m.hienet.pt")])
+    assert result.exit_code == 0, result.output
+    assert "pair_style hienet\npair_coeff * * m.hienet.pt C Si" in result.output
+    assert "largest errors against the source model" in result.output
+    assert "WARNING" not in result.output
+
+
+def test_deploying_a_model_whose_energy_jumps_warns_of_the_consequence(tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "jump.pt", smooth_cutoff=False)
+    result = CliRunner().invoke(app, [str(source)])
+    assert result.exit_code == 0, result.output
+    assert "does not conserve energy" in result.output
+
+
+# --- calculator
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "deployed"])
+def test_the_calculator_gives_all_properties(kind, checkpoint_path, deployed):
+    atoms = silicon_carbide()
+    atoms.calc = HIENetCalculator(checkpoint_path if kind == "checkpoint" else deployed, device="cpu", dtype="float64")
+    expected = load_model(checkpoint_path).predict(atoms)
+    assert atoms.get_potential_energy() == pytest.approx(float(expected.energy[0]), abs=1e-12)
+    assert atoms.get_potential_energy(force_consistent=True) == pytest.approx(float(expected.energy[0]), abs=1e-12)
+    assert atoms.get_potential_energies().sum() == pytest.approx(float(expected.energy[0]), abs=1e-12)
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), expected.stress[0], atol=1e-12)
+
+
+def test_stress_without_a_cell_is_not_a_number_but_an_error(checkpoint_path):
+    atoms = ase.Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2.3]], calculator=HIENetCalculator(checkpoint_path))
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError, match="stress"):
+        atoms.get_stress()
+
+
+def test_the_calculator_follows_a_changed_structure(checkpoint_path):
+    atoms = silicon_carbide()
+    atoms.calc = HIENetCalculator(checkpoint_path)
+    before = atoms.get_potential_energy()
+    atoms.positions[0] += 0.1
+    assert abs(atoms.get_potential_energy() - before) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "unknown dtype `float16`; expected float32 or float64"),
+        ({"device": "gpu"}, "unknown device `gpu`; expected cpu, cuda or cuda:N"),
+    ],
+)
+def test_wrong_options_are_named(checkpoint_path, options, message):
+    with pytest.raises(HIENetError, match=message):
+        HIENetCalculator(checkpoint_path, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_a_device_that_is_not_there_is_refused(checkpoint_path):
+    with pytest.raises(HIENetError, match="sees no CUDA device; use `cpu`"):
+        HIENetCalculator(checkpoint_path, device="cuda")
