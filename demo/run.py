@@ -1,0 +1,217 @@
+"""The whole road once: train HIENet on DFT data, deploy it, run it in LAMMPS on two ranks, and compare with DFT.
+
+Run it with `make demo`. Everything it makes lies in demo/work; demo/results.json and demo/report.png are the summary. An interrupted demo
+goes on where it stopped; a finished one begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis import DFT_BULK_MODULUS, DFT_LATTICE_CONSTANT, Dynamics, equation_of_state, read_dynamics, read_rdf
+from figure import draw_report
+from rich.console import Console
+from rich.table import Table
+
+from hienet.errors import HIENetError
+from hienet.evaluate import evaluate, write_evaluation
+from hienet.files import atomic_path
+from hienet.lammps import run_deck
+
+DEMO = Path(__file__).resolve().parent
+WORK = DEMO / "work"
+TRAINING = WORK / "training"
+BEST = TRAINING / "best.pt"
+DEPLOYED = WORK / "sic.hienet.pt"
+DECKS = DEMO.parent / "lammps_examples"
+RANKS = 2
+CELLS = 4
+"""Cubic cells of 8 atoms along each direction: 512 atoms."""
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Every step of the road, with what is already there skipped."""
+    begin = time.monotonic()
+    results_path = DEMO / "results.json"
+    if results_path.exists():
+        results_path.unlink()
+        shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(exist_ok=True)
+    spent = _Stopwatch(WORK / "seconds.json", begin)
+
+    step(1, "train on 3C-SiC (PBE), 2 threads, about 5 minutes", train)
+    evaluation = evaluate(BEST, [TRAINING / "test.extxyz"])
+    write_evaluation(evaluation, WORK / "evaluation")
+    spent.save()
+    step(2, "deploy", deploy)
+    step(3, "equation of state", lambda: console.print("from the deployed model's energies at 11 volumes"))
+    equation = equation_of_state(DEPLOYED)
+
+    runs: dict[str, Dynamics] = {}
+    for number, (name, deck, settings) in enumerate(dynamics_runs(equation.lattice_constant), start=4):
+        title = f"{name} with {8 * CELLS**3} atoms on {RANKS} ranks"
+        step(number, title, lambda name=name, deck=deck, settings=settings: run(name, deck, settings, spent))
+        runs[name] = read_dynamics(WORK / f"{name.replace(' ', '-')}.log")
+
+    total, nve = evaluation.total, runs["NVE 300 K"]
+    cold, hot = runs["NPT 300 K"], runs["NPT 1500 K"]
+    expansion = ((hot.mean_volume / cold.mean_volume) ** (1 / 3) - 1) / (1500 - 300)
+    results = {
+        "energy_mae_mev_per_atom": total.energy_mae,
+        "force_mae_ev_per_angstrom": (total.forces_mae or 0.0) / 1e3,
+        "stress_mae_gpa": total.stress_mae,
+        "test_frames": total.n_frames,
+        "nve_drift_mev_per_atom_per_ps": nve.drift,
+        "lattice_constant_angstrom": equation.lattice_constant,
+        "lattice_constant_error_percent": 100 * (equation.lattice_constant / DFT_LATTICE_CONSTANT - 1),
+        "bulk_modulus_gpa": equation.bulk_modulus,
+        "bulk_modulus_error_percent": 100 * (equation.bulk_modulus / DFT_BULK_MODULUS - 1),
+        "thermal_expansion_per_kelvin": expansion,
+        "mean_temperature_nvt_kelvin": runs["NVT 300 K"].mean_temperature,
+        "atom_steps_per_second": nve.atom_steps_per_second,
+        "wall_seconds": spent.total(),
+    }
+    draw_report(DEMO / "report.png", evaluation, runs, read_rdf(WORK / "rdf.txt"))
+    with atomic_path(results_path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    show(results)
+
+
+def dynamics_runs(lattice_constant: float) -> list[tuple[str, str, dict[str, object]]]:
+    """Name, deck and settings of each run. Those at constant pressure begin at an expected volume, to settle sooner."""
+    lattice = f"{lattice_constant:.4f}"
+    return [
+        ("NVE 300 K", "nve", {"lattice": lattice, "steps": 250}),
+        ("NVT 300 K", "nvt", {"lattice": lattice, "steps": 250, "rdf": WORK / "rdf.txt"}),
+        ("NPT 300 K", "npt", {"lattice": lattice, "temperature": 300, "steps": 350}),
+        ("NPT 1500 K", "npt", {"lattice": f"{1.006 * lattice_constant:.4f}", "temperature": 1500, "steps": 350}),
+    ]
+
+
+def step(number: int, title: str, action: Callable[[], None]) -> None:
+    """Print a headline and do it."""
+    console.rule(f"[bold]{number}. {title}", align="left")
+    action()
+
+
+def train() -> None:
+    """`hienet train`, resumed if it was interrupted."""
+    if (TRAINING / "results.json").exists():
+        console.print("already trained")
+        return
+    resume = ["--resume"] if (TRAINING / "last.pt").exists() else []
+    if not resume:
+        shutil.rmtree(TRAINING, ignore_errors=True)
+    command("hienet", "train", str(DEMO / "train.yaml"), "--output", str(TRAINING), *resume)
+
+
+def deploy() -> None:
+    """`hienet-deploy`."""
+    command("hienet-deploy", str(BEST), "--output", str(DEPLOYED))
+
+
+def command(program: str, *arguments: str) -> None:
+    """Run one of this environment's programs, its output on this terminal."""
+    process = subprocess.Popen([str(Path(sys.executable).parent / program), *arguments], cwd=DEMO.parent)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C reaches the program too; let it save its state.
+        process.wait(timeout=60)
+        raise
+    if status != 0:
+        raise HIENetError(f"`{program} {' '.join(arguments)}` ended with status {status}; `make demo` goes on from here")
+
+
+def run(name: str, deck: str, settings: dict[str, object], spent: _Stopwatch) -> None:
+    """One LAMMPS run; its thermodynamic output is shown as it comes."""
+    log = WORK / f"{name.replace(' ', '-')}.log"
+    if log.exists():
+        console.print("already done")
+        return
+    variables = {"model": DEPLOYED, "repeat": CELLS, **settings}
+    arguments = [word for key, value in variables.items() for word in ("-var", key, str(value))]
+    output = run_deck(
+        DECKS / deck / f"in.{deck}", RANKS, timeout=1800, cwd=WORK, arguments=arguments, echo=show_thermodynamics
+    )
+    with atomic_path(log) as temporary:
+        temporary.write_text(output)
+    spent.save()
+
+
+def show_thermodynamics(line: str) -> None:
+    """Print lines of the table of thermodynamic output, and nothing else of what LAMMPS says."""
+    words = line.split()
+    if words[:1] == ["Step"] or (len(words) > 5 and words[0].isdigit() and all(_is_number(word) for word in words)):
+        console.print("  ".join(f"{word:>13}" for word in words))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+class _Stopwatch:
+    """Seconds spent in this and in interrupted runs of the demo."""
+
+    def __init__(self, path: Path, begin: float) -> None:
+        self.path, self.begin = path, begin
+        self.before = json.loads(path.read_text()) if path.exists() else 0.0
+
+    def total(self) -> float:
+        """So far."""
+        return round(self.before + time.monotonic() - self.begin, 1)
+
+    def save(self) -> None:
+        """For a later run."""
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(self.total()))
+
+
+def show(results: dict[str, float]) -> None:
+    """The closing table."""
+    table = Table("quantity", "HIENet", "reference", title="3C-SiC: HIENet in LAMMPS against DFT")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    rows = [
+        (f"test MAE of energy ({results['test_frames']} frames)", f"{results['energy_mae_mev_per_atom']:.2f} meV/atom", ""),
+        ("test MAE of forces", f"{1e3 * results['force_mae_ev_per_angstrom']:.1f} meV/Å", ""),
+        ("test MAE of stress", f"{results['stress_mae_gpa']:.2f} GPa", ""),
+        ("drift of the energy, NVE", f"{results['nve_drift_mev_per_atom_per_ps']:+.4f} meV/atom/ps", "0"),
+        (
+            "lattice constant",
+            f"{results['lattice_constant_angstrom']:.4f} Å ({results['lattice_constant_error_percent']:+.2f} %)",
+            f"{DFT_LATTICE_CONSTANT} Å",
+        ),
+        (
+            "bulk modulus",
+            f"{results['bulk_modulus_gpa']:.1f} GPa ({results['bulk_modulus_error_percent']:+.1f} %)",
+            f"{DFT_BULK_MODULUS} GPa",
+        ),
+        ("linear thermal expansion, 300 to 1500 K", f"{1e6 * results['thermal_expansion_per_kelvin']:.1f}e-6 /K", ""),
+        (f"speed, {RANKS} ranks", f"{results['atom_steps_per_second']:.0f} atom-steps/s", ""),
+        ("time of the demo", f"{results['wall_seconds'] / 60:.1f} min", ""),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print("figure: demo/report.png; numbers: demo/results.json; model: demo/work/sic.hienet.pt")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HIENetError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; `make demo` goes on from here")
