@@ -87,11 +87,15 @@ def read_dynamics(log: Path) -> Dynamics:
     lines = text[: loop.start()].splitlines()
     head = max(i for i, line in enumerate(lines) if line.split()[:1] == ["Step"])
     names = lines[head].split()
-    rows = np.array([[float(word) for word in line.split()] for line in lines[head + 1 :] if len(line.split()) == len(names)])
+    rows = np.array(
+        [[float(word) for word in line.split()] for line in lines[head + 1 :] if len(line.split()) == len(names)]
+    )
     return Dynamics(dict(zip(names, rows.T, strict=True)), n_atoms, steps * n_atoms / seconds)
 
 
 def read_rdf(path: Path) -> dict[str, NDArray[np.float64]]:
     """Distances `r` (Å) and g(r) of `Si-Si`, `Si-C` and `C-C`, from the file that the deck `nvt` writes."""
-    rows = np.array([line.split() for line in path.read_text().splitlines() if not line.startswith("#")][1:], dtype=float)
+    rows = np.array(
+        [line.split() for line in path.read_text().splitlines() if not line.startswith("#")][1:], dtype=float
+    )
     return {"r": rows[:, 1], "Si-Si": rows[:, 2], "Si-C": rows[:, 4], "C-C": rows[:, 6]}

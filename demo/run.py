@@ -1,7 +1,7 @@
 """The whole road once: train HIENet on DFT data, deploy it, run it in LAMMPS on two ranks, and compare with DFT.
 
-Run it with `make demo`. Everything it makes lies in demo/work; demo/results.json and demo/report.png are the summary. An interrupted demo
-goes on where it stopped; a finished one begins anew.
+Run it with `make demo`. Everything it makes lies in demo/work; demo/results.json and demo/report.png are the summary.
+An interrupted demo goes on where it stopped; a finished one begins anew.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def command(program: str, *arguments: str) -> None:
         process.wait(timeout=60)
         raise
     if status != 0:
-        raise HIENetError(f"`{program} {' '.join(arguments)}` ended with status {status}; `make demo` goes on from here")
+        raise HIENetError(
+            f"`{program} {' '.join(arguments)}` ended with status {status}; `make demo` goes on from here"
+        )
 
 
 def run(name: str, deck: str, settings: dict[str, object], spent: _Stopwatch) -> None:
@@ -184,7 +186,11 @@ def show(results: dict[str, float]) -> None:
     table = Table("quantity", "HIENet", "reference", title="3C-SiC: HIENet in LAMMPS against DFT")
     table.columns[1].justify = table.columns[2].justify = "right"
     rows = [
-        (f"test MAE of energy ({results['test_frames']} frames)", f"{results['energy_mae_mev_per_atom']:.2f} meV/atom", ""),
+        (
+            f"test MAE of energy ({results['test_frames']} frames)",
+            f"{results['energy_mae_mev_per_atom']:.2f} meV/atom",
+            "",
+        ),
         ("test MAE of forces", f"{1e3 * results['force_mae_ev_per_angstrom']:.1f} meV/Å", ""),
         ("test MAE of stress", f"{results['stress_mae_gpa']:.2f} GPa", ""),
         ("drift of the energy, NVE", f"{results['nve_drift_mev_per_atom_per_ps']:+.4f} meV/atom/ps", "0"),

@@ -59,11 +59,13 @@ def _report(deployment: Deployment) -> None:
     exchanged = [stage["exchanged_width"] for stage in metadata["stages"]]
     console.print(
         f"{metadata['architecture']}: {metadata['n_parameters']:,} parameters, {len(metadata['elements'])} elements, "
-        f"cutoff {metadata['cutoff']:g} Å, {metadata['dtype']}; between ranks {sum(exchanged)} numbers an atom and step each way"
+        f"cutoff {metadata['cutoff']:g} Å, {metadata['dtype']}; between ranks "
+        f"{sum(exchanged)} numbers an atom and step each way"
     )
     if not metadata["smooth_cutoff"]:
         console.print(
-            "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps whenever a neighbour crosses the cutoff, "
+            "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "
+            "whenever a neighbour crosses the cutoff, "
             "so molecular dynamics does not conserve energy. Train with `smooth_cutoff: true` for dynamics."
         )
     console.print(

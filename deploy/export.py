@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from .metadata import describe
-from .verify import Comparison, compare, verification_structures
 from torch import Tensor
 
 from hienet.calculator import DTYPES, load_model
@@ -20,6 +18,9 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+
+from .metadata import describe
+from .verify import Comparison, compare, verification_structures
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def export(
         elements: keep only these, in this order; None keeps all.
 
     Raises:
-        HIENetError: unreadable source, unknown element or dtype, or a deployed model that differs from its source by more
+        HIENetError: unreadable source, unknown element or dtype, or a deployed model that differs from its source by
+            more
             than the tolerance. Nothing is left at `output` then, and what was there before stays.
     """
     if dtype not in DTYPES:
@@ -77,8 +79,10 @@ def export(
         if failed:
             worst = max(failed, key=lambda comparison: comparison.forces)
             raise HIENetError(
-                f"the deployed model differs from `{source}` on {len(failed)} of {len(comparisons)} structures, for `{worst.name}` by "
-                f"{worst.energy:.1e} eV/atom and {worst.forces:.1e} eV/Å; nothing was written: deploy with --dtype float64"
+                f"the deployed model differs from `{source}` on {len(failed)} of "
+                f"{len(comparisons)} structures, for `{worst.name}` by "
+                f"{worst.energy:.1e} eV/atom and {worst.forces:.1e} eV/Å; nothing was "
+                "written: deploy with --dtype float64"
             )
         metadata["verification"] = [asdict(comparison) for comparison in comparisons]
         _write(model, metadata, temporary)

@@ -15,12 +15,12 @@ TOLERANCES = {
     "float32": {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5},
     "float64": {"energy": 1e-9, "forces": 1e-9, "stress": 1e-9},
 }
-"""Largest allowed error of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3), per unit of the quantity's own magnitude where that exceeds 1."""
+"""Largest allowed error of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3); relative where the quantity exceeds 1."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Largest errors of one structure: energy (eV/atom), forces (eV/Å), stress (eV/Å^3); stress is None without a cell."""
+    """Largest errors of one structure: energy (eV/atom), forces (eV/Å), stress (eV/Å^3; None without a cell)."""
 
     name: str
     n_atoms: int

@@ -89,7 +89,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     version = contents["format_version"]
     if version > FORMAT_VERSION:
         raise HIENetError(
-            f"`{path}` has checkpoint format {version}, written by hienet {contents.get('package_version')}; this hienet "
+            f"`{path}` has checkpoint format {version}, written by hienet "
+            f"{contents.get('package_version')}; this hienet "
             f"{hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
     config = make_config(contents["architecture"], None, contents["hyperparameters"])

@@ -53,7 +53,8 @@ def load_deployed(
         )
     if metadata["format_version"] > FORMAT_VERSION:
         raise HIENetError(
-            f"`{path}` has deployed format {metadata['format_version']}, written by hienet {metadata.get('package_version')}; this "
+            f"`{path}` has deployed format {metadata['format_version']}, written by hienet "
+            f"{metadata.get('package_version')}; this "
             f"hienet {hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
     return module.eval(), metadata

@@ -24,10 +24,12 @@ def neighbor_list(
         cutoff: Å; may exceed the cell.
 
     Returns:
-        center `[n_edges]`, neighbor `[n_edges]`, and `edge_vectors` `[n_edges, 3]` = r_neighbor + shift @ cell - r_center (Å).
+        center `[n_edges]`, neighbor `[n_edges]`, and `edge_vectors` `[n_edges, 3]` = r_neighbor + shift @ cell -
+        r_center (Å).
 
     Raises:
-        HIENetError: positions or cell are not finite, a periodic direction has no lattice vector, or two atoms coincide.
+        HIENetError: positions or cell are not finite, a periodic direction has no lattice vector, or two atoms
+            coincide.
     """
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     cell = np.array(cell, dtype=np.float64).reshape(3, 3)

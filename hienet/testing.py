@@ -1,4 +1,4 @@
-"""What tests of models need: small random models, awkward structures, finite differences. For this package's tests and for yours."""
+"""What tests of models need, this package's and yours: small random models, structures, finite differences."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def random_rotation(seed: int = 0) -> NDArray[np.float64]:
 
 
 def rotated(atoms: ase.Atoms, rotation: NDArray[np.float64]) -> ase.Atoms:
-    """The structure with positions and cell multiplied by `rotation` (an improper one is an inversion or a mirror image)."""
+    """The structure with positions and cell multiplied by `rotation`, which may be improper (inversion, mirror)."""
     result = atoms.copy()
     result.set_cell(atoms.cell.array @ rotation.T, scale_atoms=False)
     result.set_positions(atoms.positions @ rotation.T)

@@ -61,7 +61,8 @@ def convert_official(path: str | Path) -> Checkpoint:
     Such models have `smooth_cutoff: false`, because their energy jumps where a neighbour crosses the cutoff.
 
     Raises:
-        HIENetError: not such a file, an option that this architecture does not have, or Wigner 3j symbols that are neither
+        HIENetError: not such a file, an option that this architecture does not have, or Wigner 3j symbols that are
+            neither
             today's nor those of older e3nn versions.
     """
     contents = read_archive(path)
@@ -167,7 +168,7 @@ def _translated_weights(official: Mapping[str, Any], state: Mapping[str, Tensor]
 def _match_wigner_signs(
     path: str | Path, model: torch.nn.Module, n_invariant: int, state: Mapping[str, Tensor], weights: dict[str, Tensor]
 ) -> list[str]:
-    """Change the sign of the radial weights of every path whose Wigner 3j symbol in the file is the negative of today's.
+    """Change the sign of the radial weights of paths whose Wigner 3j symbol in the file is the negative of today's.
 
     Returns the symbols that were flipped, like `1-2-2`.
     """
@@ -182,7 +183,8 @@ def _match_wigner_signs(
             continue
         if not torch.allclose(symbol, -today, atol=1e-6):
             raise HIENetError(
-                f"`{path}` was trained with a Wigner 3j symbol {l_feature}-{l_harmonic}-{l_out} that is neither e3nn's nor its negative; "
+                f"`{path}` was trained with a Wigner 3j symbol {l_feature}-{l_harmonic}-{l_out} "
+                "that is neither e3nn's nor its negative; "
                 "it cannot be converted"
             )
         flipped.add(f"{l_feature}-{l_harmonic}-{l_out}")

@@ -50,7 +50,7 @@ def test_a_checkpoint_keeps_everything(checkpoint_path):
 def test_a_newer_checkpoint_format_is_refused(checkpoint_path, tmp_path):
     contents = torch.load(checkpoint_path, weights_only=True)
     torch.save({**contents, "format_version": 99}, tmp_path / "newer.pt")
-    with pytest.raises(HIENetError, match="has checkpoint format 99.*reads up to format 1: upgrade hienet"):
+    with pytest.raises(HIENetError, match=r"has checkpoint format 99.*reads up to format 1: upgrade hienet"):
         load_checkpoint(tmp_path / "newer.pt")
 
 
@@ -177,7 +177,9 @@ def test_fewer_elements_in_another_order_change_no_number(tmp_path):
     atoms = silicon_carbide()
     kept = load_model(deployed_path(source))
     assert kept.elements == ("Si", "C")
-    torch.testing.assert_close(kept.predict(atoms).energies, load_model(source).predict(atoms).energies, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        kept.predict(atoms).energies, load_model(source).predict(atoms).energies, rtol=0, atol=1e-12
+    )
     with pytest.raises(HIENetError, match="contains O, but the model knows only Si, C"):
         kept.predict(ase.Atoms("O"))
 
@@ -191,7 +193,7 @@ def test_a_deployed_model_above_tolerance_is_not_written(checkpoint_path, tmp_pa
     monkeypatch.setitem(
         sys.modules["hienet_deploy.verify"].TOLERANCES, "float32", {"energy": 0.0, "forces": 0.0, "stress": 0.0}
     )
-    with pytest.raises(HIENetError, match="differs from .* nothing was written: deploy with --dtype float64"):
+    with pytest.raises(HIENetError, match=r"differs from .* nothing was written: deploy with --dtype float64"):
         export(checkpoint_path, tmp_path / "bad.hienet.pt")
     assert not list(tmp_path.iterdir())
 
@@ -210,7 +212,7 @@ def test_a_newer_deployed_format_is_refused(deployed, tmp_path):
     module, metadata = load_deployed(deployed)
     extra = {METADATA_NAME: json.dumps({**metadata, "format_version": 99})}
     torch.jit.save(module, str(tmp_path / "newer.hienet.pt"), _extra_files=extra)
-    with pytest.raises(HIENetError, match="has deployed format 99.*upgrade hienet"):
+    with pytest.raises(HIENetError, match=r"has deployed format 99.*upgrade hienet"):
         load_model(tmp_path / "newer.hienet.pt")
 
 

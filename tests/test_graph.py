@@ -91,7 +91,7 @@ def test_positions_that_are_not_finite_are_refused():
 
 
 def test_atoms_on_top_of_each_other_are_refused():
-    with pytest.raises(HIENetError, match="atoms 0 and 1 are .* Å apart"):
+    with pytest.raises(HIENetError, match=r"atoms 0 and 1 are .* Å apart"):
         neighbor_list([[0, 0, 0], [0, 0, 1e-5]], np.eye(3) * 8, False, 3.0)
 
 

@@ -72,9 +72,7 @@ def test_the_radial_network_is_e3nns():
 
 def test_the_gate_is_e3nns():
     ours = Gate(IRREPS)
-    theirs = e3nn_nn.Gate(
-        "5x0e", [torch.nn.functional.silu], "9x0e", [torch.nn.functional.silu], "4x1e+3x2e+2x3e"
-    )
+    theirs = e3nn_nn.Gate("5x0e", [torch.nn.functional.silu], "9x0e", [torch.nn.functional.silu], "4x1e+3x2e+2x3e")
     features = torch.randn(6, ours.irreps_in.dim)
     torch.testing.assert_close(to_e3nn(ours(features), IRREPS), theirs(to_e3nn(features, ours.irreps_in)))
 
@@ -93,7 +91,9 @@ def test_the_convolution_is_e3nns_tensor_product_summed_over_neighbors(irreps_in
     mid = o3.Irreps([(path.channels, (path.l, path.parity)) for path in ours.paths])
     mid, order, _ = mid.sort()
     instructions = [(p.feature, p.harmonic, order[i], "uvu", True) for i, p in enumerate(ours.paths)]
-    theirs = o3.TensorProduct(o3.Irreps(irreps_in), harmonics, mid, instructions, shared_weights=False, internal_weights=False)
+    theirs = o3.TensorProduct(
+        o3.Irreps(irreps_in), harmonics, mid, instructions, shared_weights=False, internal_weights=False
+    )
     n_edges, n_nodes, n_local = 40, 12, 7
     center = torch.randint(n_local, (n_edges,)).sort().values
     neighbor = torch.randint(n_nodes, (n_edges,))
@@ -163,5 +163,7 @@ def test_wrong_hyperparameters_are_named(values, message):
 def test_unknown_architecture_and_preset_list_the_known_ones():
     with pytest.raises(HIENetError, match="unknown architecture `mace`; expected one of: hienet"):
         make_config("mace", None, {})
-    with pytest.raises(HIENetError, match="unknown preset `huge` of `hienet`; expected one of: paper, published, small"):
+    with pytest.raises(
+        HIENetError, match="unknown preset `huge` of `hienet`; expected one of: paper, published, small"
+    ):
         make_config("hienet", "huge", {"elements": ["Si"]})

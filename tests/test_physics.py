@@ -180,7 +180,7 @@ def test_two_far_atoms_are_two_isolated_atoms(model):
 
 
 def pair_energy_and_force(model: LoadedModel, distance: float) -> tuple[float, float]:
-    """A trimer whose third atom sits at `distance` of the first: a neighbour enters an environment that is not empty."""
+    """A trimer whose third atom sits at `distance` of the first, whose environment is not empty without it."""
     atoms = ase.Atoms("SiCSi", positions=[[0, 0, 0], [1.8, 0.3, 0], [0, 0, distance]])
     energy, _, forces, _ = arrays(model, atoms)
     return energy, forces[2, 2]

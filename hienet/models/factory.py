@@ -60,7 +60,8 @@ def make_config(architecture: str, preset: str | None, values: Mapping[str, obje
 def build_model(architecture: str, config: ModelConfig, seed: int | None = None) -> nn.Module:
     """The untrained module, in float64 and in evaluation mode.
 
-    Modules are built in float64 so that their constants (Wigner 3j symbols) are exact; convert with `.to(dtype)` afterwards.
+    Modules are built in float64 so that their constants (Wigner 3j symbols) are exact; convert with `.to(dtype)`
+    afterwards.
 
     Args:
         architecture: its name.

@@ -8,6 +8,6 @@ from torch import Tensor
 
 def normalized_silu(x: Tensor) -> Tensor:
     """SiLU times a constant such that the second moment is 1 for standard normal `x`."""
-    # 1/sqrt(E[silu(z)^2]) as e3nn's `normalize2mom` estimates it from a fixed sample; weights are trained with this very number.
-    # It stands here, and not as a global, because TorchScript functions see no globals.
+    # 1/sqrt(E[silu(z)^2]) as e3nn's `normalize2mom` estimates it from a fixed sample; weights are trained with
+    # this very number. It stands here, and not as a global, because TorchScript functions see no globals.
     return F.silu(x) * 1.6791767923989418

@@ -31,7 +31,7 @@ class CouplingPath:
 def coupling_paths(
     irreps_features: o3.Irreps, irreps_harmonics: o3.Irreps, irreps_out: o3.Irreps
 ) -> list[CouplingPath]:
-    """All paths to an irrep of `irreps_out`, in the order of their weights: by feature irrep, by harmonic, by l of the message."""
+    """All paths to `irreps_out`, in the order of their weights: by feature irrep, by harmonic, by l of the message."""
     wanted = {(irrep.l, irrep.p) for _, irrep in irreps_out}
     return [
         CouplingPath(i, j, feature_irrep.l, harmonic_irrep.l, irrep.l, irrep.p, channels)
@@ -43,9 +43,10 @@ def coupling_paths(
 
 
 class _CoupledIrrep(nn.Module):
-    """All messages made of one irrep of the features: [coupling(Y) x features] * path weights, summed over neighbours."""
+    """Messages made of one irrep of the features: [coupling(Y) x features] * path weights, summed over neighbours."""
 
-    # TorchScript reads these annotations, and only where they are not strings: no `from __future__ import annotations` here.
+    # TorchScript reads these annotations, and only where they are not strings: no `from __future__ import
+    # annotations` here.
     coupling: Tensor
     column_path: Tensor
 
@@ -79,8 +80,8 @@ class _CoupledIrrep(nn.Module):
 class TensorProductConvolution(nn.Module):
     """a_i = sum_j sum_paths sqrt(2 l3 + 1) w_path(d_ij) [h_j x Y(edge_ij)]_l3, channel by channel ('uvu').
 
-    Every (irrep of h) x (l of Y) -> l3 that `irreps_out` contains is one path with its own weights and its own block of output channels; the
-    blocks of one l3 stand in path order. Wigner 3j symbols are e3nn's.
+    Every (irrep of h) x (l of Y) -> l3 that `irreps_out` contains is one path with its own weights and its own block
+    of output channels; the blocks of one l3 stand in path order. Wigner 3j symbols are e3nn's.
     """
 
     def __init__(

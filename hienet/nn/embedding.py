@@ -12,7 +12,7 @@ from hienet.nn.radial import BesselBasis, polynomial_envelope
 
 
 class SpeciesEmbedding(nn.Module):
-    """A trainable vector for each species, divided by sqrt(n_species) (a linear map of the one-hot species), with dropout."""
+    """A trainable vector for each species: a linear map of the one-hot species, divided by sqrt(n_species)."""
 
     def __init__(self, n_species: int, channels: int, dropout: float) -> None:
         super().__init__()
@@ -45,6 +45,6 @@ class EdgeEmbedding(nn.Module):
         return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
 
     def split(self, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three parts: radial `[n_edges, n_radial]`, envelope `[n_edges, 1]`, harmonics `[n_edges, (l_max+1)^2]`."""
+        """Radial basis `[n_edges, n_radial]`, envelope `[n_edges, 1]` and harmonics `[n_edges, (l_max+1)^2]`."""
         n = self.n_radial
         return edges[:, :n], edges[:, n : n + 1], edges[:, n + 1 :]

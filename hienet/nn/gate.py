@@ -11,7 +11,8 @@ from hienet.nn.irreps import irrep_blocks
 class Gate(nn.Module):
     """SiLU on scalars; blocks of l > 0 are multiplied by SiLU of extra scalars, one for each channel.
 
-    Both SiLUs have unit second moment. The input's scalars are the output's scalars followed by the gates of the blocks, in their order.
+    Both SiLUs have unit second moment. The input's scalars are the output's scalars followed by the gates of the
+    blocks, in their order.
 
     Raises:
         ValueError: an irrep of odd parity, for which SiLU of a scalar is not equivariant.

@@ -14,7 +14,8 @@ from hienet.nn.scatter import sum_over_neighbors
 class _PairNetwork(nn.Module):
     """MLP[center, neighbour, edge] = W_2 SiLU(W_1 [center, neighbour, edge] + b_1) + b_2.
 
-    W_1 acts on each part on its own before they meet, so that its node halves cost one product an atom, not one an edge.
+    W_1 acts on each part on its own before they meet, so that its node halves cost one product an atom, not one an
+    edge.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,8 +43,8 @@ class InvariantLayer(nn.Module):
     o_i = W_c (sum_j m_ij) + b_c; y_i = (1 - update_i) x_i + update_i softplus(LayerNorm(o_i));
     x_i <- (1 - update_i) reset_i x_i + update_i y_i, with sigmoid gates reset and update of x_i.
 
-    With `smooth_cutoff` the message is multiplied by the envelope f(d/r_c). Without it, as in the authors' code, the biases give a neighbour a
-    finite message at the cutoff and the energy jumps when it crosses.
+    With `smooth_cutoff` the message is multiplied by the envelope f(d/r_c). Without it, as in the authors' code, the
+    biases give a neighbour a finite message at the cutoff and the energy jumps when it crosses.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from e3nn import o3
 
 @dataclass(frozen=True)
 class IrrepBlock:
-    """One irrep of a feature tensor: `channels` copies of (l, parity), stored as `[2l+1, channels]` from column `start`."""
+    """`channels` copies of the irrep (l, parity) in a feature tensor, stored as `[2l+1, channels]` from `start` on."""
 
     l: int
     parity: int

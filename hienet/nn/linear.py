@@ -15,8 +15,8 @@ class IrrepsLinear(nn.Module):
     """y_l = x_l W_l / sqrt(fan-in), one matrix for each irrep, without bias.
 
     With standard normal weights the outputs keep unit variance (e3nn's `Linear` with its default normalisation). The
-    weights of all irreps lie in one vector, `[fan-in, fan-out]` row-major each, in the order of `irreps_out`; an irrep of the output that the
-    input lacks is zero.
+    weights of all irreps lie in one vector, `[fan-in, fan-out]` row-major each, in the order of `irreps_out`; an irrep
+    of the output that the input lacks is zero.
     """
 
     def __init__(self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str) -> None:

@@ -49,8 +49,8 @@ class BesselBasis(nn.Module):
 class RadialNetwork(nn.Module):
     """Fully connected network without biases, SiLU between, each layer scaled by 1/sqrt(fan-in).
 
-    The normalisation is that of e3nn's `FullyConnectedNet` with unit variances: with standard normal weights every layer's
-    outputs have unit second moment.
+    The normalisation is that of e3nn's `FullyConnectedNet` with unit variances: with standard normal weights every
+    layer's outputs have unit second moment.
     """
 
     def __init__(self, widths: list[int]) -> None:

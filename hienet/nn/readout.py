@@ -35,7 +35,8 @@ class EnergyReadout(nn.Module):
 def _as_float32_pairs(values: list[float]) -> Tensor:
     """Numbers as sums of two that float32 holds, `[2, n]`.
 
-    Reference energies of thousands of eV lose meV in float32, to which a model's tensors are converted; two float32 numbers keep 48 bits.
+    Reference energies of thousands of eV lose meV in float32, to which a model's tensors are converted; two float32
+    numbers keep 48 bits.
     """
     exact = torch.tensor(values, dtype=torch.float64)
     high = exact.to(torch.float32).to(torch.float64)

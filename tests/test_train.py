@@ -1,0 +1,374 @@
+"""Training does what its parts promise, can be stopped anywhere, and goes on as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
+from labelled_frames import emt_frames, tiny_values, write_frames
+from rich.console import Console
+from torch import nn
+
+from hienet.checkpoint import load_checkpoint
+from hienet.config import TrainConfig, parse_config
+from hienet.data.dataset import Targets
+from hienet.data.prepare import prepare_data
+from hienet.derivatives import Prediction
+from hienet.errors import HIENetError
+from hienet.models.factory import build_model
+from hienet.train.display import LineDisplay, LiveDisplay
+from hienet.train.ema import MovingAverage
+from hienet.train.logs import COLUMNS
+from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
+from hienet.train.loss import LossSettings, huber, training_loss
+from hienet.train.run import InterruptedTrainingError, Run
+from hienet.train.schedule import Schedule
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_frames(tmp_path / "data.extxyz")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def make_trainer(data: Path, **training: Any) -> Trainer:
+    config = parse_config(tiny_values(data, data.parent / "run", **training))
+    dtype = getattr(torch, config.training.dtype)
+    prepared = prepare_data(config.data, config.model, dtype, config.training.seed)
+    model = build_model("hienet", prepared.model, config.training.seed).to(dtype)
+    return Trainer(model, prepared.train, prepared.validation, config.training)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Loss
+
+
+def labels_and_perfect_prediction() -> tuple[Targets, Prediction]:
+    energy, forces = torch.tensor([-8.0, -4.0], dtype=torch.float64), torch.randn(6, 3)
+    stress = torch.randn(2, 3, 3)
+    stress = stress + stress.transpose(1, 2)
+    voigt = torch.stack([stress[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=1)
+    targets = Targets(energy, torch.tensor([4.0, 2.0], dtype=torch.float64), forces, voigt)
+    return targets, Prediction(torch.zeros(6), energy.clone(), forces.clone(), stress)
+
+
+def test_the_loss_of_a_perfect_prediction_is_zero() -> None:
+    targets, prediction = labels_and_perfect_prediction()
+    assert training_loss(prediction, targets, LossSettings()).total.item() == 0.0
+
+
+def test_the_loss_is_hubers_of_energy_per_atom_forces_and_stress_in_kbar() -> None:
+    targets, prediction = labels_and_perfect_prediction()
+    assert prediction.stress is not None
+    off = Prediction(
+        prediction.energies,
+        prediction.energy + torch.tensor([0.4, 0.01]),
+        prediction.forces,
+        prediction.stress + torch.eye(3) / 1602.1766208,
+    )
+    loss = training_loss(off, targets, LossSettings())
+    linear, quadratic = 0.01 * (0.1 - 0.005), 0.5 * 0.005**2
+    assert loss.energy.item() == pytest.approx((linear + quadratic) / 2)
+    assert loss.forces.item() == 0.0
+    assert loss.stress.item() == pytest.approx(0.5 * 0.01 * (1.0 - 0.005), rel=1e-3)
+    assert loss.total.item() == pytest.approx(loss.energy.item() + 0.01 * loss.stress.item())
+
+
+def test_missing_labels_do_not_count() -> None:
+    label = torch.tensor([1.0, torch.nan, 3.0])
+    predicted = torch.tensor([2.0, 50.0, 3.0], requires_grad=True)
+    loss = huber(predicted, label, 10.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25)
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == pytest.approx([0.5, 0.0, 0.0])
+    assert huber(predicted, torch.full((3,), torch.nan), 10.0).item() == 0.0
+
+
+# Schedule and average
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
+    schedule = Schedule(peak=0.01, final=0.001, warmup_fraction=0.1, warmup_factor=0.2)
+    assert schedule(0.0) == pytest.approx(0.002)
+    assert schedule(0.05) == pytest.approx(0.006)
+    assert schedule(0.1) == pytest.approx(0.01)
+    assert schedule(0.55) == pytest.approx(0.0055)
+    assert schedule(1.0) == pytest.approx(0.001)
+    assert Schedule(0.01, 0.001, 0.0)(0.0) == pytest.approx(0.01)
+
+
+def test_the_average_pairs_weights_by_name() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False), "b": nn.Linear(1, 1, bias=False)})
+    with torch.no_grad():
+        model["a"].weight.fill_(1.0)
+        model["b"].weight.fill_(-1.0)
+    average = MovingAverage(model, 0.999)
+    with torch.no_grad():
+        model["a"].weight.fill_(2.0)
+    average.update(model)
+    assert average.averages["a.weight"].item() == pytest.approx(1.9)  # decay (1 + 0) / (10 + 0)
+    assert average.averages["b.weight"].item() == -1.0
+    other = nn.ModuleDict({"b": model["b"], "a": model["a"]})
+    with average.applied_to(other):
+        assert model["a"].weight.item() == pytest.approx(1.9)
+    assert model["a"].weight.item() == 2.0
+
+
+def test_the_average_of_other_weights_is_refused() -> None:
+    average = MovingAverage(nn.Linear(1, 1), 0.9)
+    with pytest.raises(ValueError, match="averages of other weights"):
+        average.load_state_dict({"n_updates": 1, "averages": {"bias": torch.zeros(1)}})
+
+
+def test_decay_zero_is_no_average() -> None:
+    model = nn.Linear(1, 1)
+    average = MovingAverage(model, 0.0)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    average.update(model)
+    assert average.averages["weight"].item() == 3.0
+
+
+# The loop
+
+
+def test_training_lowers_the_loss(data: Path) -> None:
+    trainer = make_trainer(data, epochs=12, learning_rate=0.02)
+    trainer.run()
+    rows = trainer.state.history
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]  # type: ignore[operator]
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]  # type: ignore[operator]
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(trainer.schedule(35 / 36))
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 5])
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, stop_after: int) -> None:
+    whole = make_trainer(data, gradient_clip=1.0)
+    whole.run()
+
+    first = make_trainer(data, gradient_clip=1.0)
+    with pytest.raises(StoppedBySignal):
+        first.run(should_stop=lambda: first.state.step == stop_after)
+    state, raw = first.state_dict(), weights(first.model)
+    torch.manual_seed(99)  # what happens in between must not matter
+
+    second = make_trainer(data, gradient_clip=1.0)
+    second.model.load_state_dict(raw)
+    second.load_state_dict(state)
+    second.run()
+    assert second.state.step == whole.state.step == 9
+    assert_same(weights(second.model), weights(whole.model))
+    assert_same(second.averaged_weights(), whole.averaged_weights())
+    ignored = {"seconds"}
+    for one, other in zip(second.state.history, whole.state.history, strict=True):
+        assert {k: v for k, v in one.items() if k not in ignored} == {
+            k: v for k, v in other.items() if k not in ignored
+        }
+
+
+def test_the_seed_decides_and_dropout_is_active_in_training_only(data: Path) -> None:
+    trainers = [make_trainer(data, epochs=1, seed=seed) for seed in (1, 1, 2)]
+    for trainer in trainers:
+        # Building the next trainer seeded the generator; each run begins from its own seed.
+        torch.manual_seed(trainer.settings.seed)
+        trainer.run()
+    losses = [trainer.state.history[0]["train_loss"] for trainer in trainers]
+    assert losses[0] == losses[1] != losses[2]
+    assert trainers[0]._validate()[0] == trainers[0]._validate()[0]
+
+
+def test_frames_without_stress_forces_or_volume_can_be_trained_on(tmp_path: Path) -> None:
+    frames = emt_frames()
+    frames[0].calc = SinglePointCalculator(frames[0], energy=frames[0].get_potential_energy())
+    frames[1].calc = SinglePointCalculator(frames[1], forces=frames[1].get_forces())
+    frames[2].pbc = False
+    trainer = make_trainer(write_frames(tmp_path / "data.extxyz", frames), epochs=2, dtype="float64")
+    trainer.run()
+    assert all(np.isfinite(row["train_loss"]) for row in trainer.state.history)  # type: ignore[arg-type]
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_without_validation_frames_the_training_loss_chooses_the_best(data: Path) -> None:
+    values = tiny_values(data, data.parent / "run")
+    values["data"]["validation"] = 0
+    result = Run(parse_config(values), False, quiet()).train()
+    assert set(result.errors) == {"train"}
+
+
+def test_a_time_limit_ends_the_run_with_the_learning_rate_at_its_end(data: Path) -> None:
+    trainer = make_trainer(data, epochs=100_000, max_minutes=0.02)
+    begin = time.monotonic()
+    trainer.run()
+    assert 1.0 < time.monotonic() - begin < 8.0
+    assert trainer.finished
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * trainer.settings.learning_rate
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_frames_and_keeps_the_best(data: Path) -> None:
+    run = Run(parse_config(tiny_values(data, data.parent / "run", learning_rate=1e30, epochs=5)), False, quiet())
+    run.trainer.state.best_loss = float("inf")
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss became \S+ in epoch \d.*frame \d.*lower `training.learning_rate`"
+    ):
+        run.train()
+
+
+# A run in its folder
+
+
+def config_of(data: Path, **training: Any) -> TrainConfig:
+    return parse_config(tiny_values(data, data.parent / "run", **training))
+
+
+def test_a_run_leaves_models_logs_splits_and_plots(data: Path) -> None:
+    config = config_of(data)
+    result = Run(config, False, quiet()).train()
+    folder = data.parent / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.yaml", "split.json", "validation.extxyz", "best.pt", "last.pt", "results.json"),
+        *("log.csv", "log.jsonl", "train.log", "learning_curves.png", "parity.png"),
+    }
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert tuple(json.loads((folder / "log.jsonl").read_text().splitlines()[0])) == COLUMNS
+    split = json.loads((folder / "split.json").read_text())
+    assert sorted(split["train"] + split["validation"]) == list(range(8))
+    best = load_checkpoint(result.best)
+    assert best.resume is None
+    assert best.training is not None
+    assert best.training["errors"]["validation"] == result.errors["validation"].as_dict()
+    assert best.training["n_frames"] == {"train": 6, "validation": 2, "test": 0}
+
+
+def test_best_holds_the_averaged_weights_of_the_best_epoch(data: Path) -> None:
+    run = Run(config_of(data, learning_rate=1e-3), False, quiet())
+    result = run.train()
+    assert run.trainer.state.best_epoch == 3
+    assert_same(dict(load_checkpoint(result.best).weights), run.trainer.averaged_weights())
+
+
+def test_an_existing_run_is_not_overwritten(data: Path) -> None:
+    config = config_of(data, epochs=1)
+    Run(config, False, quiet()).train()
+    with pytest.raises(HIENetError, match=r"already contains a training run; add --resume"):
+        Run(config, False, quiet())
+
+
+def test_resuming_nothing_is_refused(data: Path) -> None:
+    with pytest.raises(HIENetError, match=r"there is nothing to resume in .*: no `last.pt`"):
+        Run(config_of(data), True, quiet())
+
+
+def test_resuming_with_another_configuration_or_other_data_is_refused(data: Path) -> None:
+    Run(config_of(data, epochs=1), False, quiet()).train()
+    with pytest.raises(HIENetError, match=r"`training.batch_size` was `2` and is `3`"):
+        Run(config_of(data, epochs=1, batch_size=3), True, quiet())
+    write_frames(data, emt_frames(seed=1))
+    with pytest.raises(HIENetError, match=r"the data are not those with which the run .* began"):
+        Run(config_of(data, epochs=1), True, quiet())
+
+
+def test_a_finished_run_can_be_resumed_and_reports_again(data: Path) -> None:
+    first = Run(config_of(data), False, quiet()).train()
+    again = Run(config_of(data), True, quiet()).train()
+    assert again.errors == first.errors
+
+
+def test_an_interrupted_run_in_its_folder_ends_as_an_uninterrupted_one(data: Path) -> None:
+    whole = Run(config_of(data), False, quiet())
+    whole.train()
+    values = {**tiny_values(data, data.parent / "other")}
+    run = Run(parse_config(values), False, quiet())
+    count = 0
+
+    def interrupt() -> None:
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    step = run.trainer.optimizer.step
+    run.trainer.optimizer.step = lambda *a, **k: (step(*a, **k), interrupt())[0]  # type: ignore[method-assign]
+    with pytest.raises(InterruptedTrainingError, match=r"stopped by SIGTERM in epoch 2; go on with: hienet train"):
+        run.train()
+    Run(parse_config(values), True, quiet()).train()
+    folders = [data.parent / name for name in ("run", "other")]
+    one, other = (dict(load_checkpoint(folder / "best.pt").weights) for folder in folders)
+    assert_same(one, other)
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(data: Path) -> None:
+    config = data.parent / "config.yaml"
+    config.write_text(yaml.safe_dump(tiny_values(data, data.parent / "run", epochs=400)))
+    command = [sys.executable, "-W", "error", "-m", "hienet.cli", "train", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = data.parent / "run" / "log.csv"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not log.exists() or len(log.read_text().splitlines()) < 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    checkpoint = load_checkpoint(data.parent / "run" / "last.pt")
+    assert checkpoint.resume is not None
+    assert checkpoint.resume["trainer"]["loop"]["step"] > 3
+
+
+# Display
+
+
+def row(epoch: int) -> dict[str, float | int | None]:
+    values: dict[str, float | int | None] = {name: 1.0 for name in COLUMNS}
+    return {**values, "epoch": epoch, "stress_mae_gpa": None}
+
+
+def test_a_log_gets_plain_lines_and_the_last_epoch_always(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineDisplay(Console(force_terminal=False, width=60), 3) as display:
+        display.step(1, 2, 10, 0.5, 0.1)
+        for epoch in (1, 2, 3):
+            display.epoch(row(epoch), epoch == 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch 1/3  batch 2/10  loss 5.000e-01")
+    assert lines[-1].startswith("epoch 3/3  lr 1.00e+00  loss 1.000e+00  validation 1.000e+00  E 1.00 meV/atom")
+    assert lines[-1].endswith("best")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_gets_a_table_of_the_latest_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveDisplay(Console(force_terminal=True, width=100), 30) as display:
+        for epoch in range(1, 13):
+            display.step(epoch, 1, 2, 0.5, epoch / 30)
+            display.epoch(row(epoch), False)
+    table = capsys.readouterr().out
+    assert "meV/atom" in table
+    assert "12" in table
