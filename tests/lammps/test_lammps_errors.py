@@ -1,0 +1,216 @@
+"""Wrong input is one clear sentence with the remedy, from every rank count, and never a deadlock."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from analytic import LJ_STAGES, WALK_STAGES, LennardJones, Walks, write_deployed
+from runs import Setup, evaluate, run
+from torch import Tensor
+
+from hienet.errors import HIENetError
+from hienet.testing import silicon_carbide
+
+ATOMS = silicon_carbide(1)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Changes to a deck that works, and what LAMMPS must say."""
+
+    says: str
+    before_box: str = ""
+    commands: str = ""
+    style: str = ""
+    pair: str | None = None
+
+
+WRONG = {
+    "newton off": Wrong("needs newton pair on; put `newton on`", before_box="newton off"),
+    "units lj": Wrong("`units lj` cannot be converted from eV and Angstrom; use `units metal`", before_box="units lj"),
+    "exclusions": Wrong("`neigh_modify exclude` takes neighbors away", commands="neigh_modify exclude type 1 2"),
+    "included group": Wrong(
+        "`neigh_modify include` leaves atoms without neighbors",
+        commands="group first id 1:4\natom_modify first first\nneigh_modify include first",
+    ),
+    "too few symbols": Wrong(r"gives 1 element symbol\(s\), but there are 2 atom type\(s\)", pair="{model} C"),
+    "too many symbols": Wrong(r"gives 3 element symbol\(s\), but there are 2", pair="{model} C Si Si"),
+    "unknown element": Wrong("element `Xe` of type 2 is not in the model .* it knows: C Si", pair="{model} C Xe"),
+    "no symbols": Wrong("gives 0 element symbol", pair="{model}"),
+    "NULL alone": Wrong("All pair coeffs are not set", pair="{model} C NULL"),
+    "no such file": Wrong(
+        "cannot open the model file `nowhere.hienet.pt`: No such file", pair="nowhere.hienet.pt C Si"
+    ),
+    "a folder": Wrong("it is empty or a folder", pair="{folder} C Si"),
+    "text file": Wrong("is not a deployed HIENet model .*`hienet-deploy model.pt`", pair="{text} C Si"),
+    "checkpoint": Wrong("is not a deployed HIENet model .*`hienet-deploy model.pt`", pair="{checkpoint} C Si"),
+    "other TorchScript": Wrong("is not a deployed HIENet model .it has no `hienet.json`", pair="{script} C Si"),
+    "truncated": Wrong("is truncated or damaged; copy it again", pair="{truncated} C Si"),
+    "newer format": Wrong(
+        "has format version 99, this pair style reads versions up to 1; upgrade", pair="{newer} C Si"
+    ),
+    "other format": Wrong("`hienet.json` describes something else", pair="{other} C Si"),
+    "missing key": Wrong(
+        "`hienet.json` is damaged .type must be string, but is null.; write the file again", pair="{incomplete} C Si"
+    ),
+    "no methods": Wrong("it has no method `embed_edges`", pair="{shell} C Si"),
+    "wrong width": Wrong("returned energies of a wrong shape", pair="{energies} C Si"),
+    "no memory": Wrong("not enough memory for the network; use more ranks", pair="{greedy} C Si"),
+    "unknown keyword": Wrong("unknown keyword `gpu`; keywords are `device`", style="gpu 1"),
+    "keyword without value": Wrong("keyword `device` has no value", style="device"),
+    "unknown device": Wrong("`device tpu` is not known; use auto, cpu, cuda or cuda:N", style="device tpu"),
+    "device number": Wrong("`device cuda:x` is not known", style="device cuda:x"),
+    "threads": Wrong("`threads 0` must be at least 1", style="threads 0"),
+    "precision": Wrong("`precision half` is not known; use model, double or mixed", style="precision half"),
+}
+if not torch.cuda.is_available():
+    WRONG["no GPU"] = Wrong("torch sees no CUDA GPU here; .* or use `device cpu`", style="device cuda")
+
+
+class Shell(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class WrongShape(LennardJones):
+    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
+        return torch.zeros(n_local + 1, dtype=torch.float64)
+
+
+class Greedy(LennardJones):
+    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
+        return torch.zeros(100000000000000, n_local, dtype=torch.float64).sum(0)
+
+
+class Breaks(Walks):
+    """Its second stage fails, after an exchange."""
+
+    @torch.jit.export
+    def stage(
+        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        if index == 1:
+            raise RuntimeError("deliberate failure")
+        return torch.cat([state[:n_local], state[:n_local]], 1)
+
+
+@pytest.fixture(scope="module")
+def files(models, tmp_path_factory) -> dict[str, Path]:
+    """Files that are not what pair_coeff wants."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text").write_text("not a model\n")
+    whole = models["float64"].read_bytes()
+    (folder / "truncated").write_bytes(whole[: len(whole) // 2])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+        torch.jit.save(torch.jit.script(Shell()), str(folder / "script"))
+    write_deployed(LennardJones(), folder / "newer", LJ_STAGES, format_version=99, package_version="9.0")
+    write_deployed(LennardJones(), folder / "other", LJ_STAGES, format="something")
+    write_deployed(Shell(), folder / "shell", LJ_STAGES)
+    write_deployed(WrongShape(), folder / "energies", LJ_STAGES)
+    write_deployed(Greedy(), folder / "greedy", LJ_STAGES)
+    write_deployed(Breaks(), folder / "breaks", WALK_STAGES)
+    write_deployed(LennardJones(), folder / "incomplete", LJ_STAGES, architecture=None)
+    names = ("text", "truncated", "script", "newer", "other", "shell", "energies", "greedy", "breaks", "incomplete")
+    return {name: folder / name for name in names} | {
+        "folder": folder,
+        "model": models["float64"],
+        "checkpoint": models["checkpoint"],
+    }
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_explained(case, models, files, tmp_path):
+    wrong = WRONG[case]
+    pair = None
+    if wrong.pair is not None:
+        pair = f"pair_style hienet\npair_coeff * * {wrong.pair.format_map(files)}"
+    setup = Setup(models["float64"], style=wrong.style, before_box=wrong.before_box, commands=wrong.commands, pair=pair)
+    with pytest.raises(Exception, match=wrong.says) as failure:
+        evaluate(ATOMS, setup, tmp_path)
+    assert "Exception raised from" not in str(failure.value), "no stack of C++"
+    assert "Traceback" not in str(failure.value)
+
+
+def test_pair_coeff_wants_all_types(models, tmp_path):
+    setup = Setup(models["float64"], pair=f"pair_style hienet\npair_coeff 1 1 {models['float64']} C Si")
+    with pytest.raises(Exception, match=r"[Pp]air_coeff must start with \* \* for pair style hienet"):
+        evaluate(ATOMS, setup, tmp_path)
+
+
+def test_a_bonded_system_whose_neighbours_are_excluded_is_refused(models, tmp_path):
+    """With weights of 1 the same bonds change nothing."""
+    expected = evaluate(ATOMS, Setup(models["float64"]), tmp_path)
+
+    def bonded(weights: str) -> Setup:
+        return Setup(
+            models["float64"],
+            before_box="bond_style zero",
+            commands=f"bond_coeff *\nspecial_bonds lj/coul {weights}\ncreate_bonds single/bond 1 1 2",
+            atom_style="bond",
+            read_options="extra/bond/types 1 extra/bond/per/atom 4 extra/special/per/atom 8",
+        )
+
+    with pytest.raises(
+        Exception, match=r"special_bonds excludes 1-2 neighbors .* use `special_bonds lj/coul 1.0 1.0 1.0`"
+    ):
+        evaluate(ATOMS, bonded("0 0.5 0.5"), tmp_path)
+    found = evaluate(ATOMS, bonded("0.5 0.5 0.5"), tmp_path)
+    np.testing.assert_allclose(found.forces, expected.forces, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "command", ["comm_modify cutoff 2.0", "comm_modify mode multi", "comm_modify mode multi cutoff/multi * 1.0"]
+)
+def test_ghosts_reach_far_enough_whatever_comm_modify_says(command, models, tmp_path):
+    """Newer versions of LAMMPS extend a cutoff that is too small; the pair style refuses what is left."""
+    expected = evaluate(ATOMS, Setup(models["float64"]), tmp_path)
+    try:
+        found = evaluate(ATOMS, Setup(models["float64"], before_box=command), tmp_path)
+    except Exception as error:
+        assert "comm_modify" in str(error)
+    else:
+        np.testing.assert_allclose(found.forces, expected.forces, atol=1e-10)
+
+
+def test_a_model_without_smooth_cutoff_is_warned_about(tmp_path):
+    model = write_deployed(LennardJones(), tmp_path / "rough.hienet.pt", LJ_STAGES, smooth_cutoff=False)
+    output = run(ATOMS, Setup(model), tmp_path, steps=0)[0].output
+    assert "has no smooth cutoff: its energy jumps" in output
+    assert "type 2 -> Si -> species 1" in output
+    assert "cutoff 4 Angstrom" in output
+
+
+@pytest.mark.parametrize("case", ["nowhere.hienet.pt", "{truncated}", "{newer}"])
+def test_an_unreadable_file_stops_all_ranks(case, models, files, tmp_path):
+    pair = f"pair_style hienet\npair_coeff * * {case.format_map(files)} C Si"
+    with pytest.raises(HIENetError, match=r"cannot open|truncated or damaged|format version 99"):
+        run(ATOMS, Setup(models["float64"], pair=pair), tmp_path, 2, steps=0)
+
+
+def test_a_failure_between_exchanges_stops_all_ranks_and_says_where(models, files, tmp_path):
+    """Only the rank that has atoms fails; the other waits in the next exchange."""
+    atoms = ase.Atoms("SiC", positions=[[2, 2, 2], [3.5, 2, 2]], cell=np.diag([20.0, 8, 8]), pbc=False)
+    setup = Setup(files["breaks"], before_box="processors 2 1 1")
+    with pytest.raises(HIENetError, match=r"stage `second`: .*deliberate failure .step 0, rank 0"):
+        run(atoms, setup, tmp_path, 2, steps=0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_positions_that_are_not_numbers_stop_the_run(ranks, models, tmp_path):
+    commands = "variable bad atom 1e308*10\nset atom 3 vx v_bad\nneigh_modify every 10 delay 10 check no"
+    with pytest.raises(HIENetError, match=r"the position of atom .* is not finite at step 1; use a shorter timestep"):
+        run(ATOMS, Setup(models["float64"], commands=commands), tmp_path, ranks, steps=3)
+
+
+def test_coincident_atoms_are_named(models, tmp_path):
+    atoms = ATOMS.copy()
+    atoms.positions[4] = atoms.positions[2]
+    with pytest.raises(Exception, match=r"atoms [35] and [35] are at the same place at step 0; remove one"):
+        evaluate(atoms, Setup(models["float64"]), tmp_path)

@@ -1,0 +1,73 @@
+"""The example decks run as they are, and their reference logs are what they give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hienet.lammps import run_deck
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "lammps_examples"
+DECKS = ["nve", "nvt", "npt", "relax"]
+
+pytestmark = pytest.mark.lammps
+
+
+def thermo(text: str) -> dict[int, dict[str, float]]:
+    """Rows of the table of thermodynamic output, by step."""
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.split()[:1] == ["Step"])
+    names = lines[head].split()
+    rows = {}
+    for line in lines[head + 1 :]:
+        words = line.split()
+        if len(words) != len(names) or not words[0].isdigit():
+            break
+        rows[int(words[0])] = dict(zip(names, map(float, words), strict=True))
+    return rows
+
+
+def reference(deck: str, ranks: int) -> dict[int, dict[str, float]]:
+    return thermo((EXAMPLES / deck / f"log.{deck}.{ranks}").read_text())
+
+
+def assert_same(found: dict[str, float], expected: dict[str, float], n_atoms: int) -> None:
+    assert found["PotEng"] == pytest.approx(expected["PotEng"], abs=2e-5 * n_atoms)
+    assert found["Press"] == pytest.approx(expected["Press"], abs=20.0)
+
+
+@pytest.mark.parametrize("deck", DECKS)
+def test_the_decks_run_and_give_what_their_logs_say(deck, tmp_path):
+    arguments = ["-var", "model", str(EXAMPLES / "sic.hienet.pt")]
+    if deck != "relax":
+        arguments += ["-var", "steps", "10"]
+    found = thermo(run_deck(EXAMPLES / deck / f"in.{deck}", cwd=tmp_path, arguments=arguments, timeout=300))
+    expected = reference(deck, 1)
+    n_atoms = 64 if deck == "relax" else 512
+    for step in (0, 10):
+        assert_same(found[step], expected[step], n_atoms)
+
+
+@pytest.mark.parametrize("deck", ["nve", "nvt", "npt"])
+def test_the_logs_of_one_and_four_ranks_agree(deck):
+    one, four = reference(deck, 1), reference(deck, 4)
+    assert one.keys() == four.keys()
+    for step in list(one)[:6]:
+        assert_same(four[step], one[step], 512)
+
+
+def test_relaxation_reaches_the_lattice_constant_of_dft():
+    for ranks in (1, 4):
+        log = (EXAMPLES / "relax" / f"log.relax.{ranks}").read_text()
+        lattice_constant = float(re.findall(r"^lattice constant (\S+) Angstrom", log, re.MULTILINE)[-1])
+        assert lattice_constant == pytest.approx(4.3897, rel=0.005)
+
+
+def test_constant_energy_dynamics_conserve_the_energy():
+    rows = reference("nve", 1)
+    energies = np.array([row["TotEng"] for row in rows.values()]) / 512
+    # Potential and kinetic energy exchange 30 meV/atom meanwhile.
+    assert np.ptp(energies[1:]) < 1e-3
