@@ -15,7 +15,7 @@ TOLERANCES = {
     "float32": {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5},
     "float64": {"energy": 1e-9, "forces": 1e-9, "stress": 1e-9},
 }
-"""Largest allowed error of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3); relative where the quantity exceeds 1."""
+"""Largest allowed error of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3); relative above 1."""
 
 
 @dataclass(frozen=True)

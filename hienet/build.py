@@ -114,10 +114,13 @@ def find_toolchain() -> Toolchain:
     cmake = _program("cmake")
     if cmake is None:
         raise HIENetError("CMake is not installed; install it with `pip install cmake`")
+    ninja = _program("ninja")
+    if ninja is None and _program("make") is None:
+        raise HIENetError("neither ninja nor make is installed; install one of them with `pip install ninja`")
     compiler = _compiler()
     if mpi_header() is None and _program("mpicxx") is None:
         raise HIENetError("no MPI headers (mpi.h) were found; install them with `pip install mpich`")
-    return Toolchain(sources, cmake, _program("ninja"), compiler, torch, lammps)
+    return Toolchain(sources, cmake, ninja, compiler, torch, lammps)
 
 
 def mpi_header() -> Path | None:
@@ -129,8 +132,8 @@ def mpi_header() -> Path | None:
 def lammps_version() -> str:
     """Version of the installed LAMMPS as LAMMPS writes it, such as `22 Jul 2025`."""
     version = metadata.version("lammps")
-    year, month, day = (int(part) for part in (version.split(".") + ["1", "1"])[:3])
-    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    year, month, day = (int(part) for part in [*version.split("."), "1", "1"][:3])
+    months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     return f"{day} {months[(month - 1) % 12]} {year}"
 
 
@@ -154,7 +157,8 @@ def _compiler() -> Path:
         if found:
             return Path(found)
     raise HIENetError(
-        "no C++ compiler was found; install one that knows C++20, such as g++ 11 or newer (Debian: `apt install g++`), or set CXX"
+        "no C++ compiler was found; install one that knows C++20, such as g++ 11 or newer (Debian: `apt install g++`), "
+        "or set CXX"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,8 @@ _MPTRJ_ABSENT = {"Po", "At", "Rn", "Fr", "Ra"}
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         import hienet
@@ -73,6 +75,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model. Ctrl-C ends after the present step; `--resume` then goes on as if nothing had happened."""
+    _let_threads_sleep()
     from rich.console import Console
 
     from hienet.config import load_config
@@ -102,14 +105,17 @@ def evaluate_model(
     batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64; default: float64, a deployed model's own.", show_default=False)
+        str | None,
+        typer.Option(help="float32 or float64; default: float64, a deployed model's own.", show_default=False),
     ] = None,
     energy_key: Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)] = None,
     forces_key: Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)] = None,
     stress_key: Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)] = None,
-    virial_key: Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)] = None,
+    virial_key: Annotated[
+        str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)
+    ] = None,
 ) -> None:
-    """Compare a model with labelled frames: errors by config_type and element, tables of frames and atoms, parity plot."""
+    """Compare a model with labelled frames: errors by config_type and element, CSV of frames and atoms, parity plot."""
     from rich.console import Console
 
     from hienet.data.labels import LabelKeys
@@ -148,7 +154,8 @@ def info(
 def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
     elements: Annotated[
-        str, typer.Option(help="Symbols separated by commas, or `mptrj` for the 89 elements of MPtrj.", show_default=False)
+        str,
+        typer.Option(help="Symbols separated by commas, or `mptrj` for the 89 elements of MPtrj.", show_default=False),
     ],
     architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
     preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
@@ -164,10 +171,13 @@ def new(
         values["cutoff"] = cutoff
     config = make_config(architecture, preset, values)
     model = build_model(architecture, config, seed)
-    notes = {"source": f"hienet new --architecture {architecture} --preset {preset} --seed {seed}: random weights, not trained"}
+    notes = {"source": f"hienet new --architecture {architecture} --preset {preset} --seed {seed}: not trained"}
     save_checkpoint(Checkpoint(architecture, config, model.state_dict(), notes=notes), output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, random weights")
+    print(
+        f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, "
+        "random weights"
+    )
 
 
 def _parse_elements(text: str) -> tuple[str, ...]:
@@ -190,14 +200,17 @@ def convert(
 
     checkpoint = convert_official(file)
     save_checkpoint(checkpoint, output)
-    print(f"wrote {output}: {checkpoint.architecture}, {len(checkpoint.config.elements)} elements, cutoff {checkpoint.config.cutoff:g} Å")
+    config = checkpoint.config
+    print(f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å")
     for name, note in checkpoint.notes.items():
         print(f"{name}: {note}")
 
 
 @app.command("build", rich_help_panel="LAMMPS")
 def build_plugin(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the output of CMake and of the compiler.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the output of CMake and of the compiler.")
+    ] = False,
 ) -> None:
     """Compile the LAMMPS pair style against the torch and LAMMPS of this environment."""
     from hienet.build import build
@@ -217,6 +230,14 @@ def schema(output: _Output = None) -> None:
         return
     with atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _let_threads_sleep() -> None:
+    """Make OpenMP's idle threads yield early; call it before torch is imported.
+
+    By default they spin for long, and a step takes ten times as long as soon as another program wants one of the cores.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def main() -> None:

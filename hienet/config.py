@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from ase.data import chemical_symbols
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
@@ -54,8 +54,13 @@ def _as_reference_energies(value: object) -> object:
     return dict(value)
 
 
-Files = Annotated[tuple[str, ...], BeforeValidator(_as_files)]
-FilesOrFraction = Annotated[tuple[str, ...] | float, BeforeValidator(_as_files_or_fraction)]
+_FILES_SCHEMA = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+Files = Annotated[tuple[str, ...], BeforeValidator(_as_files), WithJsonSchema({"anyOf": _FILES_SCHEMA})]
+FilesOrFraction = Annotated[
+    tuple[str, ...] | float,
+    BeforeValidator(_as_files_or_fraction),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, *_FILES_SCHEMA]}),
+]
 ReferenceEnergies = Annotated[Literal["least_squares"] | dict[str, float], BeforeValidator(_as_reference_energies)]
 
 
@@ -81,7 +86,7 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
     def hyperparameters(self, computed: Mapping[str, object]) -> ModelConfig:
-        """The architecture's configuration: what was given, over what was `computed` from the training set, over the preset."""
+        """The architecture's configuration: what was given, over what was `computed` from the data, over the preset."""
         return make_config(self.architecture, self.preset, {**computed, **self.arguments})
 
     def check(self) -> None:
@@ -113,18 +118,18 @@ class DataSection(Section):
     )
     stratify: str | None = Field(
         "config_type",
-        description="frames with the same value of this entry of their info are split in proportion; null: split all at random",
+        description="entry of the frames' info; equal ones are split in proportion; null: split all at random",
     )
     energy_key: str | None = Field(
         None,
-        description="name of the total energy (eV) in the files; null: look for REF_energy, the calculator's, other names",
+        description="name of the energy (eV) in the files; null: look for REF_energy, the calculator's, other names",
     )
     forces_key: str | None = Field(
         None, description="name of the forces (eV/Å); null: look for REF_forces, the calculator's, other names"
     )
     stress_key: str | None = Field(
         None,
-        description="name of the stress (eV/Å^3, positive = tension); null: look for REF_stress, the calculator's, other names",
+        description="name of the stress (eV/Å^3, tension positive); null: look for REF_stress, the calculator's, ...",
     )
     virial_key: str | None = Field(
         None, description="name of the virial (eV; stress = -virial/volume), to be used in place of a stress"
@@ -162,6 +167,9 @@ class TrainingSection(Section):
         lt=1,
         description="decay per step of the moving average of the weights that is validated and kept; 0: none",
     )
+    select: Literal["best", "last"] = Field(
+        "best", description="averaged weights that are kept: best, of the epoch of least validation loss; or the last"
+    )
     energy_weight: float = Field(1.0, ge=0, description="weight of the energy loss (eV/atom)")
     forces_weight: float = Field(1.0, ge=0, description="weight of the force loss (eV/Å)")
     stress_weight: float = Field(0.01, ge=0, description="weight of the stress loss (kbar)")
@@ -178,14 +186,14 @@ class TrainingSection(Section):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="wall time after which training ends; the learning rate falls with the time used, so that it has ended its cosine by then",
+        description="wall time (minutes) after which training ends; the learning rate follows the time; null: none",
     )
 
     @model_validator(mode="after")
     def _learning_rate_falls(self) -> TrainingSection:
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
-                f"`final_learning_rate` {self.final_learning_rate:g} must not exceed `learning_rate` {self.learning_rate:g}"
+                f"`final_learning_rate` {self.final_learning_rate:g} exceeds `learning_rate` {self.learning_rate:g}"
             )
         if self.energy_weight == self.forces_weight == self.stress_weight == 0:
             raise ValueError(

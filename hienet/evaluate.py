@@ -112,7 +112,9 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HIENetError(f"cannot create the folder `{folder}`: {error.strerror}; choose another with --output") from error
+        raise HIENetError(
+            f"cannot create the folder `{folder}`: {error.strerror}; choose another with --output"
+        ) from error
     frames, atoms = _frame_rows(evaluation), _atom_rows(evaluation)
     paths = [folder / name for name in ("frames.csv", "atoms.csv", "errors.csv", "errors.json", "parity.png")]
     _write_csv(paths[0], _FRAME_COLUMNS, frames)
@@ -174,7 +176,13 @@ def _atom_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
     atom = 0
     for frame in evaluation.dataset.frames:
         for i, symbol in enumerate(frame.atoms.get_chemical_symbols()):
-            yield frame.file, frame.index, i, symbol, *_numbers(c.energies[atom], *c.forces[atom], *c.forces_label[atom])
+            yield (
+                frame.file,
+                frame.index,
+                i,
+                symbol,
+                *_numbers(c.energies[atom], *c.forces[atom], *c.forces_label[atom]),
+            )
             atom += 1
 
 

@@ -14,8 +14,8 @@ from hienet.models.factory import build_model
 def describe_file(path: str | Path) -> dict[str, Any]:
     """Plain values that describe a checkpoint or a deployed file.
 
-    `parameters` are the trainable ones; `parameters_with_constants` adds scale and reference energy of each element and the
-    mean number of neighbours.
+    `parameters` are the trainable ones; `parameters_with_constants` adds scale and reference energy of each element and
+    the mean number of neighbours.
 
     Raises:
         HIENetError: the file cannot be read.
@@ -45,7 +45,9 @@ def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _dtype_name(tensors: Any) -> str:
-    return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()}))
+    return ", ".join(
+        sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.is_floating_point()})
+    )
 
 
 def _describe_deployed(path: str | Path) -> dict[str, Any]:

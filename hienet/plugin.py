@@ -1,4 +1,4 @@
-"""Where the compiled LAMMPS plugin lies. Imported at every start of `lmp`, so: standard library only, and no failure."""
+"""Where the compiled LAMMPS plugin lies. Every start of `lmp` imports this: standard library only, and no failure."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def source_directory() -> Path | None:
 
 
 def source_hash(folder: Path) -> str:
-    """SHA-256 of the C++ and CMake files of `folder`."""
+    """SHA-256 of the files in `folder` that the plugin is made from."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".h", ".cpp", ".cmake") or path.name == "CMakeLists.txt":
+        if path.suffix in (".h", ".cpp") or path.name in ("CMakeLists.txt", "libtorch.cmake"):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

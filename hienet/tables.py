@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,13 +12,13 @@ from hienet.metrics import Errors
 
 
 def print_errors(console: Console, title: str, found: Mapping[str, Errors]) -> None:
-    """MAE and RMSE of energy, forces and stress, a row for each entry."""
+    """MAE and RMSE of energy, forces (F) and stress (S), a row for each entry."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title)
+    table.add_column(title, no_wrap=True)
     table.add_column("frames", justify="right")
-    for name in ("E MAE", "E RMSE", "F MAE", "F RMSE", "stress MAE", "stress RMSE"):
-        unit = {"E": "meV/atom", "F": "meV/Å", "s": "GPa"}[name[0]]
-        table.add_column(f"{name}\n{unit}", justify="right")
+    for name in ("E MAE", "E RMSE", "F MAE", "F RMSE", "S MAE", "S RMSE"):
+        unit = {"E": "meV/atom", "F": "meV/Å", "S": "GPa"}[name[0]]
+        table.add_column(f"{name}\n{unit}", justify="right", no_wrap=True)
     for name, row in found.items():
         values = (
             (row.energy_mae, ".2f"),
@@ -30,7 +30,8 @@ def print_errors(console: Console, title: str, found: Mapping[str, Errors]) -> N
         )
         cells = ["-" if value is None else format(value, form) for value, form in values]
         table.add_row(name or "(none)", str(row.n_frames), *cells)
-    console.print(table, soft_wrap=False)
+    # Files and pipes get the table as wide as it is, not cut at the 80 columns that rich assumes for them.
+    console.print(table, width=None if console.is_terminal else 200)
 
 
 def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, float | None, float | None]]) -> None:
@@ -57,8 +58,8 @@ def print_description(console: Console, description: Mapping[str, Any]) -> None:
         elif name == "parameters":
             table.add_row(
                 "parameters",
-                f"{value:,} trainable; {description['parameters_with_constants']:,} with the scales, reference energies and "
-                "neighbour normalisation",
+                f"{value:,} trainable; {description['parameters_with_constants']:,} with the scales, "
+                "reference energies and neighbour normalisation",
             )
         elif name not in shown and name != "parameters_with_constants" and value is not None:
             table.add_row(name.replace("_", " "), str(value))
@@ -67,7 +68,7 @@ def print_description(console: Console, description: Mapping[str, Any]) -> None:
     _print_mapping(console, "hyperparameters", _short_hyperparameters(description["hyperparameters"]))
     _print_reference(console, description["hyperparameters"])
     _print_training(console, description["training"])
-    _print_mapping(console, "verification at export", description.get("verification") or {})
+    _print_rows(console, "largest errors at export, against the source model", description.get("verification") or [])
     _print_mapping(console, "notes", description.get("notes") or {})
 
 
@@ -134,3 +135,17 @@ def _print_mapping(console: Console, title: str, values: Mapping[str, Any]) -> N
         table.add_row(f"  {name.replace('_', ' ')}", text)
     console.print(f"\n[bold]{title}[/bold]")
     console.print(table, highlight=False)
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows with the same keys as a table; keys are the headings."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        cells = ("-" if value is None else value for value in row.values())
+        table.add_row(*(f"{value:.1e}" if isinstance(value, float) else str(value) for value in cells))
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(table)

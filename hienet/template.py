@@ -56,7 +56,8 @@ class DataSummary:
             "elements (atoms): " + ", ".join(f"{symbol} {count}" for symbol, count in self.elements.items()),
             str(self.labels),
             *([f"config_type (frames): {groups}{rest}"] if self.groups else []),
-            "neighbours of an atom: " + ", ".join(f"{n:.0f} within {cutoff:g} Å" for cutoff, n in self.neighbors.items()),
+            "neighbours of an atom: "
+            + ", ".join(f"{n:.0f} within {cutoff:g} Å" for cutoff, n in self.neighbors.items()),
         ]
 
 
@@ -95,13 +96,20 @@ def suggestions(summary: DataSummary) -> dict[str, Any]:
     """Values of the training section that suit the size of the data."""
     batch_size = int(min(32, max(1, round(_ATOMS_IN_BATCH / summary.n_atoms[1]))))
     steps_per_epoch = max(1, round(0.9 * summary.n_frames / batch_size))
-    return {"batch_size": batch_size, "epochs": int(np.clip(round(_STEPS / steps_per_epoch), 10, 1000)), "ema_decay": 0.99}
+    return {
+        "batch_size": batch_size,
+        "epochs": int(np.clip(round(_STEPS / steps_per_epoch), 10, 1000)),
+        "ema_decay": 0.99,
+    }
 
 
 def render(summary: DataSummary, output: str, architecture: str = "hienet", preset: str = "small") -> str:
     """The configuration as commented YAML; keys that keep their default are commented out."""
     files: Any = summary.files[0] if len(summary.files) == 1 else list(summary.files)
-    lines = ["# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.", "#"]
+    lines = [
+        "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
+        "#",
+    ]
     lines += [f"# {line}" for line in summary.lines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
@@ -126,7 +134,9 @@ def _architecture(architecture: str, preset: str) -> Iterator[str]:
         value = family.presets[preset].get(name, info.default)
         description = info.description or ""
         if name in COMPUTED_MODEL_KEYS:
-            yield from _entry(name, None, f"{description}; computed from the training frames unless given here", active=False)
+            yield from _entry(
+                name, None, f"{description}; computed from the training frames unless given here", active=False
+            )
         else:
             yield from _entry(name, value, description, active=name == "cutoff")
 

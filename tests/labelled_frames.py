@@ -27,7 +27,7 @@ TINY_MODEL: dict[str, Any] = {
 
 
 def emt_frames(n_frames: int = 8, seed: int = 0) -> list[ase.Atoms]:
-    """Four-atom Cu/Ag cells, rattled and strained, with EMT's energy, forces and stress; a `config_type` for each half."""
+    """Four-atom Cu/Ag cells, rattled and strained, with EMT's labels; a `config_type` for each half."""
     generator = np.random.default_rng(seed)
     frames = []
     for i in range(n_frames):

@@ -39,7 +39,7 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed(trainig={}), r"unknown key `trainig`; allowed here: model, data, training, output"),
+        (changed(train={}), r"unknown key `train`; allowed here: model, data, training, output"),
         (changed(training={"epoch": 3}), r"unknown key `training.epoch`; allowed here: epochs, batch_size, "),
         (changed(model={"cutof": 3}), r"unknown key `model.cutof`; allowed here: elements, cutoff"),
         (changed(training={"epochs": "many"}), r"key `training.epochs`: .*valid integer.*given: `many`"),

@@ -255,7 +255,7 @@ def test_a_run_leaves_models_logs_splits_and_plots(data: Path) -> None:
         *("config.yaml", "split.json", "validation.extxyz", "best.pt", "last.pt", "results.json"),
         *("log.csv", "log.jsonl", "train.log", "learning_curves.png", "parity.png"),
     }
-    rows = list(csv.DictReader((folder / "log.csv").open()))
+    rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert tuple(json.loads((folder / "log.jsonl").read_text().splitlines()[0])) == COLUMNS
     split = json.loads((folder / "split.json").read_text())
@@ -272,6 +272,14 @@ def test_best_holds_the_averaged_weights_of_the_best_epoch(data: Path) -> None:
     result = run.train()
     assert run.trainer.state.best_epoch == 3
     assert_same(dict(load_checkpoint(result.best).weights), run.trainer.averaged_weights())
+
+
+def test_the_last_weights_can_be_kept_in_place_of_the_best(data: Path) -> None:
+    trainer = make_trainer(data, epochs=4, select="last")
+    found = []
+    trainer.run(on_epoch=lambda row, is_best: found.append(is_best))
+    assert found == [True] * 4
+    assert trainer.state.best_epoch == 4
 
 
 def test_an_existing_run_is_not_overwritten(data: Path) -> None:
@@ -348,7 +356,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(data: Path) -> None:
 
 
 def row(epoch: int) -> dict[str, float | int | None]:
-    values: dict[str, float | int | None] = {name: 1.0 for name in COLUMNS}
+    values: dict[str, float | int | None] = dict.fromkeys(COLUMNS, 1.0)
     return {**values, "epoch": epoch, "stress_mae_gpa": None}
 
 

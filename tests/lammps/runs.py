@@ -12,17 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hienet.lammps import create, run_deck
-from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_BAR
 
 TIMEOUT = 120.0
 """Seconds for one run; a deadlock ends here."""
+
+BAR_IN_LAMMPS = 1.6021765e6
+"""1 eV/Å^3 in bar with the digits that LAMMPS uses in metal units."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One step of a run. Forces and stress are ASE's (stress: positive = tension); `atom_stress` is summed over atoms, in bar Å^3."""
+    """One step of a run: forces and stress as ASE has them (positive = tension).
+
+    `atom_stress` and `centroid_stress` are LAMMPS' per-atom values, summed over the atoms (bar Å^3).
+    """
 
     energy: float
     forces: Array
@@ -45,7 +50,7 @@ def lammps_cell(atoms: ase.Atoms) -> tuple[Array, Array]:
 
 
 def write_data(path: Path, atoms: ase.Atoms, types: Sequence[int], n_types: int, atom_style: str = "atomic") -> Array:
-    """A data file of `atom_style` atomic or bond, with velocities if the atoms have momenta (Å/ps); returns the rotation of `lammps_cell`."""
+    """A data file of `atom_style` atomic or bond, with velocities (Å/ps) if there are any; returns the rotation."""
     cell, rotation = lammps_cell(atoms)
     positions = atoms.positions @ rotation.T
     lines = ["test", "", f"{len(atoms)} atoms", f"{n_types} atom types", ""]
@@ -96,6 +101,11 @@ class Setup:
     read_options: str = ""
     atom_style: str = "atomic"
 
+    def write(self, path: Path, atoms: ase.Atoms, types: Sequence[int] | None = None) -> Array:
+        """The data file of a structure; returns the rotation of `lammps_cell`."""
+        types = types or types_of(atoms, self.type_symbols)
+        return write_data(path, atoms, types, len(self.type_symbols), self.atom_style)
+
     def preamble(self, atoms: ase.Atoms, data: Path) -> str:
         """Everything before `run`."""
         boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
@@ -129,7 +139,7 @@ def _snapshot(values: Sequence[float], forces: Array, energies: Array, rotation:
     return Snapshot(
         energy=values[0],
         forces=forces @ rotation,
-        stress=-rotation.T @ pressure @ rotation / EV_PER_CUBIC_ANGSTROM_IN_BAR,
+        stress=-rotation.T @ pressure @ rotation / BAR_IN_LAMMPS,
         energies=energies,
         atom_stress=np.array(values[7:13]),
         centroid_stress=np.array(values[13:22]),
@@ -141,11 +151,9 @@ def _snapshot(values: Sequence[float], forces: Array, energies: Array, rotation:
 
 
 def evaluate(atoms: ase.Atoms, setup: Setup, folder: Path, types: Sequence[int] | None = None) -> Snapshot:
-    """One evaluation on one rank, in this process. `pressure` is the virial part alone."""
+    """One evaluation on one rank, in this process."""
     data = folder / "data.test"
-    rotation = write_data(
-        data, atoms, types or types_of(atoms, setup.type_symbols), len(setup.type_symbols), setup.atom_style
-    )
+    rotation = setup.write(data, atoms, types)
     lammps = create()
     try:
         lammps.commands_string(setup.preamble(atoms, data))
@@ -169,9 +177,7 @@ def run(
 ) -> list[Snapshot]:
     """NVE in a process of its own on several ranks: the first and the last step."""
     data = folder / "data.test"
-    rotation = write_data(
-        data, atoms, types or types_of(atoms, setup.type_symbols), len(setup.type_symbols), setup.atom_style
-    )
+    rotation = setup.write(data, atoms, types)
     dump = folder / "dump.test"
     dump.unlink(missing_ok=True)
     deck = (

@@ -13,9 +13,10 @@ import ase
 import numpy as np
 import pytest
 from conftest import structures, with_velocities
-from runs import Setup, Snapshot, run
+from runs import TIMEOUT, Setup, Snapshot, run
 
 from hienet.errors import HIENetError
+from hienet.lammps import run_deck
 from hienet.testing import silicon_carbide
 
 REBUILD_ALWAYS = "neigh_modify every 1 delay 0 check no"
@@ -85,9 +86,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "ranks", "grid", "rebuild"), CASES)
-def test_ranks_agree_with_one_rank_at_the_first_step_and_after_twenty(
-    name, ranks, grid, rebuild, models, serial, tmp_path
-):
+def test_ranks_agree_with_one_rank(name, ranks, grid, rebuild, models, serial, tmp_path):
+    """At the first step and after twenty."""
     setup = Setup(models["float64"])
     found = run(system(name), replace(setup, before_box=f"processors {grid}", commands=rebuild), tmp_path, ranks)
     assert_same(found, serial(name, setup))
@@ -195,12 +195,8 @@ def test_an_error_on_one_rank_stops_all(models, tmp_path):
 
 def test_partitions_run_different_models(models, tmp_path):
     """Two worlds with different precision and different numbers of ranks."""
-    from runs import TIMEOUT, types_of, write_data
-
-    from hienet.lammps import run_deck
-
     atoms = system("thin")
-    write_data(tmp_path / "data.test", atoms, types_of(atoms, ("C", "Si")), 2)
+    Setup(models["walks"]).write(tmp_path / "data.test", atoms)
     deck = (
         f"""
 variable model world {models["float64"]} {models["walks"]}

@@ -1,0 +1,164 @@
+"""Frames as graphs with targets, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hienet.data.labels import LabelKeys, LabelReport, Labels, NoLabelsError, read_labels
+from hienet.data.reader import Frame
+from hienet.derivatives import to_voigt
+from hienet.errors import HIENetError
+from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels of one frame or of a batch; NaN where a label is missing.
+
+    Attributes:
+        energy: `[n_structures]` (eV, float64).
+        n_atoms: `[n_structures]` (float64).
+        forces: `[n_atoms, 3]` (eV/Å).
+        stress: `[n_structures, 6]` (eV/Å^3, positive = tension, xx, yy, zz, yz, xz, xy).
+    """
+
+    energy: Tensor
+    n_atoms: Tensor
+    forces: Tensor
+    stress: Tensor
+
+    def to(self, device: torch.device | str) -> Targets:
+        """A copy on `device`."""
+        return Targets(self.energy.to(device), self.n_atoms.to(device), self.forces.to(device), self.stress.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled frames as graphs.
+
+    A cell without volume is given an infinite one, which makes the predicted stress zero, not NaN.
+
+    Attributes:
+        frames: structures and their origin.
+        graphs: one for each frame.
+        targets: one for each frame.
+        report: which labels were found.
+    """
+
+    frames: list[Frame]
+    graphs: list[AtomicGraph]
+    targets: list[Targets]
+    report: LabelReport
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The frames with these indices."""
+        targets = [self.targets[i] for i in indices]
+        counts = {
+            "energy": sum(bool(target.energy.isfinite()) for target in targets),
+            "forces": sum(bool(target.forces.isfinite().all()) for target in targets),
+            "stress": sum(bool(target.stress.isfinite().all()) for target in targets),
+        }
+        return Dataset(
+            [self.frames[i] for i in indices],
+            [self.graphs[i] for i in indices],
+            targets,
+            LabelReport(self.report.used, counts, len(targets)),
+        )
+
+    def energies(self) -> NDArray[np.float64]:
+        """Labels `[n_frames]` (eV), NaN where missing."""
+        return torch.cat([targets.energy for targets in self.targets]).numpy()
+
+    def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
+        """These frames as one graph, and their targets."""
+        targets = [self.targets[i] for i in indices]
+        return batch_graphs([self.graphs[i] for i in indices]), Targets(
+            torch.cat([target.energy for target in targets]),
+            torch.cat([target.n_atoms for target in targets]),
+            torch.cat([target.forces for target in targets]),
+            torch.cat([target.stress for target in targets]),
+        )
+
+    def batches(self, batch_size: int) -> Iterator[tuple[AtomicGraph, Targets]]:
+        """All frames in order."""
+        for start in range(0, len(self), batch_size):
+            yield self.batch(range(start, min(start + batch_size, len(self))))
+
+
+def elements_of(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Chemical symbols in the frames, in alphabetical order."""
+    return tuple(sorted({symbol for frame in frames for symbol in set(frame.atoms.get_chemical_symbols())}))
+
+
+def build_dataset(
+    frames: Sequence[Frame],
+    elements: Sequence[str],
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    keys: LabelKeys | None = None,
+    require_labels: bool = True,
+) -> Dataset:
+    """Read labels and find neighbours.
+
+    Args:
+        frames: at least one.
+        elements: the model's, in species order.
+        cutoff: Å.
+        dtype: of edge vectors, forces and stresses.
+        keys: names of labels, where not to be found automatically.
+        require_labels: whether a set of frames without any label is an error.
+
+    Raises:
+        HIENetError: no frames, an unknown element, bad positions, or bad labels; the message names file and frame.
+    """
+    if not frames:
+        raise HIENetError("the data set is empty; give at least one frame")
+    labels, report = _labels_or_none(frames, keys, require_labels)
+
+    def graph(frame: Frame) -> AtomicGraph:
+        try:
+            found = graph_from_atoms(frame.atoms, elements, cutoff, dtype)
+        except HIENetError as error:
+            raise HIENetError(f"{frame.source}: {error}") from error
+        return replace(found, volume=torch.where(found.volume.isnan(), torch.inf, found.volume))
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        graphs = list(pool.map(graph, frames))
+    return Dataset(
+        list(frames), graphs, [_targets(f, label, dtype) for f, label in zip(frames, labels, strict=True)], report
+    )
+
+
+def _labels_or_none(
+    frames: Sequence[Frame], keys: LabelKeys | None, require_labels: bool
+) -> tuple[list[Labels], LabelReport]:
+    try:
+        return read_labels(frames, keys)
+    except NoLabelsError:
+        if require_labels:
+            raise
+        empty = {"energy": 0, "forces": 0, "stress": 0}
+        return [Labels(None, None, None)] * len(frames), LabelReport(dict.fromkeys(empty), empty, len(frames))
+
+
+def _targets(frame: Frame, labels: Labels, dtype: torch.dtype) -> Targets:
+    n_atoms = len(frame.atoms)
+    nan = torch.full((n_atoms, 3), torch.nan, dtype=dtype)
+    return Targets(
+        energy=torch.tensor([torch.nan if labels.energy is None else labels.energy], dtype=torch.float64),
+        n_atoms=torch.tensor([n_atoms], dtype=torch.float64),
+        forces=nan if labels.forces is None else torch.tensor(labels.forces, dtype=dtype),
+        stress=torch.full((1, 6), torch.nan, dtype=dtype)
+        if labels.stress is None
+        else to_voigt(torch.tensor(labels.stress, dtype=dtype)).unsqueeze(0),
+    )

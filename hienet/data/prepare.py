@@ -1,0 +1,116 @@
+"""From a configuration to training, validation and test sets, and the model's configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hienet.config import DataSection, ModelSection
+from hienet.data.dataset import Dataset, build_dataset, elements_of
+from hienet.data.labels import LabelKeys
+from hienet.data.reader import read_frames
+from hienet.data.split import Split, split_frames
+from hienet.data.statistics import (
+    ReferenceEnergies,
+    fit_reference_energies,
+    force_rms,
+    given_reference_energies,
+    mean_number_of_neighbors,
+)
+from hienet.models.staged import ModelConfig
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """All that training needs to know of the data.
+
+    Attributes:
+        train, validation, test: the sets; the last two may be None.
+        split: indices of the frames of the training files in each set.
+        model: configuration of the model, statistics of the training set included.
+        notes: what was found and computed, one line each, for the log.
+        fingerprint: hash of all labels and the split, to recognise the same data again.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    split: Split
+    model: ModelConfig
+    notes: list[str]
+    fingerprint: str
+
+
+def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, seed: int) -> PreparedData:
+    """Read the files, split the frames, and compute the statistics of the training set.
+
+    Raises:
+        HIENetError: anything wrong with the data, as described in the modules of this package.
+    """
+    frames = read_frames(data.train)
+    groups = [frame.group(data.stratify) for frame in frames]
+    fractions = [part if isinstance(part, float) else 0.0 for part in (data.validation, data.test)]
+    split = split_frames(groups, fractions[0], fractions[1], seed)
+    elements = model.arguments.get("elements") or elements_of(frames)
+    draft = model.hyperparameters({"elements": elements})
+    given = [read_frames(part) if isinstance(part, tuple) else [] for part in (data.validation, data.test)]
+    everything = [*frames, *given[0], *given[1]]
+    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
+    dataset = build_dataset(everything, draft.elements, draft.cutoff, dtype, keys)
+    first_given = len(frames), len(frames) + len(given[0])
+    train = dataset.subset(split.train)
+    validation = dataset.subset([*split.validation, *range(first_given[0], first_given[1])])
+    test = dataset.subset([*split.test, *range(first_given[1], len(everything))])
+    reference = _reference_energies(data, train, draft.elements)
+    computed = {
+        "elements": draft.elements,
+        "scale": (force_rms(train),) * len(draft.elements),
+        "shift": reference.energies,
+        "avg_num_neighbors": mean_number_of_neighbors(train),
+    }
+    config = model.hyperparameters(computed)
+    return PreparedData(
+        train=train,
+        validation=validation if len(validation) else None,
+        test=test if len(test) else None,
+        split=split,
+        model=config,
+        notes=_notes(dataset, train, validation, test, config, reference),
+        fingerprint=_fingerprint(dataset, split),
+    )
+
+
+def _reference_energies(data: DataSection, train: Dataset, elements: Sequence[str]) -> ReferenceEnergies:
+    if isinstance(data.reference_energies, dict):
+        return given_reference_energies(data.reference_energies, elements)
+    return fit_reference_energies(train, elements)
+
+
+def _notes(
+    dataset: Dataset,
+    train: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    config: ModelConfig,
+    reference: ReferenceEnergies,
+) -> list[str]:
+    energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in zip(config.elements, config.shift, strict=True))
+    scale = ", ".join(f"{value:.4f}" for value in sorted(set(config.scale)))
+    return [
+        f"frames: {len(train)} for training, {len(validation)} for validation, {len(test)} for test",
+        str(dataset.report),
+        f"reference energies ({reference.note}): {energies} eV",
+        f"scale (RMS of training forces unless given): {scale}",
+        f"mean number of neighbours: {config.avg_num_neighbors:.2f}",
+    ]
+
+
+def _fingerprint(dataset: Dataset, split: Split) -> str:
+    digest = hashlib.sha256(repr((split.train, split.validation, split.test)).encode())
+    for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
+        for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""The log of a run: one row an epoch as CSV and JSON lines, everything that is said as plain text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hienet.files import atomic_path
+
+Row = dict[str, float | int | None]
+"""One epoch; the keys are `COLUMNS`."""
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "seconds",
+    "learning_rate",
+    "train_loss",
+    "train_loss_energy",
+    "train_loss_forces",
+    "train_loss_stress",
+    "validation_loss",
+    "energy_mae_mev_per_atom",
+    "energy_rmse_mev_per_atom",
+    "forces_mae_mev_per_angstrom",
+    "forces_rmse_mev_per_angstrom",
+    "stress_mae_gpa",
+    "stress_rmse_gpa",
+)
+"""Errors are those of the averaged weights on the validation set; `seconds` is the time of training so far."""
+
+
+class RunLog:
+    """`log.csv`, `log.jsonl` and `train.log` in a folder."""
+
+    def __init__(self, folder: Path, history: Sequence[Row]) -> None:
+        """`history`: rows of earlier epochs; the tables are written anew with them, the text is continued."""
+        self.csv_path = folder / "log.csv"
+        self.json_path = folder / "log.jsonl"
+        self.text_path = folder / "train.log"
+        with atomic_path(self.csv_path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(history)
+        with atomic_path(self.json_path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+    def add(self, row: Row) -> None:
+        """Append an epoch to both tables."""
+        with self.csv_path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        with self.json_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def say(self, text: str) -> None:
+        """Append a line with the time."""
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        with self.text_path.open("a", encoding="utf-8") as file:
+            file.write(f"{now}  {text}\n")
+
+
+def describe_row(row: Mapping[str, float | int | None], epochs: int) -> str:
+    """An epoch in one line."""
+    parts = [f"epoch {row['epoch']}/{epochs}", f"lr {row['learning_rate']:.2e}", f"loss {row['train_loss']:.3e}"]
+    for name, key, unit, form in (
+        ("validation", "validation_loss", "", ".3e"),
+        ("E", "energy_mae_mev_per_atom", " meV/atom", ".2f"),
+        ("F", "forces_mae_mev_per_angstrom", " meV/Å", ".1f"),
+        ("stress", "stress_mae_gpa", " GPa", ".3f"),
+    ):
+        value = row[key]
+        if value is not None:
+            parts.append(f"{name} {value:{form}}{unit}")
+    return "  ".join([*parts, f"{row['seconds']:.0f} s"])

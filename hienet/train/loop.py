@@ -1,0 +1,224 @@
+"""The training loop, and its state from which it goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hienet.config import TrainingSection
+from hienet.data.dataset import Dataset
+from hienet.derivatives import predict
+from hienet.errors import HIENetError
+from hienet.metrics import Errors, compare, errors
+from hienet.train.ema import MovingAverage
+from hienet.train.logs import Row
+from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
+from hienet.train.schedule import Schedule
+
+
+class StoppedBySignal(Exception):  # noqa: N818 - not an error
+    """A signal ended the loop between two steps; the state is complete."""
+
+
+class NonFiniteLossError(HIENetError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class LoopState:
+    """Where the loop is. All of it is saved and restored.
+
+    Attributes:
+        epoch: number of complete epochs.
+        batch: number of complete batches of the present epoch.
+        step: number of steps since the beginning.
+        seconds: wall time of training since the beginning.
+        loss_sums: of the present epoch: total, energy, forces, stress, each times the number of frames; that number.
+        best_loss: validation loss of the weights that are kept (without validation frames: training loss).
+        best_epoch: their epoch.
+        history: one row for each epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0] * 5)
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    history: list[Row] = field(default_factory=list)
+
+
+class Trainer:
+    """Model, optimizer, averaged weights and data, and the loop over them."""
+
+    def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
+        """`model` is on the device and in the precision of training."""
+        self.model, self.train, self.validation, self.settings = model, train, validation, settings
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.average = MovingAverage(model, settings.ema_decay)
+        self.schedule = Schedule(
+            settings.learning_rate, settings.final_learning_rate, settings.warmup_fraction, settings.warmup_factor
+        )
+        self.loss_settings = LossSettings(
+            settings.energy_weight, settings.forces_weight, settings.stress_weight, settings.huber_delta
+        )
+        self.state = LoopState()
+        self.n_batches = -(-len(train) // settings.batch_size)
+        self._clock = 0.0
+        torch.manual_seed(settings.seed)
+
+    @property
+    def progress(self) -> float:
+        """The part of the run that is done: of the steps, or of the time if that is limited and nearer its end."""
+        of_steps = self.state.step / (self.n_batches * self.settings.epochs)
+        if self.settings.max_minutes is None:
+            return of_steps
+        return min(1.0, max(of_steps, self.seconds / (60.0 * self.settings.max_minutes)))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training, earlier sessions included."""
+        return self.state.seconds + (time.monotonic() - self._clock if self._clock else 0.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch, or the time, is over."""
+        return self.state.batch == 0 and (self.state.epoch >= self.settings.epochs or self.progress >= 1.0)
+
+    def run(
+        self,
+        on_step: Callable[[float], None] = lambda loss: None,
+        on_epoch: Callable[[Row, bool], None] = lambda row, is_best: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to the end.
+
+        Args:
+            on_step: called with the loss after each step.
+            on_epoch: called after each epoch with its row, and whether it is the best so far.
+            should_stop: asked after each step.
+
+        Raises:
+            StoppedBySignal: `should_stop` said so.
+            NonFiniteLossError: the loss is not a number any more.
+        """
+        self._clock = time.monotonic()
+        try:
+            while not self.finished:
+                self._run_epoch(on_step, should_stop)
+                row, is_best = self._end_epoch()
+                on_epoch(row, is_best)
+        finally:
+            self.state.seconds, self._clock = self.seconds, 0.0
+
+    def _run_epoch(self, on_step: Callable[[float], None], should_stop: Callable[[], bool]) -> None:
+        order = self._order(self.state.epoch)
+        size = self.settings.batch_size
+        self.model.train()
+        while self.state.batch < self.n_batches and (self.progress < 1.0 or self.state.batch == 0):
+            start = self.state.batch * size
+            loss = self._step(order[start : start + size])
+            self.state.batch += 1
+            self.state.step += 1
+            on_step(loss)
+            if should_stop():
+                raise StoppedBySignal
+
+    def _order(self, epoch: int) -> list[int]:
+        """Frames in the order of an epoch, a function of seed and epoch alone."""
+        generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + epoch) % 2**63)
+        return torch.randperm(len(self.train), generator=generator).tolist()
+
+    def _step(self, indices: list[int]) -> float:
+        graph, targets = self.train.batch(indices)
+        graph, targets = graph.to(self.device), targets.to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = training_loss(predict(self.model, graph, training=True), targets, self.loss_settings)
+        value = loss.total.item()
+        if not torch.isfinite(loss.total):
+            raise NonFiniteLossError(
+                f"the loss became {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, with the frames "
+                f"{', '.join(self.train.frames[i].source for i in indices[:8])}; lower `training.learning_rate`, set "
+                "`training.gradient_clip`, or look for frames with extreme forces"
+            )
+        loss.total.backward()
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        n = len(indices)
+        for i, part in enumerate((value, loss.energy.item(), loss.forces.item(), loss.stress.item(), 1.0)):
+            self.state.loss_sums[i] += n * part
+        return value
+
+    def _end_epoch(self) -> tuple[Row, bool]:
+        state = self.state
+        sums, n_frames = state.loss_sums[:4], state.loss_sums[4]
+        validation_loss, found = self._validate()
+        row: Row = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "seconds": round(self.seconds, 3),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": sums[0] / n_frames,
+            "train_loss_energy": sums[1] / n_frames,
+            "train_loss_forces": sums[2] / n_frames,
+            "train_loss_stress": sums[3] / n_frames,
+            "validation_loss": validation_loss,
+            **{key: None if found is None else value for key, value in _error_columns(found).items()},
+        }
+        metric = sums[0] / n_frames if validation_loss is None else validation_loss
+        is_best = metric < state.best_loss or self.settings.select == "last"
+        if is_best:
+            state.best_loss, state.best_epoch = metric, state.epoch + 1
+        state.epoch, state.batch, state.loss_sums = state.epoch + 1, 0, [0.0] * 5
+        state.history.append(row)
+        return row, is_best
+
+    def _validate(self) -> tuple[float | None, Errors | None]:
+        """Loss and errors of the averaged weights on the validation set; None without one."""
+        if self.validation is None:
+            return None, None
+        with self.average.applied_to(self.model):
+            comparison = compare(self.model.eval(), self.validation, self.settings.batch_size, self.device)
+        self.model.train()
+        return loss_of_comparison(comparison, self.loss_settings), errors(comparison)
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """The model's state with averaged weights in place of its own."""
+        return {**self.model.state_dict(), **self.average.averages}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors."""
+        return {
+            "loop": {**vars(self.state), "seconds": self.seconds},
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; the model's weights are loaded by the caller."""
+        self.state = LoopState(**state["loop"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_device"] is not None:
+            torch.cuda.set_rng_state(state["random_device"], self.device)
+
+
+def _error_columns(found: Errors | None) -> dict[str, float | int | None]:
+    none = Errors(0, 0, *(None,) * 6)
+    return {k: v for k, v in (found or none).as_dict().items() if k not in ("n_frames", "n_atoms")}

@@ -1,0 +1,287 @@
+"""A training run in its output folder: begin or resume, train, keep the best and the last model, report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import torch
+from rich.console import Console
+
+import hienet
+from hienet.calculator import parse_device
+from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from hienet.config import TrainConfig, save_config
+from hienet.data.prepare import prepare_data
+from hienet.errors import HIENetError
+from hienet.files import atomic_path
+from hienet.metrics import Comparison, Errors, compare, errors
+from hienet.models.factory import build_model
+from hienet.train.display import make_display
+from hienet.train.logs import Row, RunLog, describe_row
+from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
+from hienet.train.report import plot_learning_curves, plot_parity
+from hienet.train.signals import StopRequest
+
+_SECONDS_BETWEEN_SAVES = 30.0
+_MAY_CHANGE_ON_RESUME = ("output", "training.device", "training.threads", "training.max_minutes")
+
+
+class InterruptedTrainingError(Exception):
+    """A signal stopped the run; the message says how to resume."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a finished run left its model, and its errors on each set."""
+
+    best: Path
+    errors: dict[str, Errors]
+
+
+class Run:
+    """One training run."""
+
+    def __init__(self, config: TrainConfig, resume: bool, console: Console, source: str | None = None) -> None:
+        """Read the data, and build the model or restore it.
+
+        Args:
+            config: the configuration.
+            resume: go on from `last.pt` in the output folder.
+            console: where progress is shown.
+            source: the configuration's file, for the sentence that says how to resume.
+
+        Raises:
+            HIENetError: anything wrong with configuration, data, device or folder.
+        """
+        self.config, self.console, self.source = config, console, source or "CONFIG.yaml"
+        self.folder = Path(config.output)
+        self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
+        last = self._last_checkpoint(resume)
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        self.dtype = getattr(torch, config.training.dtype)
+        self.device = parse_device(config.training.device)
+        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed)
+        model = (
+            build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
+        )
+        self.trainer = Trainer(model, self.data.train, self.data.validation, config.training)
+        self.started = _now()
+        if last is not None:
+            self._restore(last)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = RunLog(self.folder, self.trainer.state.history)
+        if last is None:
+            self._write_inputs()
+            # From the beginning, so that a folder with a model always has a state to resume from.
+            self.save_last()
+        self._saved_at = self.trainer.seconds
+        self._announce(model, last is not None)
+
+    def train(self) -> TrainingResult:
+        """Train to the end and write the report.
+
+        Raises:
+            InterruptedTrainingError: a signal arrived.
+            NonFiniteLossError: the loss is not a number any more; the last good models are kept.
+        """
+        trainer = self.trainer
+        try:
+            with StopRequest() as request, make_display(self.console, self.config.training.epochs) as display:
+
+                def on_step(loss: float) -> None:
+                    display.step(
+                        trainer.state.epoch + 1, trainer.state.batch, trainer.n_batches, loss, trainer.progress
+                    )
+
+                def on_epoch(row: Row, is_best: bool) -> None:
+                    display.epoch(row, is_best)
+                    self._keep(row, is_best)
+
+                trainer.run(on_step, on_epoch, lambda: request.received is not None)
+        except StoppedBySignal:
+            self.save_last()
+            sentence = (
+                f"stopped by {request.received} in epoch {trainer.state.epoch + 1}; go on with: {self.resume_command}"
+            )
+            self.log.say(sentence)
+            raise InterruptedTrainingError(sentence) from None
+        except NonFiniteLossError as error:
+            kept = f"; the best model so far is in `{self.best_path}`" if self.best_path.exists() else ""
+            self.log.say(f"{error}{kept}")
+            raise NonFiniteLossError(f"{error}{kept}") from None
+        self.save_last()
+        return self._report()
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on."""
+        return shlex.join(["hienet", "train", self.source, "--resume", "--output", str(self.folder)])
+
+    def say(self, text: str) -> None:
+        """Print a line and log it."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.log.say(text)
+
+    def save_last(self) -> None:
+        """Write `last.pt`."""
+        resume = {
+            "config": self.config.model_dump(mode="json"),
+            "fingerprint": self.data.fingerprint,
+            "started": self.started,
+            "trainer": self.trainer.state_dict(),
+        }
+        weights = self.trainer.model.state_dict()
+        save_checkpoint(
+            Checkpoint(self.config.model.architecture, self.data.model, weights, self._summary({}), resume),
+            self.last_path,
+        )
+        self._saved_at = self.trainer.seconds
+
+    def _keep(self, row: Row, is_best: bool) -> None:
+        """Log an epoch; write the best model, and at times the state."""
+        self.log.add(row)
+        self.log.say(describe_row(row, self.config.training.epochs))
+        if is_best:
+            self._save_best({})
+        if self.trainer.seconds - self._saved_at > _SECONDS_BETWEEN_SAVES:
+            self.save_last()
+
+    def _save_best(self, found: Mapping[str, Errors]) -> None:
+        checkpoint = Checkpoint(
+            self.config.model.architecture, self.data.model, self.trainer.averaged_weights(), self._summary(found)
+        )
+        save_checkpoint(checkpoint, self.best_path)
+
+    def _summary(self, found: Mapping[str, Errors]) -> dict[str, Any]:
+        """What a model says of its training; plain values."""
+        data, state, settings = self.data, self.trainer.state, self.config.training
+        sets = {"train": data.train, "validation": data.validation, "test": data.test}
+        rows = state.history
+        return {
+            "files": self.config.data.model_dump(mode="json", include={"train", "validation", "test"}),
+            "n_frames": {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()},
+            "labels": dict(data.train.report.counts),
+            "elements": list(data.model.elements),
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "best_validation_loss": state.best_loss if state.best_epoch else None,
+            "validation": dict(rows[state.best_epoch - 1]) if state.best_epoch else None,
+            "errors": {name: value.as_dict() for name, value in found.items()},
+            "settings": settings.model_dump(mode="json"),
+            "seed": settings.seed,
+            "started": self.started,
+            "finished": _now(),
+            "seconds": round(self.trainer.seconds, 1),
+            "package_version": hienet.__version__,
+            "torch_version": str(torch.__version__),
+        }
+
+    def _last_checkpoint(self, resume: bool) -> Checkpoint | None:
+        if not resume:
+            if self.last_path.exists() or self.best_path.exists():
+                raise HIENetError(
+                    f"`{self.folder}` already contains a training run; add --resume to go on with it, "
+                    "or choose another folder with --output"
+                )
+            return None
+        if not self.last_path.exists():
+            raise HIENetError(
+                f"there is nothing to resume in `{self.folder}`: no `last.pt`; leave out --resume, or check --output"
+            )
+        checkpoint = load_checkpoint(self.last_path)
+        if checkpoint.resume is None:
+            raise HIENetError(
+                f"`{self.last_path}` holds a model but not the state of a training run; it cannot be resumed"
+            )
+        changed = _differences(checkpoint.resume["config"], self.config.model_dump(mode="json"))
+        if changed:
+            raise HIENetError(
+                f"the configuration differs from that of the run in `{self.folder}`: {'; '.join(changed)}; "
+                "restore it to resume, or begin a new run with another --output"
+            )
+        return checkpoint
+
+    def _restore(self, last: Checkpoint) -> None:
+        assert last.resume is not None
+        if last.resume["fingerprint"] != self.data.fingerprint:
+            raise HIENetError(
+                f"the data are not those with which the run in `{self.folder}` began; restore the files, "
+                "or begin a new run with another --output"
+            )
+        self.trainer.model.load_state_dict(last.weights)
+        self.trainer.load_state_dict(last.resume["trainer"])
+        self.started = last.resume["started"]
+
+    def _write_inputs(self) -> None:
+        """The resolved configuration, and which frames are in which set."""
+        save_config(self.config, self.folder / "config.yaml")
+        split = {"files": list(self.config.data.train), **vars(self.data.split)}
+        with atomic_path(self.folder / "split.json") as temporary:
+            temporary.write_text(json.dumps(split, indent=1))
+        for name, dataset in (("validation", self.data.validation), ("test", self.data.test)):
+            if dataset is not None:
+                with atomic_path(self.folder / f"{name}.extxyz") as temporary:
+                    ase.io.write(temporary, [frame.atoms for frame in dataset.frames], format="extxyz")
+
+    def _announce(self, model: torch.nn.Module, resumed: bool) -> None:
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        state = self.trainer.state
+        for note in self.data.notes:
+            self.say(note)
+        self.say(
+            f"model: {self.config.model.architecture}, {n_parameters:,} parameters, "
+            f"cutoff {self.data.model.cutoff:g} Å; "
+            f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
+        )
+        if resumed:
+            where = "at its end" if self.trainer.finished else f"in epoch {state.epoch + 1}, step {state.step + 1}"
+            self.say(f"resumed {where}")
+
+    def _report(self) -> TrainingResult:
+        """Errors of the best model on each set, plots, and the summary in the model's file."""
+        best = load_checkpoint(self.best_path)
+        model = best.build(self.dtype).to(self.device).requires_grad_(False)
+        size = self.config.training.batch_size
+        comparisons: dict[str, Comparison] = {}
+        for name, dataset in (
+            ("train", self.data.train),
+            ("validation", self.data.validation),
+            ("test", self.data.test),
+        ):
+            if dataset is not None:
+                comparisons[name] = compare(model, dataset, size, self.device)
+        found = {name: errors(comparison) for name, comparison in comparisons.items()}
+        save_checkpoint(Checkpoint(best.architecture, best.config, best.weights, self._summary(found)), self.best_path)
+        with atomic_path(self.folder / "results.json") as temporary:
+            temporary.write_text(json.dumps(self._summary(found), indent=1))
+        plot_learning_curves(self.trainer.state.history, self.folder / "learning_curves.png")
+        plot_parity(comparisons, self.folder / "parity.png")
+        self.log.say(f"finished: best epoch {self.trainer.state.best_epoch}")
+        for name, value in found.items():
+            self.log.say(f"errors, {name}: {json.dumps(value.as_dict())}")
+        return TrainingResult(self.best_path, found)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ, with both values, but for those that may change."""
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += _differences(before, after, f"{name}.")
+        elif before != after and name not in _MAY_CHANGE_ON_RESUME:
+            changed.append(f"`{name}` was `{before}` and is `{after}`")
+    return changed

@@ -1,0 +1,1 @@
+"""C++ sources of the LAMMPS pair style, as package data: `hienet build` compiles them."""

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Atoms and a full neighbour list -> the edge arrays of docs/conventions.md. Knows neither LAMMPS nor torch.
+
+#ifndef HIENET_NEIGHBOR_GRAPH_H
+#define HIENET_NEIGHBOR_GRAPH_H
+
+#include <cstdint>
+#include <exception>
+#include <vector>
+
+namespace hienet {
+
+/// Atoms of one rank: the first `n_owned` are its own, the others are ghosts.
+struct AtomsView {
+  int n_owned;
+  int n_total;
+  const double *const *x;    // [n_total][3], length units of the model
+  const int *type;           // [n_total], from 1
+};
+
+/// A full neighbour list (each pair is seen from both sides), as LAMMPS stores it.
+struct NeighborListView {
+  int inum;
+  const int *ilist;
+  const int *numneigh;
+  const int *const *firstneigh;
+  int mask;    // bits of an entry that hold the index; the others mark bonded neighbours
+};
+
+/// Positions from which no graph can be built. `i` and `j` are local atom indices.
+struct GraphError : std::exception {
+  enum Kind { NOT_FINITE, COINCIDENT };
+  GraphError(Kind kind, int i, int j) : kind(kind), i(i), j(j) {}
+  const char *what() const noexcept override
+  { return kind == NOT_FINITE ? "a position is not finite" : "two atoms are at the same place"; }
+  Kind kind;
+  int i, j;
+};
+
+/// The graph of one rank. Nodes `0 .. n_local-1` are owned atoms, the others are ghosts that an edge refers to.
+///
+/// The vectors keep their capacity from step to step.
+class NeighborGraph {
+ public:
+  int n_local = 0;
+  int n_nodes = 0;
+  std::vector<int64_t> species;        // [n_nodes]
+  std::vector<int64_t> center;         // [n_edges], sorted
+  std::vector<int64_t> neighbor;       // [n_edges]
+  std::vector<double> edge_vectors;    // [n_edges * 3], r_neighbor - r_center
+  std::vector<int> node_atom;          // [n_nodes], local index of the node's atom
+  std::vector<int> edge_atom_i;        // [n_edges], local index of the center
+  std::vector<int> edge_atom_j;        // [n_edges], local index of the neighbour's image
+
+  int n_edges() const { return static_cast<int>(center.size()); }
+
+  /// Build the graph of all pairs closer than `cutoff`.
+  ///
+  /// `species_of_type` is indexed by the atom type, from 1; atoms whose entry is negative are left out.
+  /// With `owner` ([n_total], local index of the atom of which a ghost is a periodic image) ghosts
+  /// fold onto their owners and there are no ghost nodes; without it (nullptr) they are nodes.
+  /// Throws GraphError.
+  void build(const AtomsView &atoms, const NeighborListView &list,
+             const std::vector<int> &species_of_type, double cutoff, const int *owner);
+
+  /// Bytes held by the vectors.
+  double memory_usage() const;
+
+ private:
+  std::vector<int> atom_node;    // [n_total], -1 for atoms that are not nodes
+  std::vector<int> list_row;     // [n_owned], -1 for atoms that have no row in the list
+
+  void clear();
+  void add_owned_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type);
+  int ghost_node(int atom, int species);
+};
+
+}    // namespace hienet
+
+#endif

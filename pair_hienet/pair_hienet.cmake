@@ -1,0 +1,23 @@
+# pair_style hienet inside LAMMPS' own build; nothing of LAMMPS is changed or overwritten.
+#
+#   cmake -S lammps/cmake -B build -DCMAKE_CXX_STANDARD=20 -DPython_EXECUTABLE=$(which python) \
+#         -DCMAKE_PROJECT_lammps_INCLUDE=/path/to/hienet/pair_hienet/pair_hienet.cmake
+#
+# CMake reads this file behind LAMMPS' project() command. LAMMPS finds styles by the names of files in its src/ folder, so
+# the sources are linked into it (and can be removed again); torch is added to the library when its target exists.
+
+include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
+
+function(hienet_add_pair_style)
+  foreach(name pair_hienet.h pair_hienet.cpp neighbor_graph.h neighbor_graph.cpp staged_model.h staged_model.cpp)
+    set(link "${CMAKE_CURRENT_SOURCE_DIR}/../src/${name}")
+    if(NOT EXISTS "${link}")
+      file(CREATE_LINK "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${name}" "${link}" SYMBOLIC)
+    endif()
+  endforeach()
+endfunction()
+hienet_add_pair_style()
+
+list(APPEND CMAKE_BUILD_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
+list(APPEND CMAKE_INSTALL_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
+cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch)

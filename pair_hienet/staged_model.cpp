@@ -1,0 +1,595 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+#include "staged_model.h"
+
+#include "neighbor_graph.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/cuda.h>
+#include <torch/script.h>
+
+#include "json.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <sstream>
+
+namespace hienet {
+
+using LAMMPS_NS::json;
+
+static constexpr int NEWEST_FORMAT = 1;
+static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout", "forward"};
+
+// ----------------------------------------------------------------------
+// errors
+// ----------------------------------------------------------------------
+
+/// The one line of a torch message that says what happened: no C++ stack, no TorchScript traceback.
+static std::string first_sentence(const std::string &text)
+{
+  const std::string marker = "Error: ";
+  const auto found = text.rfind(marker);
+  std::string rest = found == std::string::npos ? text : text.substr(found + marker.size());
+  const auto start = rest.find_first_not_of(" \n\t");
+  if (start == std::string::npos) return "no further information";
+  rest = rest.substr(start, rest.find('\n', start) - start);
+  return rest.size() > 300 ? rest.substr(0, 300) + "..." : rest;
+}
+
+static constexpr const char *OUT_OF_MEMORY =
+    "not enough memory for the network; use more ranks, a smaller system, or `precision mixed`";
+
+/// Run `work`, turning whatever it throws into a ModelError of one sentence.
+template <typename Work> static auto translated(const char *what, Work &&work) -> decltype(work())
+{
+  std::string message;
+  try {
+    return work();
+  } catch (const ModelError &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    message = "out of memory";
+  } catch (const c10::Error &error) {
+    message = error.what_without_backtrace();
+  } catch (const std::exception &error) {
+    message = error.what();
+  }
+  // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
+  if (message.find("allocate memory") != std::string::npos ||
+      message.find("out of memory") != std::string::npos)
+    throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
+  throw ModelError(std::string(what) + ": " + first_sentence(message));
+}
+
+// ----------------------------------------------------------------------
+// the file
+// ----------------------------------------------------------------------
+
+static ModelError foreign(const std::string &why)
+{
+  return ModelError("the file is not a deployed HIENet model (" + why +
+                    "); write one from a checkpoint with `hienet-deploy model.pt`");
+}
+
+static std::string read_description(const std::string &bytes)
+{
+  if (bytes.size() < 4 || bytes.compare(0, 2, "PK") != 0)
+    throw foreign("it does not begin like a TorchScript archive");
+  std::istringstream stream(bytes);
+  std::optional<caffe2::serialize::PyTorchStreamReader> reader;
+  try {
+    reader.emplace(&stream);
+  } catch (const std::exception &) {
+    throw ModelError("the file is truncated or damaged; copy it again, or write it again with "
+                     "`hienet-deploy model.pt`");
+  }
+  if (!reader->hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
+  try {
+    auto [data, size] = reader->getRecord("extra/hienet.json");
+    return std::string(static_cast<const char *>(data.get()), size);
+  } catch (const std::exception &) {
+    throw ModelError("the file is damaged; write it again with `hienet-deploy model.pt`");
+  }
+}
+
+/// "820 train, 90 validation frames; test MAE: 2.1 meV/atom, 48 meV/Angstrom, 0.4 GPa", or what there is of it.
+static std::string summary(const json &training)
+{
+  if (!training.is_object()) return "not recorded";
+  std::ostringstream text;
+  text.precision(3);
+  if (training.contains("n_frames") && training["n_frames"].is_object()) {
+    for (const auto &item : training["n_frames"].items())
+      if (item.value().is_number() && item.value().get<double>() > 0)
+        text << (text.tellp() > 0 ? ", " : "") << item.value().dump() << " " << item.key();
+    text << " frames";
+  }
+  const json errors = training.contains("errors") ? training["errors"] : json::object();
+  for (const char *set : {"test", "validation"}) {
+    if (!errors.is_object() || !errors.contains(set) || !errors[set].is_object()) continue;
+    std::string separator = std::string("; ") + set + " MAE: ";
+    for (const auto &[key, unit] : {std::pair{"energy_mae_mev_per_atom", "meV/atom"},
+                                    {"forces_mae_mev_per_angstrom", "meV/Angstrom"},
+                                    {"stress_mae_gpa", "GPa"}}) {
+      if (!errors[set].contains(key) || !errors[set][key].is_number()) continue;
+      text << separator << errors[set][key].get<double>() << " " << unit;
+      separator = ", ";
+    }
+    break;
+  }
+  return text.tellp() > 0 ? text.str() : "recorded in the file (`hienet info` shows it)";
+}
+
+Metadata read_metadata(const std::string &bytes)
+{
+  const std::string text = read_description(bytes);
+  try {
+    const json data = json::parse(text);
+    if (!data.is_object() || data.value("format", "") != "hienet-deployed")
+      throw foreign("`hienet.json` describes something else");
+    Metadata m;
+    m.format_version = data.at("format_version").get<int>();
+    m.package_version = data.value("package_version", "unknown");
+    if (m.format_version > NEWEST_FORMAT)
+      throw ModelError("the file has format version " + std::to_string(m.format_version) +
+                       ", this pair style reads versions up to " + std::to_string(NEWEST_FORMAT) +
+                       "; upgrade hienet (the file was written by hienet " + m.package_version +
+                       ") and run `hienet build`");
+    m.created = data.value("created", "unknown");
+    m.architecture = data.at("architecture").get<std::string>();
+    m.dtype = data.at("dtype").get<std::string>();
+    m.content_hash = data.value("content_hash", "");
+    m.training = summary(data.contains("training") ? data["training"] : json());
+    m.elements = data.at("elements").get<std::vector<std::string>>();
+    m.cutoff = data.at("cutoff").get<double>();
+    m.edge_width = data.at("edge_width").get<int>();
+    m.n_parameters = data.at("n_parameters").get<int64_t>();
+    m.smooth_cutoff = data.value("smooth_cutoff", true);
+    for (const auto &stage : data.at("stages"))
+      m.stages.push_back({stage.at("name").get<std::string>(), stage.at("width").get<int>(),
+                          stage.at("exchanged_width").get<int>()});
+    if (m.stages.empty()) throw ModelError("the file is damaged: its model has no stages");
+    for (const auto &stage : m.stages)
+      if (stage.exchanged_width < 0 || stage.exchanged_width > stage.width)
+        throw ModelError("the file is damaged: stage `" + stage.name +
+                         "` exchanges more columns than its state has");
+    if (m.dtype != "float32" && m.dtype != "float64")
+      throw ModelError("the model's dtype is `" + m.dtype + "`; float32 and float64 can be run");
+    if (!(m.cutoff > 0.0)) throw ModelError("the file is damaged: its cutoff is not positive");
+    return m;
+  } catch (const json::exception &error) {
+    const std::string what = error.what();    // "[json.exception...] what is wrong"
+    throw ModelError("the file's `hienet.json` is damaged (" + what.substr(what.find("] ") + 2) +
+                     "); write the file again with `hienet-deploy`");
+  }
+}
+
+// ----------------------------------------------------------------------
+// device and threads
+// ----------------------------------------------------------------------
+
+std::string choose_device(const std::string &keyword, int node_rank)
+{
+  return translated("looking for a GPU", [&]() -> std::string {
+    if (keyword == "cpu") return "cpu";
+    const int count = torch::cuda::is_available() ? static_cast<int>(torch::cuda::device_count())
+                                                  : 0;
+    if (keyword == "auto" && count == 0) return "cpu";
+    if (count == 0)
+      throw ModelError("`device " + keyword +
+                       "` was asked for, but torch sees no CUDA GPU here; install a CUDA build of "
+                       "torch and run `hienet build`, or use `device cpu`");
+    if (keyword == "auto" || keyword == "cuda") return "cuda:" + std::to_string(node_rank % count);
+    const int index = std::stoi(keyword.substr(5));
+    if (index >= count)
+      throw ModelError("`device " + keyword + "` was asked for, but torch sees " +
+                       std::to_string(count) + " GPU(s), numbered from 0");
+    return keyword;
+  });
+}
+
+ThreadsGuard::ThreadsGuard(int threads) : before(at::get_num_threads())
+{
+  if (threads != before) at::set_num_threads(threads);
+}
+
+ThreadsGuard::~ThreadsGuard()
+{
+  if (at::get_num_threads() != before) at::set_num_threads(before);
+}
+
+// ----------------------------------------------------------------------
+// rows on their way between ranks
+// ----------------------------------------------------------------------
+
+void RowBuffer::reset(int n_rows, int columns, bool single)
+{
+  single_ = single;
+  stride_ = std::max(1, single ? (columns + 1) / 2 : columns);
+  data.assign(static_cast<size_t>(n_rows) * stride_, 0.0);
+}
+
+int RowBuffer::pack(int n, const int *list, double *out) const
+{
+  const size_t bytes = sizeof(double) * stride_;
+  for (int i = 0; i < n; i++)
+    std::memcpy(out + static_cast<size_t>(i) * stride_, row(list[i]), bytes);
+  return n * stride_;
+}
+
+void RowBuffer::unpack(int n, int first, const double *in)
+{
+  if (n > 0) std::memcpy(row(first), in, sizeof(double) * stride_ * static_cast<size_t>(n));
+}
+
+int RowBuffer::pack_range(int n, int first, double *out) const
+{
+  if (n > 0) std::memcpy(out, row(first), sizeof(double) * stride_ * static_cast<size_t>(n));
+  return n * stride_;
+}
+
+template <typename T> static void add_row(char *to, const char *from, size_t n)
+{
+  for (size_t i = 0; i < n; i++) {
+    T a, b;
+    std::memcpy(&a, to + i * sizeof(T), sizeof(T));
+    std::memcpy(&b, from + i * sizeof(T), sizeof(T));
+    a += b;
+    std::memcpy(to + i * sizeof(T), &a, sizeof(T));
+  }
+}
+
+void RowBuffer::add(int n, const int *list, const double *in)
+{
+  for (int i = 0; i < n; i++) {
+    const char *from = reinterpret_cast<const char *>(in + static_cast<size_t>(i) * stride_);
+    if (single_)
+      add_row<float>(row(list[i]), from, 2 * static_cast<size_t>(stride_));
+    else
+      add_row<double>(row(list[i]), from, stride_);
+  }
+}
+
+// ----------------------------------------------------------------------
+// the model
+// ----------------------------------------------------------------------
+
+/// For the calls into the model: its device is the current one, gradients are on (a caller in Python may have
+/// switched them off), and the profiling executor does not re-optimise, which costs many steps' time each time
+/// a shape changes. All three hold for this thread and while the guard lives.
+struct CallGuard {
+  explicit CallGuard(torch::Device where) : device(where) {}
+  c10::DeviceGuard device;
+  at::AutoGradMode grad{true};
+  torch::jit::GraphOptimizerEnabledGuard optimizer{false};
+};
+
+struct StagedModel::Torch {
+  torch::jit::Module module;
+  torch::Device device{torch::kCPU};
+  torch::ScalarType dtype = torch::kFloat64;
+
+  // Of one evaluation:
+  const NeighborGraph *graph = nullptr;
+  torch::Tensor species, center, neighbor;
+  torch::Tensor edge_vectors, edges, edges_leaf, edges_gradient;
+  std::vector<torch::Tensor> inputs, outputs;
+  torch::Tensor energies;
+  torch::Tensor gradient;    // with respect to the state last differentiated
+
+  torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
+  { return module.get_method(method)(std::move(arguments)).toTensor(); }
+
+  void set_graph(const NeighborGraph &g)
+  {
+    graph = &g;
+    const auto int64 = torch::TensorOptions().dtype(torch::kInt64);
+    auto indices = [&](const std::vector<int64_t> &v) {
+      return torch::from_blob(const_cast<int64_t *>(v.data()), {static_cast<int64_t>(v.size())},
+                              int64)
+          .to(device);
+    };
+    species = indices(g.species);
+    center = indices(g.center);
+    neighbor = indices(g.neighbor);
+    edge_vectors = torch::from_blob(const_cast<double *>(g.edge_vectors.data()), {g.n_edges(), 3},
+                                    torch::TensorOptions().dtype(torch::kFloat64))
+                       .to(device, dtype)
+                       .detach()
+                       .requires_grad_(true);
+  }
+
+  void release()
+  {
+    graph = nullptr;
+    for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_leaf,
+                         &edges_gradient, &energies, &gradient})
+      *tensor = torch::Tensor();
+    inputs.clear();
+    outputs.clear();
+  }
+
+  void copy_energies(std::vector<double> &out) const
+  {
+    if (energies.dim() != 1 || energies.size(0) != graph->n_local)
+      throw ModelError("the model returned energies of a wrong shape; write the file again with "
+                       "`hienet-deploy`");
+    const auto e = energies.detach().to(torch::kCPU, torch::kFloat64).contiguous();
+    out.assign(e.data_ptr<double>(), e.data_ptr<double>() + e.numel());
+  }
+
+  /// An undefined gradient means that nothing depends on the edges; it is zero.
+  void copy_edge_gradients(const torch::Tensor &g, std::vector<double> &out) const
+  {
+    out.assign(3 * static_cast<size_t>(graph->n_edges()), 0.0);
+    if (!g.defined() || out.empty()) return;
+    const auto host = g.detach().to(torch::kCPU, torch::kFloat64).contiguous();
+    std::memcpy(out.data(), host.data_ptr<double>(), sizeof(double) * out.size());
+  }
+};
+
+/// Convert the floating-point tensors of the file's own dtype; the others (indices, float64 reference
+/// energies of a float32 model) keep theirs.
+static void convert(torch::jit::Module &module, torch::ScalarType from, torch::ScalarType to)
+{
+  size_t converted = 0;
+  auto convert_one = [&](at::Tensor tensor) {
+    if (tensor.scalar_type() != from) return;
+    tensor.set_data(tensor.to(to));
+    converted++;
+  };
+  for (const auto &tensor : module.parameters()) convert_one(tensor);
+  for (const auto &tensor : module.buffers()) convert_one(tensor);
+  if (converted == 0)
+    throw ModelError(
+        "the file's weights are frozen in its own precision; use `precision model`, or "
+        "write it with `hienet-deploy --dtype`");
+}
+
+StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
+                         const std::string &device, Precision precision) :
+    torch_(std::make_unique<Torch>()), metadata_(metadata), device_(device)
+{
+  translated("the file is damaged or was written for another version of torch", [&] {
+    std::istringstream stream(bytes);
+    torch_->module = torch::jit::load(stream, torch::kCPU);
+  });
+  for (const char *name : METHODS)
+    if (!torch_->module.find_method(name))
+      throw foreign(std::string("it has no method `") + name + "`");
+
+  translated("preparing the model", [&] {
+    torch_->device = torch::Device(device);
+    const auto own = metadata.dtype == "float32" ? torch::kFloat32 : torch::kFloat64;
+    torch_->dtype = own;
+    if (precision == Precision::DOUBLE) torch_->dtype = torch::kFloat64;
+    if (precision == Precision::SINGLE) torch_->dtype = torch::kFloat32;
+    torch_->module.eval();
+    if (torch_->dtype != own) convert(torch_->module, own, torch_->dtype);
+    torch_->module.to(torch_->device);
+    for (auto parameter : torch_->module.parameters()) parameter.requires_grad_(false);
+  });
+}
+
+StagedModel::~StagedModel() = default;
+
+bool StagedModel::single_precision() const
+{ return torch_->dtype == torch::kFloat32; }
+
+int StagedModel::doubles_per_row(int k) const
+{
+  const int columns = metadata_.stages[k].exchanged_width;
+  return std::max(1, single_precision() ? (columns + 1) / 2 : columns);
+}
+
+void StagedModel::evaluate(const NeighborGraph &graph, std::vector<double> &energies,
+                           std::vector<double> &edge_gradients)
+{
+  energies.clear();
+  edge_gradients.clear();
+  if (graph.n_local == 0) return;
+  translated("evaluating the model", [&] {
+    Torch &t = *torch_;
+    const CallGuard guard(t.device);
+    t.set_graph(graph);
+    t.energies = t.call(
+        "forward",
+        {t.species, t.center, t.neighbor, t.edge_vectors, static_cast<int64_t>(graph.n_local)});
+    t.copy_energies(energies);
+    torch::Tensor g;
+    if (t.energies.requires_grad())
+      g = torch::autograd::grad({t.energies.sum()}, {t.edge_vectors}, {}, false, false, true)[0];
+    t.copy_edge_gradients(g, edge_gradients);
+    t.release();
+  });
+}
+
+// ----------------------------------------------------------------------
+// by stages. `outputs[k]` is what stage k returned, `inputs[k]` what it read: a leaf of its own, so that
+// each stage is differentiated by itself and gradients can travel between ranks in between.
+// ----------------------------------------------------------------------
+
+void StagedModel::begin(const NeighborGraph &graph)
+{
+  translated("preparing the edges", [&] {
+    Torch &t = *torch_;
+    const CallGuard guard(t.device);
+    t.release();
+    t.graph = &graph;
+    t.inputs.resize(n_stages());
+    t.outputs.resize(n_stages());
+    if (graph.n_local == 0) return;
+    t.set_graph(graph);
+    t.edges = t.call("embed_edges", {t.edge_vectors});
+    t.edges_leaf = t.edges.detach().requires_grad_(true);
+    const at::NoGradGuard no_grad;
+    t.inputs[0] = t.call("embed_nodes", {t.species});
+  });
+}
+
+void StagedModel::forward(int k)
+{
+  if (torch_->graph->n_local == 0) return;
+  translated(("stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
+    Torch &t = *torch_;
+    const CallGuard guard(t.device);
+    t.outputs[k] = t.call("stage",
+                          {static_cast<int64_t>(k), t.inputs[k], t.edges_leaf, t.species, t.center,
+                           t.neighbor, static_cast<int64_t>(t.graph->n_local)});
+    const bool last = k + 1 == n_stages();
+    if (t.outputs[k].dim() != 2 || t.outputs[k].size(0) != t.graph->n_local ||
+        (!last && t.outputs[k].size(1) != metadata_.stages[k + 1].width))
+      throw ModelError(
+          "stage `" + metadata_.stages[k].name +
+          "` returned a state of another shape than the file announces; write the file "
+          "again with `hienet-deploy`");
+  });
+}
+
+void StagedModel::readout(std::vector<double> &energies)
+{
+  energies.clear();
+  Torch &t = *torch_;
+  if (t.graph->n_local == 0) return;
+  translated("the readout", [&] {
+    const CallGuard guard(t.device);
+    t.energies = t.call("readout", {t.outputs.back(), t.species.narrow(0, 0, t.graph->n_local)});
+    t.copy_energies(energies);
+  });
+}
+
+void StagedModel::backward(int k)
+{
+  Torch &t = *torch_;
+  if (t.graph->n_local == 0) return;
+  translated(("differentiating stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
+    const CallGuard guard(t.device);
+    const bool last = k + 1 == n_stages();
+    const auto output = last ? t.energies.sum() : t.outputs[k];
+    const auto seed = last ? torch::ones_like(output) : t.gradient;
+    std::vector<torch::Tensor> wanted = {t.edges_leaf};
+    if (k > 0) wanted.push_back(t.inputs[k]);
+    std::vector<torch::Tensor> g(2);
+    if (output.requires_grad())
+      g = torch::autograd::grad({output}, wanted, {seed}, false, false, true);
+    if (g[0].defined())
+      t.edges_gradient = t.edges_gradient.defined() ? t.edges_gradient + g[0] : g[0];
+    if (k > 0) t.gradient = g[1].defined() ? g[1] : torch::zeros_like(t.inputs[k]);
+    t.outputs[k] = torch::Tensor();
+    t.energies = torch::Tensor();
+  });
+}
+
+void StagedModel::finish(std::vector<double> &edge_gradients)
+{
+  edge_gradients.clear();
+  Torch &t = *torch_;
+  translated("differentiating the edges", [&] {
+    const CallGuard guard(t.device);
+    if (t.graph->n_local > 0) {
+      torch::Tensor g;
+      if (t.edges_gradient.defined() && t.edges.requires_grad())
+        g = torch::autograd::grad({t.edges}, {t.edge_vectors}, {t.edges_gradient}, false, false,
+                                  true)[0];
+      t.copy_edge_gradients(g, edge_gradients);
+    }
+    t.release();
+  });
+}
+
+// ----------------------------------------------------------------------
+// the exchanged columns
+// ----------------------------------------------------------------------
+
+/// The first `columns` columns of rows `first .. first+n-1`, on the host and contiguous.
+static torch::Tensor host_rows(const torch::Tensor &tensor, int first, int n, int columns)
+{ return tensor.detach().narrow(0, first, n).narrow(1, 0, columns).to(torch::kCPU).contiguous(); }
+
+static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &buffer)
+{
+  const size_t bytes = rows.size(1) * rows.element_size();
+  const char *from = static_cast<const char *>(rows.data_ptr());
+  for (int64_t i = 0; i < rows.size(0); i++)
+    std::memcpy(buffer.row(atoms[i]), from + i * bytes, bytes);
+}
+
+static torch::Tensor read_rows(const RowBuffer &buffer, const int *atoms, int n, int columns,
+                               torch::ScalarType dtype)
+{
+  auto rows = torch::empty({n, columns}, torch::TensorOptions().dtype(dtype));
+  const size_t bytes = columns * rows.element_size();
+  char *to = static_cast<char *>(rows.data_ptr());
+  for (int i = 0; i < n; i++) std::memcpy(to + i * bytes, buffer.row(atoms[i]), bytes);
+  return rows;
+}
+
+void StagedModel::export_state(int k, int n_atoms, RowBuffer &buffer)
+{
+  Torch &t = *torch_;
+  const int columns = metadata_.stages[k].exchanged_width;
+  translated("preparing an exchange", [&] {
+    buffer.reset(n_atoms, columns, single_precision());
+    if (t.graph->n_local == 0) return;
+    write_rows(host_rows(t.outputs[k - 1], 0, t.graph->n_local, columns), t.graph->node_atom.data(),
+               buffer);
+  });
+}
+
+void StagedModel::import_state(int k, const RowBuffer &buffer)
+{
+  Torch &t = *torch_;
+  if (t.graph->n_local == 0) return;
+  translated("reading an exchange", [&] {
+    const int n_local = t.graph->n_local;
+    const int n_ghosts = t.graph->n_nodes - n_local;
+    const int columns = metadata_.stages[k].exchanged_width;
+    auto state = torch::zeros({t.graph->n_nodes, metadata_.stages[k].width},
+                              t.outputs[k - 1].options().requires_grad(false));
+    state.narrow(0, 0, n_local).copy_(t.outputs[k - 1].detach());
+    if (n_ghosts > 0 && columns > 0)
+      state.narrow(0, n_local, n_ghosts)
+          .narrow(1, 0, columns)
+          .copy_(
+              read_rows(buffer, t.graph->node_atom.data() + n_local, n_ghosts, columns, t.dtype));
+    t.inputs[k] = state.requires_grad_(true);
+  });
+}
+
+void StagedModel::export_gradient(int k, int n_atoms, RowBuffer &buffer)
+{
+  Torch &t = *torch_;
+  const int columns = metadata_.stages[k].exchanged_width;
+  translated("preparing an exchange", [&] {
+    buffer.reset(n_atoms, columns, single_precision());
+    const int n_ghosts = t.graph->n_nodes - t.graph->n_local;
+    if (n_ghosts == 0) return;
+    write_rows(host_rows(t.gradient, t.graph->n_local, n_ghosts, columns),
+               t.graph->node_atom.data() + t.graph->n_local, buffer);
+  });
+}
+
+void StagedModel::import_gradient(int k, const RowBuffer &buffer)
+{
+  Torch &t = *torch_;
+  const int n_local = t.graph->n_local;
+  if (n_local == 0) return;
+  translated("reading an exchange", [&] {
+    const int columns = metadata_.stages[k].exchanged_width;
+    auto owned = t.gradient.narrow(0, 0, n_local).clone();
+    if (columns > 0)
+      owned.narrow(1, 0, columns)
+          .add_(
+              read_rows(buffer, t.graph->node_atom.data(), n_local, columns, t.dtype).to(t.device));
+    t.gradient = owned;
+    t.inputs[k] = torch::Tensor();
+  });
+}
+
+}    // namespace hienet

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A deployed model (docs/conventions.md, "A model is stages"): reading it, and walking it forwards and
+// backwards. Knows torch (behind a pointer) and nothing of LAMMPS.
+
+#ifndef HIENET_STAGED_MODEL_H
+#define HIENET_STAGED_MODEL_H
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace hienet {
+
+class NeighborGraph;
+
+/// Anything that stops the evaluation; the message is one readable sentence.
+struct ModelError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The state that a stage reads: its columns, and how many of them neighbours need.
+struct StageInfo {
+  std::string name;
+  int width;
+  int exchanged_width;
+};
+
+/// What a deployed file says of itself.
+struct Metadata {
+  int format_version;
+  std::string package_version, created, architecture, dtype, training, content_hash;
+  std::vector<std::string> elements;    // in species order
+  double cutoff;                        // Angstrom
+  int edge_width;
+  std::vector<StageInfo> stages;
+  int64_t n_parameters;
+  bool smooth_cutoff;
+};
+
+/// Read the description out of the bytes of a deployed file. Throws ModelError.
+Metadata read_metadata(const std::string &bytes);
+
+/// Network precision: the file's own, float64, or float32.
+enum class Precision { MODEL, DOUBLE, SINGLE };
+
+/// "cpu" or "cuda:N" for a rank, from the keyword `auto`, `cpu`, `cuda` or `cuda:N`.
+///
+/// `node_rank` counts the ranks of one machine; they share its visible GPUs in turn. Throws ModelError.
+std::string choose_device(const std::string &keyword, int node_rank);
+
+/// While it lives, torch computes with `threads` threads in this process.
+class ThreadsGuard {
+ public:
+  explicit ThreadsGuard(int threads);
+  ~ThreadsGuard();
+  ThreadsGuard(const ThreadsGuard &) = delete;
+  ThreadsGuard &operator=(const ThreadsGuard &) = delete;
+
+ private:
+  int before;
+};
+
+/// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks.
+///
+/// Rows are stored in doubles, the unit in which LAMMPS communicates; float32 rows are packed two to a double.
+class RowBuffer {
+ public:
+  /// `columns` numbers a row, all zero. `single`: they are float32.
+  void reset(int n_rows, int columns, bool single);
+
+  int stride() const { return stride_; }    // doubles a row
+  char *row(int i) { return reinterpret_cast<char *>(&data[static_cast<size_t>(i) * stride_]); }
+  const char *row(int i) const
+  { return reinterpret_cast<const char *>(&data[static_cast<size_t>(i) * stride_]); }
+  double &value(int i) { return data[static_cast<size_t>(i) * stride_]; }    // for 1-column rows
+
+  /// The pair communication callbacks of LAMMPS; each returns or uses `n * stride()` doubles.
+  int pack(int n, const int *list, double *out) const;
+  void unpack(int n, int first, const double *in);
+  int pack_range(int n, int first, double *out) const;
+  void add(int n, const int *list, const double *in);
+
+  double memory_usage() const { return sizeof(double) * static_cast<double>(data.capacity()); }
+
+ private:
+  std::vector<double> data;
+  int stride_ = 1;
+  bool single_ = false;
+};
+
+/// A loaded model and the state of one evaluation. Every member throws ModelError.
+///
+/// On one rank: `evaluate`. On several ranks, with S stages and exchanges between the ranks by the caller:
+///
+///     begin(graph); forward(0)
+///     for k = 1 .. S-1:  export_state(k, buffer); owners -> ghosts; import_state(k, buffer); forward(k)
+///     readout(energies)
+///     for k = S-1 .. 1:  backward(k); export_gradient(k, buffer); ghosts -> owners; import_gradient(k, buffer)
+///     backward(0); finish(edge_gradients)
+///
+/// A rank without atoms makes the same calls, which then do nothing.
+class StagedModel {
+ public:
+  StagedModel(const std::string &bytes, const Metadata &metadata, const std::string &device,
+              Precision precision);
+  ~StagedModel();
+  StagedModel(const StagedModel &) = delete;
+  StagedModel &operator=(const StagedModel &) = delete;
+
+  const Metadata &metadata() const { return metadata_; }
+  int n_stages() const { return static_cast<int>(metadata_.stages.size()); }
+  const std::string &device() const { return device_; }
+  bool single_precision() const;
+
+  /// Doubles that one atom's row takes in the exchange before stage `k`.
+  int doubles_per_row(int k) const;
+
+  /// Energies ([n_local], eV) and dE/d(edge_vectors) ([n_edges * 3], eV/Angstrom) of a graph without ghosts.
+  void evaluate(const NeighborGraph &graph, std::vector<double> &energies,
+                std::vector<double> &edge_gradients);
+
+  void begin(const NeighborGraph &graph);
+  void forward(int k);
+  void readout(std::vector<double> &energies);
+  void backward(int k);
+  void finish(std::vector<double> &edge_gradients);
+
+  /// Owned rows of the state that stage `k` reads -> buffer; its ghost rows <- buffer.
+  void export_state(int k, int n_atoms, RowBuffer &buffer);
+  void import_state(int k, const RowBuffer &buffer);
+
+  /// Ghost rows of the gradient with respect to that state -> buffer; owned rows += buffer.
+  void export_gradient(int k, int n_atoms, RowBuffer &buffer);
+  void import_gradient(int k, const RowBuffer &buffer);
+
+ private:
+  struct Torch;
+  std::unique_ptr<Torch> torch_;
+  Metadata metadata_;
+  std::string device_;
+};
+
+}    // namespace hienet
+
+#endif

@@ -1,0 +1,174 @@
+"""The command line: what it prints, what it writes, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from labelled_frames import tiny_values, write_frames
+from typer.testing import CliRunner
+
+from hienet.checkpoint import load_checkpoint
+from hienet.cli import app, main
+from hienet.config import load_config
+from hienet.testing import write_tiny_checkpoint
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_frames(tmp_path / "data.extxyz")
+
+
+def hienet(*arguments: object) -> str:
+    """Standard output of a command that must succeed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """Standard error of a command that must fail with one line and exit status 1."""
+    monkeypatch.setattr(sys, "argv", ["hienet", *(str(argument) for argument in arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
+    return captured.err
+
+
+def test_help_needs_no_torch_and_is_instant() -> None:
+    code = "import sys; import hienet.cli; assert not {'torch', 'ase', 'e3nn', 'pydantic'} & set(sys.modules)"
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - begin < 5.0
+
+
+@pytest.mark.parametrize("command", ["init", "train", "schema", "eval", "info", "new", "convert", "build"])
+def test_every_command_has_a_help_text(command: str) -> None:
+    assert command in hienet("--help")
+    assert "Usage" in hienet(command, "--help")
+
+
+def test_new_writes_a_model_that_the_seed_decides(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        hienet("new", "--elements", "Si, C", "--preset", "small", "--seed", seed, "-o", tmp_path / f"{name}.pt")
+    one, same, other = (load_checkpoint(tmp_path / f"{name}.pt") for name in "abc")
+    assert one.config.elements == ("C", "Si")
+    name = "species_embedding.weight"
+    assert torch.equal(one.weights[name], same.weights[name])
+    assert not torch.equal(one.weights[name], other.weights[name])
+
+
+def test_the_papers_model_has_the_papers_number_of_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "paper.pt"
+    hienet("new", "--architecture", "hienet", "--preset", "paper", "--elements", "mptrj", "-o", path)
+    assert len(load_checkpoint(path).config.elements) == 89
+    text = " ".join(hienet("info", path).split())
+    assert "7,859,976 trainable" in text
+    assert "7,860,155 with the scales, reference energies and neighbour normalisation" in text
+    described = json.loads(hienet("info", path, "--json"))
+    assert described["parameters"] == 7_859_976
+    assert described["parameters_with_constants"] == 7_860_155
+    assert [stage["exchanged_width"] for stage in described["stages"]] == [0, 512, 1440, 1440]
+
+
+def test_new_takes_a_cutoff(tmp_path: Path) -> None:
+    hienet("new", "--elements", "Si", "--cutoff", 4.25, "-o", tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").config.cutoff == 4.25
+
+
+def test_from_data_to_an_evaluated_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "energy from `energy (calculator)` in 8 of 8" in hienet("init", data)
+    assert load_config("config.yaml").data.train == (str(data),)
+    Path("config.yaml").write_text(yaml.safe_dump(tiny_values(data, tmp_path / "unused", epochs=1)))
+    output = hienet("train", "config.yaml", "--output", "run")
+    assert "epoch 1/1" in output
+    assert "hienet-deploy run/best.pt" in output
+    described = hienet("info", "run/best.pt")
+    assert "train 6, validation 2, test 0" in described
+    output = hienet("eval", "run/best.pt", data, "-o", "errors")
+    assert "config_type" in output
+    assert "second" in output
+    assert Path("errors/frames.csv").exists()
+    assert "state of a training run" in hienet("info", "run/last.pt")
+
+
+def test_a_deployed_model_is_described_and_evaluated(tmp_path: Path) -> None:
+    export = pytest.importorskip("hienet_deploy.cli")
+    source = write_tiny_checkpoint(tmp_path / "m.pt", elements=("Ag", "Cu"))
+    deployed = tmp_path / "m.hienet.pt"
+    result = CliRunner().invoke(export.app, [str(source), "-o", str(deployed)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    described = hienet("info", deployed)
+    assert "deployed model" in described
+    assert "largest errors at export" in described
+    data = write_frames(tmp_path / "data.extxyz")
+    assert "config_type" in hienet("eval", deployed, data, "-o", tmp_path / "errors")
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    schema = json.loads(hienet("schema"))
+    assert set(schema["properties"]) == {"model", "data", "training", "output"}
+    hienet("schema", "-o", tmp_path / "schema.json")
+    assert json.loads((tmp_path / "schema.json").read_text()) == schema
+
+
+def test_init_keeps_an_existing_file(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("mine")
+    assert "exists; add --force" in refusal(capsys, monkeypatch, "init", data, "-o", config)
+    assert config.read_text() == "mine"
+
+
+def test_a_wrong_key_is_one_sentence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"data": {"train": str(data), "label": 1}}))
+    error = refusal(capsys, monkeypatch, "train", config)
+    assert "unknown key `data.label`; allowed here: train, validation, test" in error
+
+
+@pytest.mark.parametrize("command", ["info", "eval"])
+def test_a_file_that_is_not_a_model_is_one_sentence(
+    command: str, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [command, data] if command == "info" else [command, data, data]
+    assert "is not a model file" in refusal(capsys, monkeypatch, *arguments)
+
+
+def test_a_truncated_model_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_checkpoint(tmp_path / "m.pt")
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "truncated or damaged" in refusal(capsys, monkeypatch, "info", path)
+
+
+def test_a_model_of_a_newer_format_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_checkpoint(tmp_path / "m.pt")
+    contents = torch.load(path, weights_only=True)
+    torch.save({**contents, "format_version": 99}, path)
+    assert "has checkpoint format 99" in refusal(capsys, monkeypatch, "info", path)
+
+
+def test_unknown_elements_and_folders_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(capsys, monkeypatch, "new", "--elements", "Si,Zz", "-o", tmp_path / "m.pt")
+    assert "`elements` has ['Zz'], which are not chemical symbols" in error
+    error = refusal(capsys, monkeypatch, "new", "--elements", "Si", "-o", tmp_path / "none" / "m.pt")
+    assert "there is no folder" in error

@@ -1,0 +1,149 @@
+"""Errors are computed over what has labels, and written where they can be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from labelled_frames import emt_frames, write_frames
+
+from hienet.calculator import HIENetCalculator
+from hienet.data.labels import LabelKeys
+from hienet.errors import HIENetError
+from hienet.evaluate import evaluate, write_evaluation
+from hienet.metrics import Comparison, errors
+from hienet.testing import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "model.pt", elements=("Ag", "Cu"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_frames(tmp_path / "data.extxyz")
+
+
+def comparison(**changes: object) -> Comparison:
+    values: dict[str, object] = {
+        "n_atoms": np.array([2, 1]),
+        "energy": np.array([2.0, 5.0]),
+        "energy_label": np.array([2.2, np.nan]),
+        "energies": np.zeros(3),
+        "forces": np.ones((3, 3)),
+        "forces_label": np.array([[1.0, 1, 1], [1, 1, 4], [np.nan] * 3]),
+        "stress": np.full((2, 6), np.nan),
+        "stress_label": np.full((2, 6), np.nan),
+    }
+    return Comparison(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_errors_are_over_what_has_labels() -> None:
+    found = errors(comparison())
+    assert found.energy_mae == pytest.approx(100.0)
+    assert found.forces_mae == pytest.approx(500.0)
+    assert found.forces_rmse == pytest.approx(1000 * np.sqrt(9 / 6))
+    assert found.stress_mae is None
+
+
+def test_a_prediction_that_is_not_a_number_is_not_hidden() -> None:
+    assert np.isnan(errors(comparison(energy=np.array([np.nan, 1.0]))).energy_mae)
+
+
+def test_stress_errors_are_in_gpa() -> None:
+    zero = np.zeros((2, 6))
+    assert errors(comparison(stress=zero + 0.01, stress_label=zero)).stress_mae == pytest.approx(1.6021766)
+
+
+def test_predictions_are_those_of_the_calculator(model: Path, data: Path) -> None:
+    evaluation = evaluate(model, [data], batch_size=3)
+    frames = ase.io.read(data, index=":")
+    calculator = HIENetCalculator(model)
+    found = evaluation.comparison
+    for i, atoms in enumerate(frames):
+        atoms.calc = calculator
+        assert found.energy[i] == pytest.approx(atoms.get_potential_energy())
+        assert found.forces[4 * i : 4 * i + 4] == pytest.approx(atoms.get_forces())
+        assert found.stress[i] == pytest.approx(atoms.get_stress())
+
+
+def test_a_label_equal_to_the_prediction_has_no_error(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(3)
+    calculator = HIENetCalculator(model)
+    for atoms in frames:
+        atoms.calc = calculator
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    total = evaluate(model, [write_frames(tmp_path / "own.extxyz", frames)]).total
+    assert total.energy_mae == pytest.approx(0.0, abs=1e-4)
+    assert total.forces_mae == pytest.approx(0.0, abs=1e-4)
+    assert total.stress_mae == pytest.approx(0.0, abs=1e-6)
+
+
+def test_errors_are_listed_by_config_type_and_element(model: Path, data: Path) -> None:
+    evaluation = evaluate(model, [data])
+    assert {name: found.n_frames for name, found in evaluation.by_group.items()} == {"first": 4, "second": 4}
+    assert {symbol: row[0] for symbol, row in evaluation.forces_by_element.items()} == {"Ag": 7, "Cu": 25}
+    rows = evaluation.forces_by_element.values()
+    mean = sum(count * (mae or 0.0) for count, mae, _ in rows) / 32
+    assert mean == pytest.approx(evaluation.total.forces_mae)
+
+
+def test_the_tables_hold_every_frame_and_atom(model: Path, data: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(model, [data])
+    paths = write_evaluation(evaluation, tmp_path / "out")
+    assert [path.name for path in paths] == ["frames.csv", "atoms.csv", "errors.csv", "errors.json", "parity.png"]
+    frames, atoms, table = (list(csv.DictReader(path.read_text().splitlines())) for path in paths[:3])
+    assert (len(frames), len(atoms)) == (8, 32)
+    assert float(frames[3]["energy_ev"]) == pytest.approx(evaluation.comparison.energy[3])
+    assert float(atoms[5]["force_y_label_ev_per_angstrom"]) == pytest.approx(evaluation.comparison.forces_label[5, 1])
+    assert sum(float(row["energy_ev"]) for row in atoms[:4]) == pytest.approx(float(frames[0]["energy_ev"]))
+    assert [row["set"] for row in table] == [
+        "all",
+        "config_type first",
+        "config_type second",
+        "element Ag",
+        "element Cu",
+    ]
+    assert json.loads(paths[3].read_text())["all"]["n_frames"] == 8
+    assert paths[4].read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_labels_are_empty_cells(model: Path, tmp_path: Path) -> None:
+    atoms = emt_frames(1)[0]
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0)
+    data = write_frames(tmp_path / "data.extxyz", [atoms])
+    paths = write_evaluation(evaluate(model, [data]), tmp_path / "out")
+    row = next(csv.DictReader(paths[0].read_text().splitlines()))
+    assert row["forces_mae_mev_per_angstrom"] == ""
+    assert row["stress_xx_label_ev_per_cubic_angstrom"] == ""
+    assert row["stress_xx_ev_per_cubic_angstrom"] != ""
+
+
+def test_float32_is_close_to_float64(model: Path, data: Path) -> None:
+    single, double = (evaluate(model, [data], dtype=dtype).comparison for dtype in ("float32", "float64"))
+    assert single.forces == pytest.approx(double.forces, abs=1e-4)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_an_element_that_the_model_does_not_know_is_named(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(1)
+    frames[0].symbols[0] = "Au"
+    data = write_frames(tmp_path / "data.extxyz", frames)
+    with pytest.raises(HIENetError, match=r"frame 0: the structure contains Au, but the model knows only Ag, Cu"):
+        evaluate(model, [data])
+
+
+def test_a_given_key_is_used(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(2)
+    for atoms in frames:
+        atoms.info["mine"] = 3.0
+    data = write_frames(tmp_path / "data.extxyz", frames)
+    assert evaluate(model, [data], LabelKeys(energy="mine")).comparison.energy_label.tolist() == [3.0, 3.0]
