@@ -214,10 +214,14 @@ def test_statistics_are_those_of_the_training_frames(tmp_path: Path) -> None:
     assert len(prepared.validation) == 2
 
 
-def test_frames_without_forces_or_edges_have_neutral_statistics() -> None:
+def test_frames_without_forces_have_a_scale_of_one() -> None:
+    assert force_rms(build_dataset(as_frames([structure(energy=-8.0)]), ("C", "Si"), 0.5)) == 1.0
+
+
+def test_no_neighbor_within_the_cutoff_is_refused() -> None:
     dataset = build_dataset(as_frames([structure(energy=-8.0)]), ("C", "Si"), 0.5)
-    assert force_rms(dataset) == 1.0
-    assert mean_number_of_neighbors(dataset) == 1.0
+    with pytest.raises(HIENetError, match=r"has a neighbour within the cutoff of 0.5 Å; raise `model.cutoff`"):
+        mean_number_of_neighbors(dataset, 0.5)
 
 
 def test_given_statistics_are_kept(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
         "elements": draft.elements,
         "scale": (force_rms(train),) * len(draft.elements),
         "shift": reference.energies,
-        "avg_num_neighbors": mean_number_of_neighbors(train),
+        "avg_num_neighbors": mean_number_of_neighbors(train, draft.cutoff),
     }
     config = model.hyperparameters(computed)
     return PreparedData(

@@ -71,8 +71,17 @@ def force_rms(dataset: Dataset) -> float:
     return rms if rms > 0 else 1.0
 
 
-def mean_number_of_neighbors(dataset: Dataset) -> float:
-    """Edges for each atom; 1 if there are no edges."""
+def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> float:
+    """Edges for each atom.
+
+    Raises:
+        HIENetError: there are no edges, so nothing can be learnt.
+    """
     n_edges = sum(len(graph.center) for graph in dataset.graphs)
     n_atoms = sum(graph.n_local for graph in dataset.graphs)
-    return n_edges / n_atoms if n_edges else 1.0
+    if n_edges == 0:
+        raise HIENetError(
+            f"no atom of the training frames has a neighbour within the cutoff of {cutoff:g} Å; "
+            "raise `model.cutoff`, or check that positions and cells are in Å"
+        )
+    return n_edges / n_atoms

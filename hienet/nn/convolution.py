@@ -71,8 +71,12 @@ class _CoupledIrrep(nn.Module):
         sent = features[:, self.start : stop].index_select(0, neighbor).view(n_edges, self.dim, self.channels)
         coupling = (harmonics @ self.coupling).view(n_edges, self.n_columns, self.dim)
         path_weights = weights[:, self.first_weight : self.first_weight + self.n_paths * self.channels]
-        path_weights = path_weights.reshape(n_edges, self.n_paths, self.channels).index_select(1, self.column_path)
-        messages = (coupling * sent if self.dim == 1 else torch.bmm(coupling, sent)) * path_weights
+        path_weights = path_weights.reshape(n_edges, self.n_paths, self.channels)
+        if self.dim == 1:
+            # Scalars have fewer paths than columns: multiply before the weights are repeated for each column.
+            messages = (path_weights * sent).index_select(1, self.column_path) * coupling
+        else:
+            messages = torch.bmm(coupling, sent) * path_weights.index_select(1, self.column_path)
         total = sum_over_neighbors(messages.view(n_edges, self.n_columns * self.channels), center, n_local)
         return total.view(n_local, self.n_columns, self.channels)
 

@@ -47,7 +47,9 @@ def plot_learning_curves(history: Sequence[Row], path: Path) -> None:
             if np.isfinite(np.array(values, dtype=float)).any():
                 axis.plot(epochs, values, label=label or None, color=_COLORS.get(color, color), linewidth=1.4)
         if axis.lines:
-            axis.set_yscale("log")
+            # A quantity that vanishes throughout has no logarithm.
+            if any(np.nanmax(line.get_ydata()) > 0 for line in axis.lines):
+                axis.set_yscale("log")
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(frameon=False, fontsize=9)
         else:
