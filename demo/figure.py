@@ -55,7 +55,7 @@ def _drift(axes: Axes, run: Dynamics) -> None:
     time, energy = run.columns["Time"], run.columns["TotEng"] / run.n_atoms
     axes.plot(time, 1e3 * (energy - energy[0]), color="k", lw=1, label="total energy")
     potential = run.columns["PotEng"] / run.n_atoms
-    axes.plot(time, 1e3 * (potential - potential[-1]), color="0.7", lw=1, label="potential energy, from its last value")
+    axes.plot(time, 1e3 * (potential - potential.mean()), color="0.7", lw=1, label="potential energy, from its mean")
     axes.set(xlabel="time (ps)", ylabel="energy (meV/atom)", title=f"NVE at 300 K: drift {run.drift:+.3f} meV/atom/ps")
     axes.legend(frameon=False)
 
