@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PIP_ARGS ?=
 BIN := $(VENV)/bin
 
 .PHONY: venv demo test test-fast lint format clean
@@ -13,11 +14,12 @@ BIN := $(VENV)/bin
 venv: $(VENV)/.installed
 	@$(BIN)/hienet build
 
-# torch first and from the constraints file: left to itself pip would choose a build with several GB of CUDA libraries.
+# torch comes first and without build isolation, so that it is installed once, in the version that the plugin is compiled
+# against. Where pip would take the CUDA build, several GB, point it at a CPU one: make venv PIP_ARGS="--index-url ...".
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch setuptools wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 

@@ -73,7 +73,9 @@ def _report(deployment: Deployment) -> None:
     )
     shown = " ".join(metadata["elements"][:4]) + (" ..." if len(metadata["elements"]) > 4 else "")
     console.print("pair_style hienet")
-    console.print(f"pair_coeff * * {deployment.path.name} {shown}")
+    # LAMMPS splits a line at spaces.
+    name = f'"{deployment.path.name}"' if " " in deployment.path.name else deployment.path.name
+    console.print(f"pair_coeff * * {name} {shown}")
 
 
 def main() -> None:

@@ -105,6 +105,8 @@ def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
         HIENetError: an element that the model does not know, or named twice.
     """
     config = checkpoint.config
+    if not elements:
+        raise HIENetError(f"no element to keep was named; the model's elements are {', '.join(config.elements)}")
     unknown = [symbol for symbol in elements if symbol not in config.elements]
     if unknown:
         raise HIENetError(

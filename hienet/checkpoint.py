@@ -44,8 +44,20 @@ class Checkpoint:
     notes: dict[str, str] = field(default_factory=dict)
 
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The module with these weights, on the CPU, in evaluation mode."""
+        """The module with these weights, on the CPU, in evaluation mode.
+
+        Raises:
+            HIENetError: the weights are not those of the architecture.
+        """
         model = build_model(self.architecture, self.config)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in self.weights.items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            raise HIENetError(
+                f"the file is damaged: {len(wrong)} of its weights do not fit the model that it describes, "
+                f"`{wrong[0]}` among them; write it anew"
+            )
         model.load_state_dict(self.weights)
         return model.to(dtype).eval()
 
@@ -86,22 +98,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise HIENetError(
             f"`{path}` is a torch file but not a hienet checkpoint{hint or '; give a file that hienet wrote'}"
         )
-    version = contents["format_version"]
+    version = contents.get("format_version")
+    if not isinstance(version, int):
+        raise HIENetError(f"`{path}` is damaged: its format version is {version!r}; write it anew")
     if version > FORMAT_VERSION:
         raise HIENetError(
             f"`{path}` has checkpoint format {version}, written by hienet "
             f"{contents.get('package_version')}; this hienet "
             f"{hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
-    config = make_config(contents["architecture"], None, contents["hyperparameters"])
-    return Checkpoint(
-        architecture=contents["architecture"],
-        config=config,
-        weights=contents["weights"],
-        training=contents["training"],
-        resume=contents["resume"],
-        notes=contents["notes"],
-    )
+    try:
+        config = make_config(contents["architecture"], None, contents["hyperparameters"])
+        return Checkpoint(
+            architecture=contents["architecture"],
+            config=config,
+            weights=contents["weights"],
+            training=contents["training"],
+            resume=contents["resume"],
+            notes=contents["notes"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HIENetError(f"`{path}` is damaged: {error} is missing or of a wrong type; write it anew") from error
+    except HIENetError as error:
+        raise HIENetError(f"`{path}`: {error}") from error
 
 
 def read_archive(path: str | Path) -> dict[str, Any]:

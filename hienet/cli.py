@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 
 _Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+_EnergyKey = Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)]
+_ForcesKey = Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)]
+_StressKey = Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)]
+_VirialKey = Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)]
 _MPTRJ_ABSENT = {"Po", "At", "Rn", "Fr", "Ra"}
 
 
@@ -45,9 +49,14 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("config.yaml"),
     preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
     architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
+    energy_key: _EnergyKey = None,
+    forces_key: _ForcesKey = None,
+    stress_key: _StressKey = None,
+    virial_key: _VirialKey = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented configuration for the given data."""
+    from hienet.data.labels import LabelKeys
     from hienet.errors import HIENetError
     from hienet.files import atomic_path
     from hienet.models.factory import make_config
@@ -56,7 +65,7 @@ def init(
     if output.exists() and not force:
         raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
     make_config(architecture, preset, {"elements": ("H",)})
-    summary = summarize(data)
+    summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
     folder = f"{output.stem}_run" if output.stem != "config" else "hienet_training"
     with atomic_path(output) as temporary:
         temporary.write_text(render(summary, folder, architecture, preset), encoding="utf-8")
@@ -108,20 +117,20 @@ def evaluate_model(
         str | None,
         typer.Option(help="float32 or float64; default: float64, a deployed model's own.", show_default=False),
     ] = None,
-    energy_key: Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)] = None,
-    forces_key: Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)] = None,
-    stress_key: Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)] = None,
-    virial_key: Annotated[
-        str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)
-    ] = None,
+    energy_key: _EnergyKey = None,
+    forces_key: _ForcesKey = None,
+    stress_key: _StressKey = None,
+    virial_key: _VirialKey = None,
 ) -> None:
     """Compare a model with labelled frames: errors by config_type and element, CSV of frames and atoms, parity plot."""
     from rich.console import Console
 
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
+    from hienet.files import make_folder
     from hienet.tables import print_errors, print_forces_by_element
 
+    make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
     console = Console()

@@ -51,6 +51,9 @@ def load_deployed(
         raise HIENetError(
             f"`{path}` is TorchScript but was not written by hienet-deploy; deploy a checkpoint with `hienet-deploy`"
         )
+    missing = [key for key in ("format_version", "elements", "cutoff", "dtype", "stages") if key not in metadata]
+    if missing:
+        raise HIENetError(f"`{path}` is damaged: its description lacks `{missing[0]}`; deploy it again")
     if metadata["format_version"] > FORMAT_VERSION:
         raise HIENetError(
             f"`{path}` has deployed format {metadata['format_version']}, written by hienet "

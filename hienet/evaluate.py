@@ -15,8 +15,7 @@ from hienet.calculator import LoadedModel, load_model
 from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
 from hienet.data.reader import read_frames
-from hienet.errors import HIENetError
-from hienet.files import atomic_path
+from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -108,13 +107,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     """
     from hienet.train.report import plot_parity
 
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HIENetError(
-            f"cannot create the folder `{folder}`: {error.strerror}; choose another with --output"
-        ) from error
+    folder = make_folder(folder, "--output")
     frames, atoms = _frame_rows(evaluation), _atom_rows(evaluation)
     paths = [folder / name for name in ("frames.csv", "atoms.csv", "errors.csv", "errors.json", "parity.png")]
     _write_csv(paths[0], _FRAME_COLUMNS, frames)

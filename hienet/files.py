@@ -11,6 +11,28 @@ from pathlib import Path
 from hienet.errors import HIENetError
 
 
+def make_folder(path: str | Path, option: str) -> Path:
+    """Create a folder, with those above it, unless it exists.
+
+    Args:
+        path: the folder.
+        option: what the user changes to choose another, for the message.
+
+    Raises:
+        HIENetError: it cannot be created, or not be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise HIENetError(
+            f"cannot write to the folder `{path}`: {error.strerror}; choose another as `{option}`"
+        ) from error
+    return path
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it on success and removed on failure.

@@ -20,9 +20,9 @@ _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCI
 
 
 def plugin_directory() -> Path:
-    """`$HIENET_PLUGIN_DIR`, or `lib/hienet` of the Python environment. It need not exist."""
+    """`$HIENET_PLUGIN_DIR` (an absolute path), or `lib/hienet` of the Python environment. It need not exist."""
     chosen = os.environ.get("HIENET_PLUGIN_DIR")
-    return Path(chosen) if chosen else Path(sys.prefix) / "lib" / "hienet"
+    return Path(chosen).expanduser().resolve() if chosen else Path(sys.prefix) / "lib" / "hienet"
 
 
 def source_directory() -> Path | None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection
-from hienet.data.labels import LabelReport, read_labels
+from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import find_architecture
@@ -43,6 +43,7 @@ class DataSummary:
     elements: dict[str, int]
     groups: dict[str, int]
     labels: LabelReport
+    keys: dict[str, str]
     neighbors: dict[float, float]
 
     def lines(self) -> list[str]:
@@ -61,14 +62,15 @@ class DataSummary:
         ]
 
 
-def summarize(files: Sequence[str]) -> DataSummary:
-    """Look at data.
+def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummary:
+    """Look at data; `keys` are names of labels that are not to be found automatically.
 
     Raises:
         HIENetError: a file cannot be read, or there are no labels.
     """
     frames = read_frames(files)
-    _, labels = read_labels(frames)
+    keys = keys or LabelKeys()
+    _, labels = read_labels(frames, keys)
     sizes = np.array([len(frame.atoms) for frame in frames])
     elements = Counter(symbol for frame in frames for symbol in frame.atoms.get_chemical_symbols())
     groups = Counter(frame.group("config_type") or "(none)" for frame in frames)
@@ -79,6 +81,7 @@ def summarize(files: Sequence[str]) -> DataSummary:
         elements=dict(sorted(elements.items())),
         groups=dict(sorted(groups.items())) if set(groups) != {"(none)"} else {},
         labels=labels,
+        keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},
         neighbors=_mean_neighbors(frames, tuple(sorted(elements))),
     )
 
@@ -113,7 +116,7 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
     lines += [f"# {line}" for line in summary.lines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
-    lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1})]
+    lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1, **summary.keys})]
     lines += ["", "training:", *_section(TrainingSection, suggestions(summary))]
     lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
     return "\n".join(lines)

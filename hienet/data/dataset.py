@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hienet.data.labels import LabelKeys, LabelReport, Labels, NoLabelsError, read_labels
+from hienet.data.labels import LabelKeys, LabelReport, Labels, read_labels
 from hienet.data.reader import Frame
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
@@ -75,6 +75,14 @@ class Dataset:
             LabelReport(self.report.used, counts, len(targets)),
         )
 
+    def labelled(self) -> list[int]:
+        """Indices of the frames that have a label which can be used."""
+        return [
+            i
+            for i, target in enumerate(self.targets)
+            if any(bool(part.isfinite().any()) for part in (target.energy, target.forces, target.stress))
+        ]
+
     def energies(self) -> NDArray[np.float64]:
         """Labels `[n_frames]` (eV), NaN where missing."""
         return torch.cat([targets.energy for targets in self.targets]).numpy()
@@ -106,7 +114,6 @@ def build_dataset(
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     keys: LabelKeys | None = None,
-    require_labels: bool = True,
 ) -> Dataset:
     """Read labels and find neighbours.
 
@@ -116,14 +123,13 @@ def build_dataset(
         cutoff: Å.
         dtype: of edge vectors, forces and stresses.
         keys: names of labels, where not to be found automatically.
-        require_labels: whether a set of frames without any label is an error.
 
     Raises:
         HIENetError: no frames, an unknown element, bad positions, or bad labels; the message names file and frame.
     """
     if not frames:
         raise HIENetError("the data set is empty; give at least one frame")
-    labels, report = _labels_or_none(frames, keys, require_labels)
+    labels, report = read_labels(frames, keys)
 
     def graph(frame: Frame) -> AtomicGraph:
         try:
@@ -137,18 +143,6 @@ def build_dataset(
     return Dataset(
         list(frames), graphs, [_targets(f, label, dtype) for f, label in zip(frames, labels, strict=True)], report
     )
-
-
-def _labels_or_none(
-    frames: Sequence[Frame], keys: LabelKeys | None, require_labels: bool
-) -> tuple[list[Labels], LabelReport]:
-    try:
-        return read_labels(frames, keys)
-    except NoLabelsError:
-        if require_labels:
-            raise
-        empty = {"energy": 0, "forces": 0, "stress": 0}
-        return [Labels(None, None, None)] * len(frames), LabelReport(dict.fromkeys(empty), empty, len(frames))
 
 
 def _targets(frame: Frame, labels: Labels, dtype: torch.dtype) -> Targets:

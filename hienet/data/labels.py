@@ -15,11 +15,6 @@ from numpy.typing import NDArray
 from hienet.data.reader import Frame
 from hienet.errors import HIENetError
 
-
-class NoLabelsError(HIENetError):
-    """There is not a single label in a set of frames."""
-
-
 Value = TypeVar("Value")
 
 
@@ -153,9 +148,10 @@ def read_labels(frames: Sequence[Frame], keys: LabelKeys | None = None) -> tuple
         "stress": _choose("stress", frames, keys.virial or keys.stress, keys.virial is not None),
     }
     if not any(used.values()):
-        raise NoLabelsError(
+        raise HIENetError(
             f"no energy, forces or stress found in `{frames[0].file}`; keys seen: {seen_keys(frames)}; "
-            "name the labels with `data.energy_key`, `data.forces_key` and `data.stress_key`"
+            "name the labels with `data.energy_key`, `data.forces_key` and `data.stress_key` of the configuration, "
+            "or the options --energy-key, --forces-key and --stress-key of `hienet init` and `hienet eval`"
         )
     labels = [
         Labels(

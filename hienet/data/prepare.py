@@ -11,7 +11,7 @@ import torch
 from hienet.config import DataSection, ModelSection
 from hienet.data.dataset import Dataset, build_dataset, elements_of
 from hienet.data.labels import LabelKeys
-from hienet.data.reader import read_frames
+from hienet.data.reader import Frame, read_frames
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
     ReferenceEnergies,
@@ -20,6 +20,7 @@ from hienet.data.statistics import (
     given_reference_energies,
     mean_number_of_neighbors,
 )
+from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
 
 
@@ -51,9 +52,6 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
         HIENetError: anything wrong with the data, as described in the modules of this package.
     """
     frames = read_frames(data.train)
-    groups = [frame.group(data.stratify) for frame in frames]
-    fractions = [part if isinstance(part, float) else 0.0 for part in (data.validation, data.test)]
-    split = split_frames(groups, fractions[0], fractions[1], seed)
     elements = model.arguments.get("elements") or elements_of(frames)
     draft = model.hyperparameters({"elements": elements})
     given = [read_frames(part) if isinstance(part, tuple) else [] for part in (data.validation, data.test)]
@@ -61,9 +59,18 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
     dataset = build_dataset(everything, draft.elements, draft.cutoff, dtype, keys)
     first_given = len(frames), len(frames) + len(given[0])
+    labelled = dataset.labelled()
+    split = _split(frames, [i for i in labelled if i < len(frames)], data, seed)
+    given_validation = [i for i in labelled if first_given[0] <= i < first_given[1]]
+    given_test = [i for i in labelled if i >= first_given[1]]
+    for name, files, usable in (("validation", given[0], given_validation), ("test", given[1], given_test)):
+        if files and not usable:
+            raise HIENetError(
+                f"no frame of `data.{name}` has a label; give labelled frames, or leave `data.{name}` out"
+            )
     train = dataset.subset(split.train)
-    validation = dataset.subset([*split.validation, *range(first_given[0], first_given[1])])
-    test = dataset.subset([*split.test, *range(first_given[1], len(everything))])
+    validation = dataset.subset([*split.validation, *given_validation])
+    test = dataset.subset([*split.test, *given_test])
     reference = _reference_energies(data, train, draft.elements)
     computed = {
         "elements": draft.elements,
@@ -72,15 +79,29 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
         "avg_num_neighbors": mean_number_of_neighbors(train, draft.cutoff),
     }
     config = model.hyperparameters(computed)
+    unlabelled = len(everything) - len(labelled)
     return PreparedData(
         train=train,
         validation=validation if len(validation) else None,
         test=test if len(test) else None,
         split=split,
         model=config,
-        notes=_notes(dataset, train, validation, test, config, reference),
+        notes=[
+            *_notes(dataset, train, validation, test, config, reference),
+            *([f"frames without any label, left out: {unlabelled}"] if unlabelled else []),
+        ],
         fingerprint=_fingerprint(dataset, split),
     )
+
+
+def _split(frames: Sequence[Frame], labelled: Sequence[int], data: DataSection, seed: int) -> Split:
+    """Sets of frames of the training files; those without labels are in none."""
+    if not labelled:
+        raise HIENetError("no frame of `data.train` has a label; give labelled frames")
+    groups = [frames[i].group(data.stratify) for i in labelled]
+    fractions = [part if isinstance(part, float) else 0.0 for part in (data.validation, data.test)]
+    split = split_frames(groups, fractions[0], fractions[1], seed)
+    return Split(*([labelled[i] for i in part] for part in (split.train, split.validation, split.test)))
 
 
 def _reference_energies(data: DataSection, train: Dataset, elements: Sequence[str]) -> ReferenceEnergies:

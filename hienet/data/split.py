@@ -41,7 +41,7 @@ def split_frames(groups: Sequence[str], validation: float, test: float, seed: in
         count = max(1, round(fraction * len(groups))) if fraction > 0 else 0
         if count >= len(row):
             raise HIENetError(
-                f"{len(groups)} frames are too few to set {fraction:g} of them apart for `data.{name}`; "
+                f"{len(groups)} frame(s) are too few to set {fraction:g} of them apart for `data.{name}`; "
                 "give more frames, or a file"
             )
         # A random start keeps small groups from being left out or taken always.

@@ -46,7 +46,7 @@ class StagedModel(Protocol):
 class ModelConfig(BaseModel):
     """What every architecture needs to know of its elements and its training set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     elements: tuple[str, ...] = Field(min_length=1, description="chemical symbols, in species order")
     cutoff: float = Field(5.0, gt=0, description="Å")

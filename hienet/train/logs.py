@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from hienet.errors import HIENetError
 from hienet.files import atomic_path
 
 Row = dict[str, float | int | None]
@@ -50,16 +52,25 @@ class RunLog:
 
     def add(self, row: Row) -> None:
         """Append an epoch to both tables."""
-        with self.csv_path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
-        with self.json_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, COLUMNS).writerow(row)
+        _append(self.csv_path, text.getvalue())
+        _append(self.json_path, json.dumps(row) + "\n")
 
     def say(self, text: str) -> None:
         """Append a line with the time."""
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-        with self.text_path.open("a", encoding="utf-8") as file:
-            file.write(f"{now}  {text}\n")
+        _append(self.text_path, f"{now}  {text}\n")
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise HIENetError(
+            f"cannot write `{path}`: {error.strerror}; free some space, then go on with --resume"
+        ) from error
 
 
 def describe_row(row: Mapping[str, float | int | None], epochs: int) -> str:

@@ -43,7 +43,8 @@ def huber(predicted: Tensor, label: Tensor, delta: float) -> Tensor:
     if not labelled.all():
         predicted, label = predicted[labelled], label[labelled]
     if label.numel() == 0:
-        return predicted.new_zeros(())
+        # A sum of nothing, so that a batch without any label can be differentiated like the others.
+        return predicted.sum()
     return F.huber_loss(predicted, label, delta=delta)
 
 
@@ -54,23 +55,35 @@ def training_loss(prediction: Prediction, targets: Targets, settings: LossSettin
     """
     assert prediction.forces is not None
     assert prediction.stress is not None
-    delta = settings.huber_delta
-    energy = huber(prediction.energy / targets.n_atoms, targets.energy / targets.n_atoms, delta)
-    forces = huber(prediction.forces, targets.forces, delta)
-    kbar = EV_PER_CUBIC_ANGSTROM_IN_KBAR
-    stress = huber(to_voigt(prediction.stress) * kbar, targets.stress * kbar, delta)
-    total = settings.energy_weight * energy + settings.forces_weight * forces + settings.stress_weight * stress
-    return Loss(total.to(torch.float64), energy, forces, stress)
+    stress = to_voigt(prediction.stress)
+    return _weighted(
+        targets.n_atoms,
+        (prediction.energy, targets.energy),
+        (prediction.forces, targets.forces),
+        (stress, targets.stress),
+        settings,
+    )
 
 
 def loss_of_comparison(comparison: Comparison, settings: LossSettings) -> float:
     """The same loss for predictions that were collected for a whole data set."""
-    stress = torch.from_numpy(comparison.stress), torch.from_numpy(comparison.stress_label)
-    n_atoms = torch.from_numpy(comparison.n_atoms).to(torch.float64)
+    c = comparison
+    pairs = ((c.energy, c.energy_label), (c.forces, c.forces_label), (c.stress, c.stress_label))
+    energy, forces, stress = ((torch.from_numpy(p), torch.from_numpy(label)) for p, label in pairs)
+    return float(_weighted(torch.from_numpy(c.n_atoms).to(torch.float64), energy, forces, stress, settings).total)
+
+
+def _weighted(
+    n_atoms: Tensor,
+    energy: tuple[Tensor, Tensor],
+    forces: tuple[Tensor, Tensor],
+    stress: tuple[Tensor, Tensor],
+    settings: LossSettings,
+) -> Loss:
+    """From pairs of prediction and label."""
     delta, kbar = settings.huber_delta, EV_PER_CUBIC_ANGSTROM_IN_KBAR
-    energy = huber(
-        torch.from_numpy(comparison.energy) / n_atoms, torch.from_numpy(comparison.energy_label) / n_atoms, delta
-    )
-    forces = huber(torch.from_numpy(comparison.forces), torch.from_numpy(comparison.forces_label), delta)
-    total = settings.energy_weight * energy + settings.forces_weight * forces
-    return float(total + settings.stress_weight * huber(stress[0] * kbar, stress[1] * kbar, delta))
+    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta)
+    of_forces = huber(*forces, delta)
+    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta)
+    total = settings.energy_weight * of_energy + settings.forces_weight * of_forces + settings.stress_weight * of_stress
+    return Loss(total.to(torch.float64), of_energy, of_forces, of_stress)

@@ -20,7 +20,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, save_config
 from hienet.data.prepare import prepare_data
 from hienet.errors import HIENetError
-from hienet.files import atomic_path
+from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors
 from hienet.models.factory import build_model
 from hienet.train.display import make_display
@@ -64,6 +64,7 @@ class Run:
         self.folder = Path(config.output)
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
         last = self._last_checkpoint(resume)
+        make_folder(self.folder, "output")
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         self.dtype = getattr(torch, config.training.dtype)
@@ -76,7 +77,6 @@ class Run:
         self.started = _now()
         if last is not None:
             self._restore(last)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.log = RunLog(self.folder, self.trainer.state.history)
         if last is None:
             self._write_inputs()

@@ -1,0 +1,5 @@
+"""`python -m hienet`."""
+
+from hienet.cli import main
+
+main()
