@@ -51,26 +51,48 @@ class Dynamics:
     n_atoms: int
     atom_steps_per_second: float
 
-    def _second_half(self, name: str) -> float:
+    def _settled(self, name: str) -> NDArray[np.float64]:
         values = self.columns[name]
-        return float(values[len(values) // 2 :].mean())
+        return values[int(0.4 * len(values)) :]
 
     @property
     def mean_volume(self) -> float:
-        """Å^3, over the second half."""
-        return self._second_half("Volume")
+        """Å^3, without the first 40 % of the run."""
+        return float(self._settled("Volume").mean())
+
+    @property
+    def mean_volume_error(self) -> float:
+        """Its standard error (Å^3), from the means of three blocks."""
+        blocks = [block.mean() for block in np.array_split(self._settled("Volume"), 3)]
+        return float(np.std(blocks, ddof=1) / np.sqrt(3))
 
     @property
     def mean_temperature(self) -> float:
-        """K, over the second half."""
-        return self._second_half("Temp")
+        """K, without the first 40 % of the run."""
+        return float(self._settled("Temp").mean())
 
     @property
     def drift(self) -> float:
         """Slope of the total energy (meV/atom/ps), by least squares over all but the first tenth of the run."""
+        return self._slope_and_error()[0]
+
+    @property
+    def drift_error(self) -> float:
+        """Its standard error (meV/atom/ps)."""
+        return self._slope_and_error()[1]
+
+    def _slope_and_error(self) -> tuple[float, float]:
         time, energy = self.columns["Time"], self.columns["TotEng"]
         settled = time >= 0.1 * time[-1]
-        return float(np.polyfit(time[settled], energy[settled], 1)[0]) * 1e3 / self.n_atoms
+        fit, covariance = np.polyfit(time[settled], 1e3 * energy[settled] / self.n_atoms, 1, cov=True)
+        return float(fit[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def thermal_expansion(cold: Dynamics, hot: Dynamics, difference: float) -> tuple[float, float]:
+    """Linear expansion between two runs that lie `difference` K apart, and its standard error (1/K)."""
+    ratio = (hot.mean_volume / cold.mean_volume) ** (1 / 3)
+    relative = np.hypot(hot.mean_volume_error / hot.mean_volume, cold.mean_volume_error / cold.mean_volume)
+    return (ratio - 1) / difference, float(ratio * relative / 3 / difference)
 
 
 def read_dynamics(log: Path) -> Dynamics:

@@ -72,5 +72,5 @@ def _volume(axes: Axes, runs: Mapping[str, Dynamics]) -> None:
         run = runs[name]
         axes.plot(run.columns["Time"], run.columns["Volume"] / run.n_atoms, color=color, lw=1, label=name)
         axes.axhline(run.mean_volume / run.n_atoms, color=color, lw=0.8, ls=":")
-    axes.set(xlabel="time (ps)", ylabel="volume (Å³/atom)", title="NPT; dotted: mean of the second half")
+    axes.set(xlabel="time (ps)", ylabel="volume (Å³/atom)", title="NPT; dotted: mean of the last 60 %")
     axes.legend(frameon=False)

@@ -386,6 +386,15 @@ void PairHIENet::check_exclusions()
         "pair_style hienet: `neigh_modify include` leaves atoms without neighbors; remove it "
         "(`neigh_modify include all`)");
 
+  // Comm keeps the group of `comm_modify group` to itself and its descendants.
+  struct CommGroup : Comm {
+    using Comm::bordergroup;
+  };
+  if (comm->*(&CommGroup::bordergroup))
+    error->all(FLERR,
+               "pair_style hienet: `comm_modify group` takes ghost atoms away from a many-body "
+               "potential; remove it");
+
   if (atom->molecular == Atom::ATOMIC) return;
   bigint bonded = atom->nbonds;
   if (atom->nspecial)

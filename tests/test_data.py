@@ -218,6 +218,31 @@ def test_frames_without_forces_have_a_scale_of_one() -> None:
     assert force_rms(build_dataset(as_frames([structure(energy=-8.0)]), ("C", "Si"), 0.5)) == 1.0
 
 
+def unlabelled(n: int) -> list[ase.Atoms]:
+    frames = emt_frames(n, seed=5)
+    for atoms in frames:
+        atoms.calc = None
+    return frames
+
+
+def test_frames_without_any_label_are_left_out_of_all_sets_and_counted(tmp_path: Path) -> None:
+    data = write_frames(tmp_path / "data.extxyz", [*unlabelled(3), *emt_frames(6)])
+    config = parse_config(tiny_values(data, tmp_path))
+    prepared = prepare_data(config.data, config.model, torch.float64, 0)
+    assert prepared.validation is not None
+    assert len(prepared.train) + len(prepared.validation) == 6
+    assert min(prepared.split.train + prepared.split.validation) == 3
+    assert prepared.notes[-1] == "frames without any label, left out: 3"
+
+
+def test_a_validation_set_without_labels_is_refused(tmp_path: Path) -> None:
+    values = tiny_values(write_frames(tmp_path / "data.extxyz"), tmp_path)
+    values["data"]["validation"] = str(write_frames(tmp_path / "validation.extxyz", unlabelled(2)))
+    config = parse_config(values)
+    with pytest.raises(HIENetError, match=r"no frame of `data.validation` has a label; give labelled frames"):
+        prepare_data(config.data, config.model, torch.float64, 0)
+
+
 def test_no_neighbor_within_the_cutoff_is_refused() -> None:
     dataset = build_dataset(as_frames([structure(energy=-8.0)]), ("C", "Si"), 0.5)
     with pytest.raises(HIENetError, match=r"has a neighbour within the cutoff of 0.5 Å; raise `model.cutoff`"):
@@ -245,7 +270,7 @@ def test_a_split_is_disjoint_complete_reproducible_and_in_proportion() -> None:
 
 
 def test_too_few_frames_for_a_split_are_refused() -> None:
-    with pytest.raises(HIENetError, match=r"1 frames are too few to set 0.1 of them apart for `data.validation`"):
+    with pytest.raises(HIENetError, match=r"1 frame\(s\) are too few to set 0.1 of them apart for `data.validation`"):
         split_frames(["a"], 0.1, 0.0, seed=0)
 
 

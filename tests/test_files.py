@@ -54,6 +54,23 @@ def test_a_newer_checkpoint_format_is_refused(checkpoint_path, tmp_path):
         load_checkpoint(tmp_path / "newer.pt")
 
 
+@pytest.mark.parametrize("key", ["format_version", "architecture", "hyperparameters", "weights", "training"])
+def test_an_incomplete_checkpoint_is_refused(checkpoint_path, tmp_path, key):
+    contents = torch.load(checkpoint_path, weights_only=True)
+    del contents[key]
+    torch.save(contents, tmp_path / "incomplete.pt")
+    with pytest.raises(HIENetError, match=r"is damaged: .*write it anew"):
+        load_checkpoint(tmp_path / "incomplete.pt")
+
+
+def test_weights_of_another_model_are_refused_by_name(checkpoint_path, tmp_path):
+    contents = torch.load(checkpoint_path, weights_only=True)
+    contents["weights"]["species_embedding.weight"] = torch.zeros(7, 8)
+    torch.save(contents, tmp_path / "other.pt")
+    with pytest.raises(HIENetError, match=r"1 of its weights do not fit .* `species_embedding.weight` among them"):
+        load_model(tmp_path / "other.pt")
+
+
 def test_a_truncated_checkpoint_is_refused(checkpoint_path, tmp_path):
     with pytest.raises(HIENetError, match="is truncated or damaged; copy it again"):
         load_checkpoint(truncated(checkpoint_path, tmp_path))
@@ -189,6 +206,16 @@ def test_elements_that_the_model_does_not_know_cannot_be_kept(checkpoint_path):
         export(checkpoint_path, elements=["Ge"])
 
 
+def test_keeping_no_element_is_refused(checkpoint_path):
+    with pytest.raises(HIENetError, match="no element to keep was named; the model's elements are C, Si"):
+        export(checkpoint_path, elements=[])
+
+
+def test_a_name_with_spaces_is_quoted_for_lammps(checkpoint_path, tmp_path):
+    result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(tmp_path / "my model.hienet.pt")])
+    assert 'pair_coeff * * "my model.hienet.pt" C Si' in result.output
+
+
 def test_a_deployed_model_above_tolerance_is_not_written(checkpoint_path, tmp_path, monkeypatch):
     monkeypatch.setitem(
         sys.modules["hienet_deploy.verify"].TOLERANCES, "float32", {"energy": 0.0, "forces": 0.0, "stress": 0.0}
@@ -214,6 +241,15 @@ def test_a_newer_deployed_format_is_refused(deployed, tmp_path):
     torch.jit.save(module, str(tmp_path / "newer.hienet.pt"), _extra_files=extra)
     with pytest.raises(HIENetError, match=r"has deployed format 99.*upgrade hienet"):
         load_model(tmp_path / "newer.hienet.pt")
+
+
+@pytest.mark.parametrize("key", ["format_version", "elements", "dtype"])
+def test_a_deployed_file_with_an_incomplete_description_is_refused(deployed, tmp_path, key):
+    module, metadata = load_deployed(deployed)
+    del metadata[key]
+    torch.jit.save(module, str(tmp_path / "bad.hienet.pt"), _extra_files={METADATA_NAME: json.dumps(metadata)})
+    with pytest.raises(HIENetError, match=f"is damaged: its description lacks `{key}`; deploy it again"):
+        load_model(tmp_path / "bad.hienet.pt")
 
 
 def test_foreign_torchscript_is_refused(tmp_path):

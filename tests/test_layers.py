@@ -146,6 +146,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
     ("values", "message"),
     [
         ({"cutof": 5.0}, "unknown key `model.cutof`; allowed here: elements, cutoff"),
+        ({"cutoff": float("inf")}, "key `model.cutoff`: Input should be a finite number"),
         ({"cutoff": -1.0}, "key `model.cutoff`: Input should be greater than 0.*given: `-1.0`"),
         ({"equivariant_irreps": ["8x0e+4x1o", "8x0e"]}, "has odd parity"),
         ({"equivariant_irreps": ["8x0e+4x1e"]}, "must be scalars"),

@@ -214,6 +214,21 @@ def test_frames_without_stress_forces_or_volume_can_be_trained_on(tmp_path: Path
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+def test_a_batch_without_labels_that_count_does_no_harm(tmp_path: Path) -> None:
+    frames = emt_frames()
+    frames[0].calc = SinglePointCalculator(frames[0], energy=frames[0].get_potential_energy())
+    trainer = make_trainer(write_frames(tmp_path / "data.extxyz", frames), epochs=1, batch_size=1, energy_weight=0.0)
+    trainer.run()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_anything_else(data: Path) -> None:
+    (data.parent / "file").write_text("")
+    for folder in ("file", "file/run"):
+        with pytest.raises(HIENetError, match=r"cannot write to the folder `.*`: .*; choose another as `output`"):
+            Run(parse_config(tiny_values(data, data.parent / folder)), False, quiet())
+
+
 def test_without_validation_frames_the_training_loss_chooses_the_best(data: Path) -> None:
     values = tiny_values(data, data.parent / "run")
     values["data"]["validation"] = 0

@@ -39,6 +39,10 @@ WRONG = {
         "`neigh_modify include` leaves atoms without neighbors",
         commands="group first id 1:4\natom_modify first first\nneigh_modify include first",
     ),
+    "comm group": Wrong(
+        "`comm_modify group` takes ghost atoms away",
+        commands="group first id 1:4\natom_modify first first\ncomm_modify group first",
+    ),
     "too few symbols": Wrong(r"gives 1 element symbol\(s\), but there are 2 atom type\(s\)", pair="{model} C"),
     "too many symbols": Wrong(r"gives 3 element symbol\(s\), but there are 2", pair="{model} C Si Si"),
     "unknown element": Wrong("element `Xe` of type 2 is not in the model .* it knows: C Si", pair="{model} C Xe"),
