@@ -281,3 +281,10 @@ def test_validation_files_are_read_with_the_same_keys(tmp_path: Path) -> None:
     assert prepared.validation is not None
     assert prepared.test is not None
     assert (len(prepared.train), len(prepared.validation), len(prepared.test)) == (8, 2, 2)
+
+
+def test_frames_whose_only_label_has_another_name_are_pointed_out() -> None:
+    frames = [structure(REF_energy=-8.0), structure(dft_energy=-8.1), structure(dft_energy=-8.2)]
+    labels, report = read_labels(as_frames(frames))
+    assert [label.energy for label in labels] == [-8.0, None, None]
+    assert "2 frames have only `dft_energy (frame)`, which is not used; set `energy_key`" in str(report)

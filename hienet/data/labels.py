@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import ase
@@ -116,11 +116,13 @@ class LabelReport:
         used: for each quantity the source that was read, or None.
         counts: for each quantity the number of frames that have it.
         n_frames: number of frames.
+        unused: for a quantity another source, and the number of frames that have only this one.
     """
 
     used: dict[str, Source | None]
     counts: dict[str, int]
     n_frames: int
+    unused: dict[str, tuple[Source, int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = []
@@ -130,6 +132,8 @@ class LabelReport:
                 if source is None
                 else f"{quantity} from `{source}` in {self.counts[quantity]} of {self.n_frames}"
             )
+        for quantity, (source, count) in self.unused.items():
+            parts.append(f"WARNING: {count} frames have only `{source}`, which is not used; set `{quantity}_key`")
         return "labels: " + ", ".join(parts)
 
 
@@ -162,7 +166,22 @@ def read_labels(frames: Sequence[Frame], keys: LabelKeys | None = None) -> tuple
         for frame in frames
     ]
     counts = {quantity: sum(getattr(label, quantity) is not None for label in labels) for quantity in used}
-    return labels, LabelReport(used, counts, len(frames))
+    unused = {
+        quantity: other
+        for quantity, source in used.items()
+        if source is not None and getattr(keys, quantity) is None and (other := _unused(quantity, source, frames))
+    }
+    return labels, LabelReport(used, counts, len(frames), unused)
+
+
+def _unused(quantity: str, chosen: Source, frames: Sequence[Frame]) -> tuple[Source, int] | None:
+    """The source that most of the frames without the chosen one have, and how many they are."""
+    without = [frame for frame in frames if chosen.read(frame.atoms) is None]
+    counts = [
+        (sum(source.read(frame.atoms) is not None for frame in without), source) for source in SEARCH_ORDER[quantity]
+    ]
+    count, source = max(counts, key=lambda pair: pair[0])
+    return (source, count) if count else None
 
 
 def seen_keys(frames: Sequence[Frame]) -> str:
