@@ -34,9 +34,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="small", help="of the architecture hienet [default: small]")
-    parser.add_argument(
-        "--repeat", type=int, default=4, help="cubic cells along each axis [default: 4, 512 atoms]"
-    )
+    parser.add_argument("--repeat", type=int, default=4, help="cubic cells along each axis [default: 4, 512 atoms]")
     parser.add_argument("--steps", type=int, default=10, help="steps of each LAMMPS run [default: 10]")
     parser.add_argument("--rounds", type=int, default=5, help="[default: 5]")
     parser.add_argument("--json", type=Path, help="file to write")
