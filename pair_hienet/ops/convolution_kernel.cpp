@@ -174,15 +174,31 @@ template <typename T> struct Edge {
   T *harmonic_gradient;    // a vector for each harmonic; their numbers are yet to be summed
 };
 
-/// dx, dw and w * x for N vectors of channels.
-template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL>
-static inline void backward_block(const Path &path, const Edge<T> &edge, int64_t u, int64_t padded)
+/// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
+template <typename T, int D_IN, int D_OUT> struct CouplingSums {
+  V<T> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
+};
+
+/// dx and dw for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
+template <typename T, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL>
+INLINE static inline void backward_block(const Path &path, const Edge<T> &edge, int64_t u,
+                                         int64_t padded, CouplingSums<T, D_IN, D_OUT> &sums)
 {
   constexpr int64_t W = WIDTH<T>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u;
   const T *const coupling = edge.coupling + path.coupling_start * EDGE_TILE;
   const T *const gradient = edge.gradient + path.out_start + u;
+  const T *const features = edge.features + path.feature_start + u;
+  const T *const weights = edge.weights + path.weight_start + u;
+  V<T> weighted[SIZE<D_IN>][N];
+  each<N>(N, [&](int v) INLINE {
+    const V<T> w = read<T, PARTIAL>(weights + v * W, rest);
+    each<D_IN>(dim_in, [&](int i) INLINE {
+      weighted[i][v] = w * read<T, PARTIAL>(features + i * path.channels + v * W, rest);
+      if constexpr (!FUSED) store(edge.weighted + i * padded + u + v * W, weighted[i][v]);
+    });
+  });
   V<T> s[SIZE<D_IN>][N] = {};
   each<D_OUT>(dim_out, [&](int o) INLINE {
     V<T> g[N];
@@ -193,19 +209,18 @@ static inline void backward_block(const Path &path, const Edge<T> &edge, int64_t
       const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
       each<N>(N, [&](int v) INLINE {
         s[i][v] += factor * g[v];
+        if constexpr (FUSED) sums.of[o][i] += g[v] * weighted[i][v];
       });
     });
   });
   each<N>(N, [&](int v) INLINE {
-    const V<T> w = read<T, PARTIAL>(edge.weights + path.weight_start + u + v * W, rest);
+    const V<T> w = read<T, PARTIAL>(weights + v * W, rest);
     V<T> of_weight = {};
     each<D_IN>(dim_in, [&](int i) INLINE {
-      const int64_t place = path.feature_start + i * path.channels + u + v * W;
-      const V<T> x = read<T, PARTIAL>(edge.features + place, rest);
-      T *const dx = edge.feature_gradient + place;
-      of_weight += x * s[i][v];
+      const int64_t place = i * path.channels + v * W;
+      T *const dx = edge.feature_gradient + path.feature_start + u + place;
+      of_weight += s[i][v] * read<T, PARTIAL>(features + place, rest);
       write<T, PARTIAL>(dx, read<T, PARTIAL>(dx, rest) + w * s[i][v], rest);
-      store(edge.weighted + i * padded + u + v * W, w * x);
     });
     write<T, PARTIAL>(edge.weight_gradient + path.weight_start + u + v * W, of_weight, rest);
   });
@@ -245,21 +260,34 @@ static void coupling_rows(const Path &path, const Edge<T> &edge, int row, int64_
   });
 }
 
+/// Whether w * x, s, g and the sums of dC fit the registers for N vectors of channels.
+constexpr bool fits_registers(int d_in, int d_out, int n)
+{ return d_in > 0 && 2 * n * d_in + d_in * d_out + n <= REGISTERS - 2; }
+
 template <typename T, int D_IN, int D_OUT>
 static void backward_path(const Convolution<T> &c, const Path &path, const Edge<T> &edge)
 {
   constexpr int64_t W = WIDTH<T>;
-  constexpr int N = D_IN ? VECTORS : 1;
+  constexpr bool FUSED = fits_registers(D_IN, D_OUT, 1);
+  constexpr int N = D_IN == 0 || (FUSED && !fits_registers(D_IN, D_OUT, VECTORS)) ? 1 : VECTORS;
   const int64_t padded = (path.channels + W - 1) / W * W;
+  CouplingSums<T, D_IN, D_OUT> sums;
   int64_t u = 0;
   for (; u + N * W <= path.channels; u += N * W)
-    backward_block<T, D_IN, D_OUT, N, false>(path, edge, u, padded);
+    backward_block<T, D_IN, D_OUT, N, FUSED, false>(path, edge, u, padded, sums);
   if constexpr (N > 1)
     for (; u + W <= path.channels; u += W)
-      backward_block<T, D_IN, D_OUT, 1, false>(path, edge, u, padded);
-  if (u < path.channels) backward_block<T, D_IN, D_OUT, 1, true>(path, edge, u, padded);
+      backward_block<T, D_IN, D_OUT, 1, FUSED, false>(path, edge, u, padded, sums);
+  if (u < path.channels)
+    backward_block<T, D_IN, D_OUT, 1, FUSED, true>(path, edge, u, padded, sums);
 
-  if constexpr (D_IN > 0) {
+  if constexpr (FUSED) {
+    each<D_OUT>(D_OUT, [&](int o) INLINE {
+      each<D_IN>(D_IN, [&](int i) INLINE {
+        store(edge.coupling_gradient + (o * D_IN + i) * W, sums.of[o][i]);
+      });
+    });
+  } else if constexpr (D_IN > 0) {
     constexpr int FIT = ACCUMULATORS / D_IN > 0 ? ACCUMULATORS / D_IN : 1;
     constexpr int ROWS = FIT < D_OUT ? FIT : D_OUT;
     constexpr int REST = D_OUT % ROWS;

@@ -17,14 +17,17 @@ namespace hienet::HIENET_VARIANT {
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64;
+constexpr int REGISTERS = 32;
 constexpr int VECTORS = 2;          // of channels in one block
-constexpr int ACCUMULATORS = 25;    // of 32 registers
+constexpr int ACCUMULATORS = 25;    // in sums of products
 #elif defined(__AVX2__)
 constexpr int BYTES = 32;
+constexpr int REGISTERS = 16;
 constexpr int VECTORS = 1;
 constexpr int ACCUMULATORS = 9;
 #else
 constexpr int BYTES = 16;
+constexpr int REGISTERS = 16;
 constexpr int VECTORS = 1;
 constexpr int ACCUMULATORS = 9;
 #endif
