@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <tuple>
 #include <vector>
 
 namespace hienet {
@@ -24,7 +26,7 @@ using at::Tensor;
 /// The tensors of one call, in the layout that the kernels read.
 struct Inputs {
   Tensor features, harmonics, weights, neighbor, paths, terms, coefficients;
-  int64_t n_local, out_width = 0, largest_degree = 0;
+  int64_t n_local, read_width = 0, out_width = 0, largest_degree = 0;
   int64_t n_couplings = 0, largest_block = 0;
   std::vector<int64_t> row_start;
 
@@ -54,6 +56,7 @@ static void check_plan(Inputs &in)
       fits = fits && terms[2 * t] >= 0 && terms[2 * t] < p.dim_in * p.dim_out &&
           terms[2 * t + 1] >= 0 && terms[2 * t + 1] < in.harmonics.size(1);
     TORCH_CHECK_VALUE(fits, "path ", i, " of the convolution does not fit its tensors");
+    in.read_width = std::max(in.read_width, p.feature_start + p.dim_in * p.channels);
     in.out_width =
         std::max(in.out_width, p.out_start + (p.dim_out - 1) * p.out_channels + p.channels);
     in.n_couplings += p.dim_in * p.dim_out;
@@ -197,7 +200,7 @@ struct Rows {
     int32_t n = 0;
     for (int64_t e = first_edge; e < last_edge; e++)
       if (slot[neighbor[e]] < 0) slot[neighbor[e]] = n++;
-    gradient = at::zeros({n, in.features.size(1)}, in.features.options());
+    gradient = at::zeros({n, in.read_width}, in.features.options());
   }
 };
 
@@ -233,18 +236,19 @@ static void run_backward(const Inputs &in, const Tensor &gradient, const Tensor 
     if (n_parts > 1) {
       own[part] = std::make_unique<Rows>(in, in.row_start[first], in.row_start[last]);
       g.features = own[part]->gradient.template data_ptr<T>();
+      g.feature_stride = in.read_width;
       g.slot = own[part]->slot.data();
     }
     kernel<T>().backward(c, g, first, last, scratch);
   });
   if (n_parts == 1) return;
-  const int64_t width = of_features.size(1);
+  const int64_t width = in.read_width;
   at::parallel_for(0, of_features.size(0), 16, [&](int64_t first, int64_t last) {
     // Always in the order of the parts, so that a sum does not depend on who is faster.
     for (int64_t node = first; node < last; node++)
       for (const auto &rows : own) {
         if (rows->slot[node] < 0) continue;
-        T *const to = of_features.data_ptr<T>() + node * width;
+        T *const to = of_features.data_ptr<T>() + node * of_features.stride(0);
         const T *const from = rows->gradient.template data_ptr<T>() + rows->slot[node] * width;
         for (int64_t i = 0; i < width; i++) to[i] += from[i];
       }
