@@ -138,9 +138,9 @@ def layer_times(irreps: str, l_max: int, irreps_out: str, repeat: int, rounds: i
         return lambda: torch.autograd.grad(module(*inputs, *arguments), inputs, seed)
 
     forwards = in_turns({name: forward(module) for name, module in contenders.items()}, rounds)
-    boths = in_turns({name: both(module) for name, module in contenders.items()}, rounds)
+    differentiated = in_turns({name: both(module) for name, module in contenders.items()}, rounds)
     result: dict[str, float] = {"n_edges": n_edges}
-    for kind, times in (("forward", forwards), ("both", boths)):
+    for kind, times in (("forward", forwards), ("both", differentiated)):
         for name, values in times.items():
             result[f"{name}_{kind}_us_per_edge"] = 1e6 * statistics.median(values) / n_edges
         result[f"plain_over_fused_{kind}"] = ratio(times, "plain", "fused")
