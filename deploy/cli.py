@@ -27,12 +27,18 @@ def deploy(
     elements: Annotated[
         str | None, typer.Option(help="keep only these elements, in this order: Si,C [default: all]")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="with compiled operators, fast and for the CPU; or plain, for any device"
+        ),
+    ] = True,
 ) -> None:
     """Turn a checkpoint into the one file that LAMMPS loads, and check that it gives the same numbers."""
     from .export import export
 
     kept = None if elements is None else [symbol.strip() for symbol in elements.split(",") if symbol.strip()]
-    _report(export(source, output, dtype, kept))
+    _report(export(source, output, dtype, kept, compiled))
 
 
 def _report(deployment: Deployment) -> None:
@@ -62,6 +68,8 @@ def _report(deployment: Deployment) -> None:
         f"cutoff {metadata['cutoff']:g} Å, {metadata['dtype']}; between ranks "
         f"{sum(exchanged)} numbers an atom and step each way"
     )
+    if metadata["operators"]:
+        console.print("compiled for the CPU; for GPUs deploy with --no-compile")
     if not metadata["smooth_cutoff"]:
         console.print(
             "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "

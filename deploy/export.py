@@ -18,6 +18,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.ops.convolution import OPERATOR, fuse_convolutions
 
 from .metadata import describe
 from .verify import Comparison, compare, verification_structures
@@ -45,7 +46,11 @@ def deployed_path(source: str | Path) -> Path:
 
 
 def export(
-    source: str | Path, output: str | Path | None = None, dtype: str = "float32", elements: list[str] | None = None
+    source: str | Path,
+    output: str | Path | None = None,
+    dtype: str = "float32",
+    elements: list[str] | None = None,
+    compiled: bool = True,
 ) -> Deployment:
     """Write the deployed file of a checkpoint, having compared it with the checkpoint.
 
@@ -54,11 +59,12 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
+        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device.
 
     Raises:
-        HIENetError: unreadable source, unknown element or dtype, or a deployed model that differs from its source by
-            more
-            than the tolerance. Nothing is left at `output` then, and what was there before stays.
+        HIENetError: unreadable source, unknown element or dtype, operators that are not compiled, or a deployed model
+            that differs from its source by more than the tolerance. Nothing is left at `output` then, and what was
+            there before stays.
     """
     if dtype not in DTYPES:
         raise HIENetError(f"unknown dtype `{dtype}`; expected float32 or float64")
@@ -69,7 +75,8 @@ def export(
     checkpoint = whole if elements is None else keep_elements(whole, elements)
     model = checkpoint.build(DTYPES[dtype]).requires_grad_(False)
     edge_width = model.embed_edges(torch.ones(1, 3, dtype=DTYPES[dtype])).shape[1]  # type: ignore[operator]
-    metadata = describe(checkpoint, model, dtype, edge_width)
+    operators = [OPERATOR] if compiled and fuse_convolutions(model) > 0 else []
+    metadata = describe(checkpoint, model, dtype, edge_width, operators)
     reference = load_model(source, dtype="float64")
     structures = verification_structures(checkpoint.config.elements)
     with atomic_path(path) as temporary:

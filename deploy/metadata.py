@@ -12,15 +12,21 @@ from torch import Tensor, nn
 
 import hienet
 from hienet.checkpoint import Checkpoint
-from hienet.deployed import FORMAT, FORMAT_VERSION
+from hienet.deployed import FORMAT
 
 
-def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str, edge_width: int) -> dict[str, Any]:
-    """Everything a reader needs to know; `verification` is filled in when the file has been checked."""
+def describe(
+    checkpoint: Checkpoint, model: nn.Module, dtype: str, edge_width: int, operators: list[str]
+) -> dict[str, Any]:
+    """Everything a reader needs to know; `verification` is filled in when the file has been checked.
+
+    Args:
+        operators: compiled operators that the model calls. Readers of format 1 know none.
+    """
     config = checkpoint.config
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if operators else 1,
         "package_version": hienet.__version__,
         "torch_version": torch.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -32,6 +38,7 @@ def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str, edge_width: i
         "edge_width": edge_width,
         "stages": [vars(stage) for stage in model.stages()],  # type: ignore[operator]
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "operators": operators,
         "units": {"length": "angstrom", "energy": "eV"},
         "reference_energies": dict(zip(config.elements, config.shift, strict=True)),
         "smooth_cutoff": getattr(config, "smooth_cutoff", True),

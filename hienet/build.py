@@ -1,4 +1,4 @@
-"""`hienet build`: compiles the LAMMPS plugin against the installed torch and LAMMPS."""
+"""`hienet build`: compiles the LAMMPS plugin and the operators against the installed torch and LAMMPS."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.plugin import (
+    OPERATORS_NAME,
     PLUGIN_NAME,
     STAMP_NAME,
     current_stamp,
@@ -83,11 +84,12 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
         ) from error
     stamp = current_stamp()
     with tempfile.TemporaryDirectory(prefix="hienet-build-") as scratch:
-        plugin = _compile(tools, Path(scratch), verbose, jobs)
+        compiled = _compile(tools, Path(scratch), verbose, jobs)
         # The old stamp goes first, so that an interruption never leaves a stamp beside another plugin.
         (folder / STAMP_NAME).unlink(missing_ok=True)
-        with atomic_path(folder / PLUGIN_NAME) as temporary:
-            shutil.copyfile(plugin, temporary)
+        for name in (OPERATORS_NAME, PLUGIN_NAME):
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(compiled / name, temporary)
     with atomic_path(folder / STAMP_NAME) as temporary:
         temporary.write_text(json.dumps(stamp, indent=2) + "\n")
     print(f"installed {folder / PLUGIN_NAME}; `lmp` now knows `pair_style hienet`")
@@ -169,7 +171,7 @@ def _first_version(program: Path) -> str:
 
 
 def _compile(tools: Toolchain, scratch: Path, verbose: bool, jobs: int | None) -> Path:
-    """Configure and compile in `scratch`; returns the plugin there."""
+    """Configure and compile in `scratch`; returns the folder of the plugin and the operators."""
     configure = [
         str(tools.cmake),
         *("-S", str(tools.sources), "-B", str(scratch)),
@@ -183,7 +185,7 @@ def _compile(tools: Toolchain, scratch: Path, verbose: bool, jobs: int | None) -
     _run(configure, "configuring", verbose)
     compile_command = [str(tools.cmake), "--build", str(scratch), "--parallel", str(jobs or os.cpu_count() or 1)]
     _run(compile_command, "compiling", verbose)
-    return scratch / PLUGIN_NAME
+    return scratch
 
 
 def _run(command: list[str], what: str, verbose: bool) -> None:

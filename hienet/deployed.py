@@ -11,9 +11,11 @@ import torch
 
 import hienet
 from hienet.errors import HIENetError
+from hienet.ops.library import require_operators
 
 FORMAT = "hienet-deployed"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. Files that need compiled operators are written as 2, others as 1."""
 METADATA_NAME = "hienet.json"
 
 
@@ -32,19 +34,43 @@ def load_deployed(
     """The module and the metadata of a deployed file.
 
     Raises:
-        HIENetError: no such file, truncated, not deployed by this package, or of a newer format.
+        HIENetError: no such file, truncated, not deployed by this package, of a newer format, or compiled for another
+            device or with operators that are missing.
     """
     path = Path(path)
     if not path.is_file():
         raise HIENetError(f"there is no file `{path}`; check the path")
-    extra = {METADATA_NAME: ""}
+    metadata = read_metadata(path)
+    operators = metadata.get("operators", [])
+    if operators:
+        if torch.device(device).type != "cpu":
+            raise HIENetError(
+                f"`{path}` was compiled for the CPU and cannot run on `{device}`; use the device `cpu`, or deploy for "
+                "GPUs with `hienet-deploy --no-compile`"
+            )
+        require_operators(operators, path)
     try:
-        module = torch.jit.load(path, map_location=device, _extra_files=extra)
+        module = torch.jit.load(path, map_location=device)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HIENetError(f"`{path}` cannot be read as a deployed model: {reason}; deploy it again") from error
+    return module.eval(), metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a deployed file. Nothing of the module is loaded, which may need operators that are not there.
+
+    Raises:
+        HIENetError: truncated, not deployed by this package, or of a newer format.
+    """
+    metadata: Any = {}
     try:
-        metadata = json.loads(extra[METADATA_NAME])
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.split("/", 1)[-1] == f"extra/{METADATA_NAME}":
+                    metadata = json.loads(archive.read(name))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise HIENetError(f"`{path}` cannot be read as a deployed model: {error}; deploy it again") from error
     except (json.JSONDecodeError, UnicodeDecodeError):
         metadata = {}
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -60,4 +86,4 @@ def load_deployed(
             f"{metadata.get('package_version')}; this "
             f"hienet {hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
-    return module.eval(), metadata
+    return metadata

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hienet.checkpoint import load_checkpoint
-from hienet.deployed import is_torchscript, load_deployed
+from hienet.deployed import is_torchscript, read_metadata
 from hienet.models.factory import build_model
 
 
@@ -51,7 +51,7 @@ def _dtype_name(tensors: Any) -> str:
 
 
 def _describe_deployed(path: str | Path) -> dict[str, Any]:
-    _, metadata = load_deployed(path)
+    metadata = read_metadata(path)
     return {
         "file": str(path),
         "kind": "deployed model",
@@ -66,6 +66,7 @@ def _describe_deployed(path: str | Path) -> dict[str, Any]:
             for key in (
                 "stages",
                 "smooth_cutoff",
+                "operators",
                 "reference_energies",
                 "package_version",
                 "torch_version",

@@ -13,8 +13,11 @@ from pathlib import Path
 PLUGIN_NAME = "hienetplugin.so"
 """LAMMPS loads every `*plugin.so` in the folders of `LAMMPS_PLUGIN_PATH`."""
 
+OPERATORS_NAME = "libhienet_ops.so"
+"""Beside the plugin, which links it: the operators of compiled models. Python loads it, too."""
+
 STAMP_NAME = "hienetplugin.json"
-"""Beside the plugin: what it was compiled from and against."""
+"""Beside the plugin: what both were compiled from and against."""
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -62,8 +65,9 @@ def current_stamp() -> dict[str, str | None]:
 
 def plugin_problem(folder: Path) -> str | None:
     """Why the plugin in `folder` should be compiled (again), as a clause; None if it is fine."""
-    if not (folder / PLUGIN_NAME).is_file():
-        return f"the LAMMPS plugin is not compiled (there is no {folder / PLUGIN_NAME})"
+    for name in (PLUGIN_NAME, OPERATORS_NAME):
+        if not (folder / name).is_file():
+            return f"the LAMMPS plugin is not compiled (there is no {folder / name})"
     try:
         stamp = json.loads((folder / STAMP_NAME).read_text())
     except (OSError, ValueError):

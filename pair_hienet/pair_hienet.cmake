@@ -7,6 +7,7 @@
 # the sources are linked into it (and can be removed again); torch is added to the library when its target exists.
 
 include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
+add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
 
 function(hienet_add_pair_style)
   foreach(name pair_hienet.h pair_hienet.cpp neighbor_graph.h neighbor_graph.cpp staged_model.h staged_model.cpp)
@@ -20,4 +21,8 @@ hienet_add_pair_style()
 
 list(APPEND CMAKE_BUILD_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 list(APPEND CMAKE_INSTALL_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
-cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch)
+# no-as-needed: the operators register themselves, and nothing refers to them by name. In one word, because CMake removes
+# flags that come twice.
+cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch
+               "-Wl,--no-as-needed,$<TARGET_FILE:hienet_ops>,--as-needed")
+cmake_language(DEFER CALL add_dependencies lammps hienet_ops)

@@ -5,6 +5,7 @@
 #include "neighbor_graph.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -24,7 +25,7 @@ namespace hienet {
 
 using LAMMPS_NS::json;
 
-static constexpr int NEWEST_FORMAT = 1;
+static constexpr int NEWEST_FORMAT = 2;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout", "forward"};
 
 // ----------------------------------------------------------------------
@@ -148,6 +149,7 @@ Metadata read_metadata(const std::string &bytes)
     m.content_hash = data.value("content_hash", "");
     m.training = summary(data.contains("training") ? data["training"] : json());
     m.elements = data.at("elements").get<std::vector<std::string>>();
+    m.operators = data.value("operators", std::vector<std::string>());
     m.cutoff = data.at("cutoff").get<double>();
     m.edge_width = data.at("edge_width").get<int>();
     m.n_parameters = data.at("n_parameters").get<int64_t>();
@@ -335,6 +337,19 @@ struct StagedModel::Torch {
   }
 };
 
+/// Compiled operators run on the CPU, and must be in the library that this style was linked with.
+static void check_operators(const Metadata &metadata, const std::string &device)
+{
+  for (const auto &name : metadata.operators)
+    if (!c10::Dispatcher::singleton().findOp({name, ""}))
+      throw ModelError("the file needs the compiled operator `" + name +
+                       "`, which this pair style does not have; upgrade hienet and run "
+                       "`hienet build`");
+  if (!metadata.operators.empty() && device != "cpu")
+    throw ModelError("the file was compiled for the CPU and cannot run on `" + device +
+                     "`; use `device cpu`, or write it for GPUs with `hienet-deploy --no-compile`");
+}
+
 /// Convert the floating-point tensors of the file's own dtype; the others (indices, float64 reference
 /// energies of a float32 model) keep theirs.
 static void convert(torch::jit::Module &module, torch::ScalarType from, torch::ScalarType to)
@@ -357,6 +372,7 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
                          const std::string &device, Precision precision) :
     torch_(std::make_unique<Torch>()), metadata_(metadata), device_(device)
 {
+  check_operators(metadata, device);
   translated("the file is damaged or was written for another version of torch", [&] {
     std::istringstream stream(bytes);
     torch_->module = torch::jit::load(stream, torch::kCPU);

@@ -31,8 +31,9 @@ struct StageInfo {
 struct Metadata {
   int format_version;
   std::string package_version, created, architecture, dtype, training, content_hash;
-  std::vector<std::string> elements;    // in species order
-  double cutoff;                        // Angstrom
+  std::vector<std::string> elements;     // in species order
+  std::vector<std::string> operators;    // compiled ones that the model calls, `hienet::name`
+  double cutoff;                         // Angstrom
   int edge_width;
   std::vector<StageInfo> stages;
   int64_t n_parameters;

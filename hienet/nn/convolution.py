@@ -93,6 +93,7 @@ class TensorProductConvolution(nn.Module):
     ) -> None:
         super().__init__()
         irreps_features, irreps_harmonics = o3.Irreps(irreps_features), o3.Irreps(irreps_harmonics)
+        self.irreps_features, self.irreps_harmonics = irreps_features, irreps_harmonics
         self.paths = coupling_paths(irreps_features, irreps_harmonics, o3.Irreps(irreps_out))
         if not self.paths:
             raise ValueError(f"no path leads from `{irreps_features}` x `{irreps_harmonics}` to `{irreps_out}`")

@@ -15,7 +15,7 @@ import hienet.build
 import hienet.plugin
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.plugin import PLUGIN_NAME, STAMP_NAME, plugin_folder, plugin_problem
+from hienet.plugin import OPERATORS_NAME, PLUGIN_NAME, STAMP_NAME, plugin_folder, plugin_problem
 from hienet.testing import silicon_carbide
 
 
@@ -81,6 +81,9 @@ def test_a_plugin_that_does_not_fit_is_announced_and_does_not_stop_lammps(plugin
     assert "not compiled" in capsys.readouterr().err
     folder.mkdir()
     (folder / PLUGIN_NAME).write_text("")
+    assert plugin_folder() == str(folder)
+    assert f"there is no {folder / OPERATORS_NAME}" in capsys.readouterr().err
+    (folder / OPERATORS_NAME).write_text("")
     stamp = json.loads((plugin.parent / STAMP_NAME).read_text())
     for key, says in (
         ("torch", "compiled against torch 0.1"),

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The arithmetic of the tensor-product convolution, on plain arrays: what tensor_product_convolution.cpp asks of
+// convolution_kernel.cpp, which is compiled once for each instruction set.
+
+#ifndef HIENET_CONVOLUTION_KERNEL_H
+#define HIENET_CONVOLUTION_KERNEL_H
+
+#include <cstdint>
+
+namespace hienet {
+
+/// Edges whose couplings are computed together; a multiple of every vector length.
+constexpr int64_t EDGE_TILE = 16;
+/// No vector is longer than this many numbers.
+constexpr int64_t MAX_WIDTH = 16;
+/// Largest 2l+1 of features and messages: l = 11.
+constexpr int64_t MAX_DIM = 23;
+
+/// One path (irrep of the features) x (l of the harmonics) -> (irrep of the message). The tensor `paths` has these
+/// columns.
+struct Path {
+  int64_t feature_start;    // first column of the features' block, [dim_in, channels]
+  int64_t dim_in;           // 2l+1 of the features
+  int64_t channels;
+  int64_t weight_start;    // first column of its weights, [channels]
+  int64_t out_start;    // first column of its output; row m of the block follows out_channels later
+  int64_t out_channels;
+  int64_t dim_out;           // 2l+1 of the message
+  int64_t coupling_start;    // its first coupling, [dim_out, dim_in]
+  int64_t term_start;        // its terms, of all Clebsch-Gordan coefficients
+  int64_t term_stop;
+};
+constexpr int64_t PATH_COLUMNS = 10;
+
+/// A non-zero Clebsch-Gordan coefficient: coupling[index] += coefficient * harmonics[harmonic].
+struct Term {
+  int64_t index;    // of a path's couplings, m_out * dim_in + m_in
+  int64_t harmonic;
+};
+
+/// Inputs, and what does not depend on the direction. Strides count numbers from row to row.
+template <typename T> struct Convolution {
+  const Path *paths;
+  int64_t n_paths;
+  const Term *terms;
+  const T *coefficients;    // of the terms
+  int64_t n_couplings;      // of all paths
+  int64_t n_harmonics;
+  const int64_t *row_start;    // [n_local + 1]: edges of a center
+  const int64_t *neighbor;
+  const T *features, *harmonics, *weights;
+  int64_t feature_stride, harmonic_stride, weight_stride;
+};
+
+/// Where the gradients go. `slot`, if any, says which row of `features` belongs to a node.
+template <typename T> struct Gradients {
+  const T *output;
+  T *features, *harmonics, *weights;
+  int64_t output_stride, feature_stride, harmonic_stride, weight_stride;
+  const int32_t *slot;
+};
+
+/// Forward and backward for the centers `first .. last-1`; `scratch` is aligned to 64 bytes. The forward writes rows of
+/// `output`, the backward writes rows of the gradients of harmonics and weights and adds to those of the features.
+template <typename T> struct Kernel {
+  void (*forward)(const Convolution<T> &, T *output, int64_t output_stride, int64_t first,
+                  int64_t last, T *scratch);
+  void (*backward)(const Convolution<T> &, const Gradients<T> &, int64_t first, int64_t last,
+                   T *scratch);
+};
+
+struct Kernels {
+  const char *name;
+  Kernel<float> single;
+  Kernel<double> twofold;
+};
+
+namespace portable {
+  extern const Kernels KERNELS;
+}
+namespace avx2 {
+  extern const Kernels KERNELS;
+}
+namespace avx512 {
+  extern const Kernels KERNELS;
+}
+
+}    // namespace hienet
+
+#endif
