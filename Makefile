@@ -1,6 +1,6 @@
 # Everything a newcomer needs: each target does its own set-up.
-#   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report   (about 12 minutes on 2 cores)
-#   make test   the whole test suite                                          (about 10 minutes on 2 cores)
+#   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report    (about 10 minutes on 2 cores)
+#   make test   the whole test suite                                           (about 5 minutes on 2 cores)
 #   make lint   style, types, spelling
 #   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
 
@@ -45,4 +45,4 @@ format: $(VENV)/.installed
 	git ls-files '*.cpp' '*.h' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf $(VENV) build demo/results.json demo/report.png demo/work
+	rm -rf $(VENV) build demo/results.json demo/report.png demo/output

@@ -1,6 +1,6 @@
 """The whole road once: train HIENet on DFT data, deploy it, run it in LAMMPS on two ranks, and compare with DFT.
 
-Run it with `make demo`. Everything it makes lies in demo/work; demo/results.json and demo/report.png are the summary.
+Run it with `make demo`. Everything it makes lies in demo/output; demo/results.json and demo/report.png are the summary.
 An interrupted demo goes on where it stopped; a finished one begins anew.
 """
 
@@ -34,10 +34,10 @@ from hienet.files import atomic_path
 from hienet.lammps import run_deck
 
 DEMO = Path(__file__).resolve().parent
-WORK = DEMO / "work"
-TRAINING = WORK / "training"
+OUTPUT = DEMO / "output"
+TRAINING = OUTPUT / "training"
 BEST = TRAINING / "best.pt"
-DEPLOYED = WORK / "sic.hienet.pt"
+DEPLOYED = OUTPUT / "sic.hienet.pt"
 DECKS = DEMO.parent / "lammps_examples"
 RANKS = 2
 CELLS = 4
@@ -52,13 +52,13 @@ def main() -> None:
     results_path = DEMO / "results.json"
     if results_path.exists():
         results_path.unlink()
-        shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(exist_ok=True)
-    spent = _Stopwatch(WORK / "seconds.json", begin)
+        shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(exist_ok=True)
+    spent = _Stopwatch(OUTPUT / "seconds.json", begin)
 
     step(1, "train on 3C-SiC (PBE), 2 threads, about 5 minutes", train)
     evaluation = evaluate(BEST, [TRAINING / "test.extxyz"])
-    write_evaluation(evaluation, WORK / "evaluation")
+    write_evaluation(evaluation, OUTPUT / "evaluation")
     spent.save()
     step(2, "deploy", deploy)
     step(3, "equation of state", lambda: console.print("from the deployed model's energies at 11 volumes"))
@@ -68,7 +68,7 @@ def main() -> None:
     for number, (name, deck, settings) in enumerate(dynamics_runs(equation.lattice_constant), start=4):
         title = f"{name} with {8 * CELLS**3} atoms on {RANKS} ranks"
         step(number, title, lambda name=name, deck=deck, settings=settings: run(name, deck, settings, spent))
-        runs[name] = read_dynamics(WORK / f"{name.replace(' ', '-')}.log")
+        runs[name] = read_dynamics(OUTPUT / f"{name.replace(' ', '-')}.log")
 
     total, nve = evaluation.total, runs["NVE 300 K"]
     cold, hot = runs["NPT 300 K"], runs["NPT 1500 K"]
@@ -90,7 +90,7 @@ def main() -> None:
         "atom_steps_per_second": nve.atom_steps_per_second,
         "wall_seconds": spent.total(),
     }
-    draw_report(DEMO / "report.png", evaluation, runs, read_rdf(WORK / "rdf.txt"))
+    draw_report(DEMO / "report.png", evaluation, runs, read_rdf(OUTPUT / "rdf.txt"))
     with atomic_path(results_path) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n")
     show(results)
@@ -100,10 +100,10 @@ def dynamics_runs(lattice_constant: float) -> list[tuple[str, str, dict[str, obj
     """Name, deck and settings of each run; all begin with the relaxed lattice."""
     lattice = f"{lattice_constant:.4f}"
     return [
-        ("NVE 300 K", "nve", {"lattice": lattice, "steps": 250}),
-        ("NVT 300 K", "nvt", {"lattice": lattice, "steps": 250, "rdf": "rdf.txt"}),
-        ("NPT 300 K", "npt", {"lattice": lattice, "temperature": 300, "steps": 400}),
-        ("NPT 1500 K", "npt", {"lattice": lattice, "temperature": 1500, "steps": 400}),
+        ("NVE 300 K", "nve", {"lattice": lattice, "steps": 800}),
+        ("NVT 300 K", "nvt", {"lattice": lattice, "steps": 500, "rdf": "rdf.txt"}),
+        ("NPT 300 K", "npt", {"lattice": lattice, "temperature": 300, "steps": 1000}),
+        ("NPT 1500 K", "npt", {"lattice": lattice, "temperature": 1500, "steps": 1000}),
     ]
 
 
@@ -147,7 +147,7 @@ def command(program: str, *arguments: str) -> None:
 
 def run(name: str, deck: str, settings: dict[str, object], spent: _Stopwatch) -> None:
     """One LAMMPS run; its thermodynamic output is shown as it comes."""
-    log = WORK / f"{name.replace(' ', '-')}.log"
+    log = OUTPUT / f"{name.replace(' ', '-')}.log"
     if log.exists():
         console.print("already done")
         return
@@ -155,7 +155,7 @@ def run(name: str, deck: str, settings: dict[str, object], spent: _Stopwatch) ->
     variables = {"model": DEPLOYED.name, "repeat": CELLS, **settings}
     arguments = [word for key, value in variables.items() for word in ("-var", key, str(value))]
     output = run_deck(
-        DECKS / deck / f"in.{deck}", RANKS, timeout=1800, cwd=WORK, arguments=arguments, echo=show_thermodynamics
+        DECKS / deck / f"in.{deck}", RANKS, timeout=1800, cwd=OUTPUT, arguments=arguments, echo=show_thermodynamics
     )
     with atomic_path(log) as temporary:
         temporary.write_text(output)
@@ -222,7 +222,7 @@ def show(results: dict[str, float]) -> None:
             f"{DFT_BULK_MODULUS} GPa",
         ),
         (
-            "linear thermal expansion, 300 to 1500 K",
+            "thermal expansion, 300 to 1500 K",
             f"({1e6 * results['thermal_expansion_per_kelvin']:.1f} ± "
             f"{1e6 * results['thermal_expansion_standard_error']:.1f}) 1e-6 /K",
             "",
@@ -233,7 +233,7 @@ def show(results: dict[str, float]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print("figure: demo/report.png; numbers: demo/results.json; model: demo/work/sic.hienet.pt")
+    console.print("figure: demo/report.png; numbers: demo/results.json; model: demo/output/sic.hienet.pt")
 
 
 if __name__ == "__main__":

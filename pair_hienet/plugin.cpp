@@ -2,31 +2,11 @@
 // What LAMMPS' `plugin load` looks for: registers pair_style hienet.
 
 #include "pair_hienet.h"
+#include "plugin_types.h"
 
 #include "lammps.h"
 
 #include <string>
-
-// Not every installation of LAMMPS comes with lammpsplugin.h; these are the types its `plugin` command expects.
-extern "C" {
-typedef void *(lammpsplugin_factory1) (void *);
-typedef void *(lammpsplugin_factory2) (void *, int, char **);
-
-typedef struct {
-  const char *version;
-  const char *style;
-  const char *name;
-  const char *info;
-  const char *author;
-  union {
-    lammpsplugin_factory1 *v1;
-    lammpsplugin_factory2 *v2;
-  } creator;
-  void *handle;
-} lammpsplugin_t;
-
-typedef void (*lammpsplugin_regfunc)(lammpsplugin_t *, void *);
-}
 
 static void *create_pair_hienet(void *lmp)
 {

@@ -3,24 +3,9 @@
 // It links the plugin itself, so that everything else is the code under test.
 
 #include "pair_hienet.h"
+#include "plugin_types.h"
 
 #include <algorithm>
-
-extern "C" {
-typedef void *(lammpsplugin_factory1) (void *);
-typedef void *(lammpsplugin_factory2) (void *, int, char **);
-
-typedef struct {
-  const char *version, *style, *name, *info, *author;
-  union {
-    lammpsplugin_factory1 *v1;
-    lammpsplugin_factory2 *v2;
-  } creator;
-  void *handle;
-} lammpsplugin_t;
-
-typedef void (*lammpsplugin_regfunc)(lammpsplugin_t *, void *);
-}
 
 namespace {
 class PairNoExchange : public LAMMPS_NS::PairHIENet {
