@@ -6,6 +6,8 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hienet.calculator import DTYPES, load_model
+from hienet.calculator import DTYPES, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
@@ -77,11 +79,11 @@ def export(
     edge_width = model.embed_edges(torch.ones(1, 3, dtype=DTYPES[dtype])).shape[1]  # type: ignore[operator]
     operators = [OPERATOR] if compiled and fuse_convolutions(model) > 0 else []
     metadata = describe(checkpoint, model, dtype, edge_width, operators)
-    reference = load_model(source, dtype="float64")
+    script = _scripted(model)
     structures = verification_structures(checkpoint.config.elements)
     with atomic_path(path) as temporary:
-        _write(model, metadata, temporary)
-        comparisons = compare(reference, load_model(temporary), structures)
+        _write(script, metadata, temporary)
+        comparisons = compare(model_of(whole), load_model(temporary), structures)
         failed = [comparison for comparison in comparisons if not comparison.passed]
         if failed:
             worst = max(failed, key=lambda comparison: comparison.forces)
@@ -92,16 +94,28 @@ def export(
                 "written: deploy with --dtype float64"
             )
         metadata["verification"] = [asdict(comparison) for comparison in comparisons]
-        _write(model, metadata, temporary)
+        _write(script, metadata, temporary)
     return Deployment(path, metadata, comparisons)
 
 
-def _write(model: torch.nn.Module, metadata: dict[str, Any], path: Path) -> None:
+@contextmanager
+def _torchscript() -> Iterator[None]:
+    """Without torch's warnings that TorchScript is deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
-        # By way of memory: torch's archive writer aborts the process when the disc is full.
-        archive = io.BytesIO()
-        torch.jit.save(torch.jit.script(model), archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
+        yield
+
+
+def _scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    with _torchscript():
+        return torch.jit.script(model)
+
+
+def _write(script: torch.jit.ScriptModule, metadata: dict[str, Any], path: Path) -> None:
+    # By way of memory: torch's archive writer aborts the process when the disc is full.
+    archive = io.BytesIO()
+    with _torchscript():
+        torch.jit.save(script, archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
 
 

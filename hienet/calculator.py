@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from hienet.checkpoint import load_checkpoint
+from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import is_torchscript, load_deployed
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
@@ -85,16 +85,26 @@ def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) 
         script, metadata = load_deployed(path, target)
         chosen = DTYPES[dtype or metadata["dtype"]]
         return LoadedModel(script.to(chosen), tuple(metadata["elements"]), metadata["cutoff"], chosen, target, metadata)
-    checkpoint = load_checkpoint(path)
-    chosen = DTYPES[dtype or "float64"]
-    module = checkpoint.build(chosen).to(target).requires_grad_(False)
+    return model_of(load_checkpoint(path), DTYPES[dtype or "float64"], target)
+
+
+def model_of(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> LoadedModel:
+    """A checkpoint that is already in memory as a model.
+
+    Raises:
+        HIENetError: its weights are not those of its architecture.
+    """
+    config = checkpoint.config
+    module = checkpoint.build(dtype).to(device).requires_grad_(False)
     info = {
         "architecture": checkpoint.architecture,
-        "hyperparameters": checkpoint.config.model_dump(mode="json"),
+        "hyperparameters": config.model_dump(mode="json"),
         "training": checkpoint.training,
         "notes": checkpoint.notes,
     }
-    return LoadedModel(module, checkpoint.config.elements, checkpoint.config.cutoff, chosen, target, info)
+    return LoadedModel(module, config.elements, config.cutoff, dtype, torch.device(device), info)
 
 
 class HIENetCalculator(Calculator):

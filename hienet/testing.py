@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from ase.build import bulk
 from numpy.typing import NDArray
-from torch import nn
 
-from hienet.calculator import LoadedModel
+from hienet.calculator import LoadedModel, model_of
 from hienet.checkpoint import Checkpoint, save_checkpoint
 from hienet.models.factory import build_model, make_config
 
@@ -44,15 +43,7 @@ def tiny_checkpoint(
 
 def tiny_model(dtype: torch.dtype = torch.float64, **values: object) -> LoadedModel:
     """The model of `tiny_checkpoint`, ready to predict."""
-    return as_loaded(tiny_checkpoint(**values), dtype)  # type: ignore[arg-type]
-
-
-def as_loaded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> LoadedModel:
-    """A checkpoint that was never on disc, ready to predict."""
-    module: nn.Module = checkpoint.build(dtype).requires_grad_(False)
-    config = checkpoint.config
-    info = {"architecture": checkpoint.architecture, "hyperparameters": config.model_dump(mode="json")}
-    return LoadedModel(module, config.elements, config.cutoff, dtype, torch.device("cpu"), info)
+    return model_of(tiny_checkpoint(**values), dtype)  # type: ignore[arg-type]
 
 
 def write_tiny_checkpoint(path: str | Path, **values: object) -> Path:

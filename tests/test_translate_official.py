@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from hienet.calculator import model_of
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
-from hienet.testing import as_loaded
 from hienet.translate_official import convert_official
 
 MODELS = ["paper_small", "paper_small_older_e3nn", "trainyaml_small"]
@@ -28,7 +28,7 @@ def relative_error(found: object, expected: object) -> float:
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_energies_forces_and_stress_equal_the_authors(reference_folder, name, structure):
     folder = reference_folder / "hienet_official"
-    model = as_loaded(convert_official(folder / f"{name}.pth"))
+    model = model_of(convert_official(folder / f"{name}.pth"))
     expected = json.loads((folder / f"{name}.expected.json").read_text())[structure]
     atoms = ase.Atoms(expected["symbols"], expected["positions"], cell=expected["cell"], pbc=expected["pbc"])
     prediction = model.predict(atoms)

@@ -36,10 +36,9 @@ class EdgeEmbedding(nn.Module):
         self.spherical_harmonics = o3.SphericalHarmonics(
             list(range(l_max + 1)), normalize=True, normalization="component"
         )
-        self.width = n_radial + 1 + (l_max + 1) ** 2
 
     def forward(self, edge_vectors: Tensor) -> Tensor:
-        """`[n_edges, 3]` (Å) to `[n_edges, width]`."""
+        """`[n_edges, 3]` (Å) to `[n_edges, n_radial + 1 + (l_max+1)^2]`."""
         distance = torch.linalg.vector_norm(edge_vectors, dim=1, keepdim=True)
         envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
         return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
