@@ -141,10 +141,9 @@ class HIENet(nn.Module):
         self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
         """Layer `index`, and what the next one wants of it: `[n_nodes, width]` to `[n_local, next width]`."""
-        radial, envelope, harmonics = self.edge_embedding.split(edges)
         for i, layer in enumerate(self.layers):
             if i == index:
-                state = layer(state, radial, envelope, harmonics, center, neighbor, n_local)
+                state = layer(state, edges, species, center, neighbor, n_local)
             elif i == index + 1:
                 state = layer.prepare(state)  # type: ignore[operator]
         return state
@@ -156,8 +155,8 @@ class HIENet(nn.Module):
 
     def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
-        radial, envelope, harmonics = self.edge_embedding.split(self.embed_edges(edge_vectors))
+        edges = self.embed_edges(edge_vectors)
         features = self.species_embedding(species)
         for layer in self.layers:
-            features = layer(layer.prepare(features), radial, envelope, harmonics, center, neighbor, n_local)  # type: ignore[operator]
+            features = layer(layer.prepare(features), edges, species, center, neighbor, n_local)  # type: ignore[operator]
         return self.energy_readout(features, species[:n_local])

@@ -43,7 +43,12 @@ class EdgeEmbedding(nn.Module):
         envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
         return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
 
-    def split(self, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Radial basis `[n_edges, n_radial]`, envelope `[n_edges, 1]` and harmonics `[n_edges, (l_max+1)^2]`."""
-        n = self.n_radial
-        return edges[:, :n], edges[:, n : n + 1], edges[:, n + 1 :]
+
+def split_edges(edges: Tensor, n_radial: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `EdgeEmbedding` put side by side.
+
+    Returns:
+        radial basis `[n_edges, n_radial]`, zero at the cutoff; envelope `[n_edges, 1]`; harmonics
+        `[n_edges, (l_max+1)^2]`.
+    """
+    return edges[:, :n_radial], edges[:, n_radial : n_radial + 1], edges[:, n_radial + 1 :]

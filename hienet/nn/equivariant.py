@@ -7,6 +7,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from hienet.nn.convolution import TensorProductConvolution
+from hienet.nn.embedding import split_edges
 from hienet.nn.gate import Gate
 from hienet.nn.linear import IrrepsLinear
 from hienet.nn.radial import RadialNetwork
@@ -15,7 +16,8 @@ from hienet.nn.radial import RadialNetwork
 class EquivariantLayer(nn.Module):
     """x_i <- Gate(Linear_out[(1/N) sum_j TP(Linear_in(x_j), Y_ij; w(d_ij))] + Linear_skip(x_i)).
 
-    N is the mean number of neighbours. The linear maps have no biases, so an isolated atom keeps Gate(Linear_skip(x)).
+    N is the mean number of neighbours. The radial network has no biases and the radial basis vanishes at the cutoff, so
+    messages do. The linear maps have no biases, so an isolated atom keeps Gate(Linear_skip(x)).
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class EquivariantLayer(nn.Module):
         avg_num_neighbors: float,
     ) -> None:
         super().__init__()
+        self.n_radial = n_radial
         self.gate = Gate(irreps_out)
         self.linear_in = IrrepsLinear(irreps_in, irreps_in)
         self.linear_skip = IrrepsLinear(irreps_in, self.gate.irreps_in)
@@ -55,9 +58,8 @@ class EquivariantLayer(nn.Module):
     def forward(
         self,
         state: Tensor,
-        radial: Tensor,
-        envelope: Tensor,
-        harmonics: Tensor,
+        edges: Tensor,
+        species: Tensor,
         center: Tensor,
         neighbor: Tensor,
         n_local: int,
@@ -66,15 +68,15 @@ class EquivariantLayer(nn.Module):
 
         Args:
             state: `[n_nodes, state_width]`.
-            radial: `[n_edges, n_radial]`, zero at the cutoff.
-            envelope: not used by this layer, whose radial network maps zero to zero.
-            harmonics: `[n_edges, irreps_harmonics.dim]`.
+            edges: what `EdgeEmbedding` returns.
+            species: not used by this layer.
             center, neighbor: `[n_edges]` int64.
             n_local: number of owned atoms.
 
         Returns:
             `[n_local, irreps_out.dim]`.
         """
+        radial, _, harmonics = split_edges(edges, self.n_radial)
         weights = self.radial_network(radial)
         messages = self.convolution(state, harmonics, weights, center, neighbor, n_local) / self.avg_num_neighbors
         return self.gate(self.linear_out(messages) + state[:n_local, self.sent_width :])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hienet.nn.embedding import split_edges
 from hienet.nn.scatter import sum_over_neighbors
 
 
@@ -52,6 +53,7 @@ class InvariantLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
+        self.n_radial = n_radial
         self.smooth_cutoff = smooth_cutoff
         self.query = _linear(channels, channels)
         self.key = _linear(channels, channels)
@@ -84,9 +86,8 @@ class InvariantLayer(nn.Module):
     def forward(
         self,
         state: Tensor,
-        radial: Tensor,
-        envelope: Tensor,
-        harmonics: Tensor,
+        edges: Tensor,
+        species: Tensor,
         center: Tensor,
         neighbor: Tensor,
         n_local: int,
@@ -95,9 +96,8 @@ class InvariantLayer(nn.Module):
 
         Args:
             state: `[n_nodes, channels]`.
-            radial: `[n_edges, n_radial]`.
-            envelope: `[n_edges, 1]`.
-            harmonics: not used by this layer.
+            edges: what `EdgeEmbedding` returns.
+            species: not used by this layer.
             center, neighbor: `[n_edges]` int64.
             n_local: number of owned atoms.
 
@@ -105,6 +105,7 @@ class InvariantLayer(nn.Module):
             `[n_local, channels]`.
         """
         x = state[:n_local]
+        radial, envelope, _ = split_edges(edges, self.n_radial)
         edge = self.edge_dropout(self.edge(radial))
         key = self.key_network(self.key(state), edge, center, neighbor, n_local)
         attention = self.query(x).index_select(0, center) * key / math.sqrt(float(self.channels))

@@ -407,10 +407,7 @@ static void backward(const Convolution<T> &c, const Gradients<T> &g, int64_t fir
   }
 }
 
-#define NAME_OF(variant) #variant
-#define NAME(variant) NAME_OF(variant)
-
-extern const Kernels KERNELS = {
-    NAME(HIENET_VARIANT), {forward<float>, backward<float>}, {forward<double>, backward<double>}};
+extern const Kernel<float> CONVOLUTION_FLOAT = {forward<float>, backward<float>};
+extern const Kernel<double> CONVOLUTION_DOUBLE = {forward<double>, backward<double>};
 
 }    // namespace hienet::HIENET_VARIANT

@@ -5,6 +5,8 @@
 #ifndef HIENET_CONVOLUTION_KERNEL_H
 #define HIENET_CONVOLUTION_KERNEL_H
 
+#include "variants.h"
+
 #include <cstdint>
 
 namespace hienet {
@@ -69,21 +71,8 @@ template <typename T> struct Kernel {
                    T *scratch);
 };
 
-struct Kernels {
-  const char *name;
-  Kernel<float> single;
-  Kernel<double> twofold;
-};
-
-namespace portable {
-  extern const Kernels KERNELS;
-}
-namespace avx2 {
-  extern const Kernels KERNELS;
-}
-namespace avx512 {
-  extern const Kernels KERNELS;
-}
+HIENET_FOR_EACH_VARIANT(extern const Kernel<float> CONVOLUTION_FLOAT;
+                        extern const Kernel<double> CONVOLUTION_DOUBLE;)
 
 }    // namespace hienet
 

@@ -8,40 +8,52 @@
 
 namespace hienet {
 
-static std::vector<const Kernels *> available()
+static const char *name_of(InstructionSet set)
 {
-  std::vector<const Kernels *> found = {&portable::KERNELS};
+  switch (set) {
+    case InstructionSet::AVX512:
+      return "avx512";
+    case InstructionSet::AVX2:
+      return "avx2";
+    default:
+      return "portable";
+  }
+}
+
+static std::vector<InstructionSet> available()
+{
+  std::vector<InstructionSet> found = {InstructionSet::PORTABLE};
 #ifdef HIENET_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back(&avx2::KERNELS);
+    found.push_back(InstructionSet::AVX2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-    found.push_back(&avx512::KERNELS);
+    found.push_back(InstructionSet::AVX512);
 #endif
   return found;
 }
 
-static std::atomic<const Kernels *> &chosen()
+static std::atomic<InstructionSet> &current()
 {
-  static std::atomic<const Kernels *> kernels{available().back()};
-  return kernels;
+  static std::atomic<InstructionSet> set{available().back()};
+  return set;
 }
 
-const Kernels &kernels()
-{ return *chosen(); }
+InstructionSet instruction_set()
+{ return current(); }
 
 std::vector<std::string> instruction_sets()
 {
   std::vector<std::string> names;
-  for (const Kernels *kernels : available()) names.emplace_back(kernels->name);
+  for (const InstructionSet set : available()) names.emplace_back(name_of(set));
   return names;
 }
 
 void use_instruction_set(const std::string &name)
 {
-  for (const Kernels *kernels : available())
-    if (name == kernels->name) {
-      chosen() = kernels;
+  for (const InstructionSet set : available())
+    if (name == name_of(set)) {
+      current() = set;
       return;
     }
   TORCH_CHECK_VALUE(false, "this processor has no instruction set `", name, "`");

@@ -4,15 +4,12 @@
 #ifndef HIENET_INSTRUCTION_SET_H
 #define HIENET_INSTRUCTION_SET_H
 
-#include "convolution_kernel.h"
+#include "variants.h"
 
 #include <string>
 #include <vector>
 
 namespace hienet {
-
-/// The kernels in use: the fastest that the processor can run, unless a test chose others.
-const Kernels &kernels();
 
 /// Names of all that the processor can run, the fastest last.
 std::vector<std::string> instruction_sets();

@@ -2,7 +2,7 @@
 // torch.ops.hienet.tensor_product_convolution: checks, threads and differentiation around convolution_kernel.cpp.
 
 #include "convolution_kernel.h"
-#include "instruction_set.h"
+#include "edge_list.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -25,12 +25,10 @@ using at::Tensor;
 
 /// The tensors of one call, in the layout that the kernels read.
 struct Inputs {
-  Tensor features, harmonics, weights, neighbor, paths, terms, coefficients;
-  int64_t n_local, read_width = 0, out_width = 0, largest_degree = 0;
-  int64_t n_couplings = 0, largest_block = 0;
-  std::vector<int64_t> row_start;
+  EdgeList edges;
+  Tensor features, harmonics, weights, paths, terms, coefficients;
+  int64_t read_width = 0, out_width = 0, n_couplings = 0, largest_block = 0;
 
-  int64_t n_edges() const { return neighbor.size(0); }
   const Path *path_data() const
   { return reinterpret_cast<const Path *>(paths.data_ptr<int64_t>()); }
 };
@@ -64,26 +62,6 @@ static void check_plan(Inputs &in)
   }
 }
 
-static void check_edges(Inputs &in, const Tensor &center)
-{
-  const int64_t n_edges = in.n_edges(), n_nodes = in.features.size(0);
-  const int64_t *const to = center.data_ptr<int64_t>();
-  const int64_t *const from = in.neighbor.data_ptr<int64_t>();
-  in.row_start.assign(in.n_local + 1, 0);
-  for (int64_t e = 0; e < n_edges; e++) {
-    TORCH_CHECK_VALUE(to[e] >= (e > 0 ? to[e - 1] : 0) && to[e] < in.n_local,
-                      "`center` must be sorted and below `n_local` (", in.n_local, "), got ", to[e],
-                      " for edge ", e);
-    TORCH_CHECK_VALUE(from[e] >= 0 && from[e] < n_nodes, "`neighbor` must be below ", n_nodes,
-                      ", got ", from[e], " for edge ", e);
-    in.row_start[to[e] + 1]++;
-  }
-  for (int64_t i = 0; i < in.n_local; i++) {
-    in.largest_degree = std::max(in.largest_degree, in.row_start[i + 1]);
-    in.row_start[i + 1] += in.row_start[i];
-  }
-}
-
 static Inputs checked(const Tensor &features, const Tensor &harmonics, const Tensor &weights,
                       const Tensor &center, const Tensor &neighbor, int64_t n_local,
                       const Tensor &paths, const Tensor &terms, const Tensor &coefficients)
@@ -94,30 +72,22 @@ static Inputs checked(const Tensor &features, const Tensor &harmonics, const Ten
   TORCH_CHECK_VALUE(harmonics.scalar_type() == dtype && weights.scalar_type() == dtype,
                     "`features` are ", dtype, ", but `harmonics` ", harmonics.scalar_type(),
                     " and `weights` ", weights.scalar_type());
-  TORCH_CHECK_VALUE(features.dim() == 2 && harmonics.dim() == 2 && weights.dim() == 2 &&
-                        center.dim() == 1 && neighbor.dim() == 1,
-                    "`features`, `harmonics` and `weights` have two dimensions, `center` and "
-                    "`neighbor` one");
-  TORCH_CHECK_VALUE(harmonics.size(0) == center.size(0) && weights.size(0) == center.size(0) &&
-                        neighbor.size(0) == center.size(0),
-                    "`harmonics`, `weights`, `center` and `neighbor` must have one row for each "
-                    "edge");
-  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= features.size(0), "`n_local` is ", n_local,
-                    ", but there are ", features.size(0), " nodes");
+  TORCH_CHECK_VALUE(features.dim() == 2 && harmonics.dim() == 2 && weights.dim() == 2,
+                    "`features`, `harmonics` and `weights` have two dimensions");
+  TORCH_CHECK_VALUE(harmonics.size(0) == center.size(0) && weights.size(0) == center.size(0),
+                    "`harmonics`, `weights` and `center` must have one row for each edge");
   TORCH_CHECK_VALUE(paths.dim() == 2 && paths.size(1) == PATH_COLUMNS && terms.dim() == 2 &&
                         terms.size(1) == 2 && coefficients.dim() == 1 &&
                         coefficients.size(0) == terms.size(0),
                     "the plan of the convolution has a wrong shape");
-  Inputs in{rows(features),
+  Inputs in{EdgeList(center, neighbor, n_local, features.size(0)),
+            rows(features),
             rows(harmonics),
             rows(weights),
-            neighbor.to(at::kLong).contiguous(),
             paths.to(at::kLong).contiguous(),
             terms.to(at::kLong).contiguous(),
-            coefficients.to(dtype).contiguous(),
-            n_local};
+            coefficients.to(dtype).contiguous()};
   check_plan(in);
-  check_edges(in, center.to(at::kLong).contiguous());
   return in;
 }
 
@@ -129,8 +99,8 @@ template <typename T> static Convolution<T> convolution(const Inputs &in)
           in.coefficients.data_ptr<T>(),
           in.n_couplings,
           in.harmonics.size(1),
-          in.row_start.data(),
-          in.neighbor.data_ptr<int64_t>(),
+          in.edges.row_start.data(),
+          in.edges.neighbor,
           in.features.data_ptr<T>(),
           in.harmonics.data_ptr<T>(),
           in.weights.data_ptr<T>(),
@@ -141,28 +111,13 @@ template <typename T> static Convolution<T> convolution(const Inputs &in)
 
 template <typename T> static const Kernel<T> &kernel();
 template <> const Kernel<float> &kernel<float>()
-{ return kernels().single; }
+{ return HIENET_CHOSEN(CONVOLUTION_FLOAT); }
 template <> const Kernel<double> &kernel<double>()
-{ return kernels().twofold; }
+{ return HIENET_CHOSEN(CONVOLUTION_DOUBLE); }
 
 // ----------------------------------------------------------------------
 // threads
 // ----------------------------------------------------------------------
-
-/// Contiguous ranges of centers with about equally many edges, one for each thread: `[parts + 1]`.
-static std::vector<int64_t> parts_of(const Inputs &in)
-{
-  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const int64_t n = std::max<int64_t>(1, std::min(threads, in.n_local));
-  std::vector<int64_t> bounds(n + 1, in.n_local);
-  bounds[0] = 0;
-  for (int64_t k = 1; k < n; k++) {
-    const int64_t wanted = in.n_edges() * k / n;
-    const auto found = std::lower_bound(in.row_start.begin(), in.row_start.end(), wanted);
-    bounds[k] = std::clamp<int64_t>(found - in.row_start.begin(), bounds[k - 1], in.n_local);
-  }
-  return bounds;
-}
 
 /// work(part, scratch) for every part, each on a thread.
 template <typename T, typename Work>
@@ -179,12 +134,12 @@ static void for_each_part(int64_t n_parts, int64_t scratch_size, const Work &wor
 
 static int64_t scratch_size(const Inputs &in, bool backward)
 {
-  const int64_t tiles = (in.largest_degree + EDGE_TILE - 1) / EDGE_TILE;
+  const int64_t tiles = (in.edges.largest_degree + EDGE_TILE - 1) / EDGE_TILE;
   const int64_t harmonics = in.harmonics.size(1);
   int64_t size = harmonics * EDGE_TILE + tiles * EDGE_TILE * in.n_couplings;
   if (backward)
     size += MAX_DIM * MAX_DIM * MAX_WIDTH + in.largest_block + MAX_WIDTH +
-        in.largest_degree * harmonics * MAX_WIDTH;
+        in.edges.largest_degree * harmonics * MAX_WIDTH;
   return size;
 }
 
@@ -196,7 +151,7 @@ struct Rows {
 
   Rows(const Inputs &in, int64_t first_edge, int64_t last_edge) : slot(in.features.size(0), -1)
   {
-    const int64_t *const neighbor = in.neighbor.data_ptr<int64_t>();
+    const int64_t *const neighbor = in.edges.neighbor;
     int32_t n = 0;
     for (int64_t e = first_edge; e < last_edge; e++)
       if (slot[neighbor[e]] < 0) slot[neighbor[e]] = n++;
@@ -211,7 +166,7 @@ struct Rows {
 template <typename T> static void run_forward(const Inputs &in, const Tensor &output)
 {
   const auto c = convolution<T>(in);
-  const auto bounds = parts_of(in);
+  const auto bounds = in.edges.parts();
   const int64_t n_parts = static_cast<int64_t>(bounds.size()) - 1;
   for_each_part<T>(n_parts, scratch_size(in, false), [&](int64_t part, T *scratch) {
     kernel<T>().forward(c, output.data_ptr<T>(), output.stride(0), bounds[part], bounds[part + 1],
@@ -224,7 +179,7 @@ static void run_backward(const Inputs &in, const Tensor &gradient, const Tensor 
                          const Tensor &of_harmonics, const Tensor &of_weights)
 {
   const auto c = convolution<T>(in);
-  const auto bounds = parts_of(in);
+  const auto bounds = in.edges.parts();
   const int64_t n_parts = static_cast<int64_t>(bounds.size()) - 1;
   std::vector<std::unique_ptr<Rows>> own(n_parts);
   for_each_part<T>(n_parts, scratch_size(in, true), [&](int64_t part, T *scratch) {
@@ -234,7 +189,7 @@ static void run_backward(const Inputs &in, const Tensor &gradient, const Tensor 
         of_weights.data_ptr<T>(), gradient.stride(0),        of_features.stride(0),
         of_harmonics.stride(0),   of_weights.stride(0),      nullptr};
     if (n_parts > 1) {
-      own[part] = std::make_unique<Rows>(in, in.row_start[first], in.row_start[last]);
+      own[part] = std::make_unique<Rows>(in, in.edges.row_start[first], in.edges.row_start[last]);
       g.features = own[part]->gradient.template data_ptr<T>();
       g.feature_stride = in.read_width;
       g.slot = own[part]->slot.data();
@@ -369,7 +324,7 @@ static Tensor forward_cuda(const Tensor &, const Tensor &, const Tensor &, const
                               "`--no-compile` for a GPU");
 }
 
-TORCH_LIBRARY(hienet, library)
+TORCH_LIBRARY_FRAGMENT(hienet, library)
 {
   library.def("tensor_product_convolution(Tensor features, Tensor harmonics, Tensor weights, "
               "Tensor center, Tensor neighbor, int n_local, Tensor paths, Tensor terms, "
@@ -377,8 +332,6 @@ TORCH_LIBRARY(hienet, library)
   library.def("tensor_product_convolution_backward(Tensor gradient, Tensor features, "
               "Tensor harmonics, Tensor weights, Tensor center, Tensor neighbor, int n_local, "
               "Tensor paths, Tensor terms, Tensor coefficients) -> (Tensor, Tensor, Tensor)");
-  library.def("instruction_sets() -> str[]", instruction_sets);
-  library.def("use_instruction_set(str name) -> ()", use_instruction_set);
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)

@@ -1,0 +1,102 @@
+"""Functions of a distance as quintic splines: how the compiled operators tabulate radial networks and pair messages.
+
+Between knots that divide [0, cutoff] evenly, a function is a polynomial of degree 5 that takes the function's value and
+first two derivatives at both knots, so that the spline and its first two derivatives are continuous. Those derivatives
+come from samples inside each interval: no derivative of the function needs to be programmed, and nothing is sampled
+outside [0, cutoff], where a network times an envelope is smooth only once or twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev
+from torch import Tensor
+
+SAMPLES = 10
+"""Samples in each interval; a polynomial of degree SAMPLES - 1 through them gives the derivatives at its ends."""
+
+COEFFICIENTS = 6
+"""Of each interval: powers 0 to 5 of the fraction of the interval."""
+
+LANES = 16
+"""Columns that the operators read together."""
+
+
+def sample_fractions() -> Tensor:
+    """Where an interval is sampled: `[SAMPLES]`, fractions of its length (Chebyshev nodes), float64."""
+    angles = (np.arange(SAMPLES) + 0.5) * np.pi / SAMPLES
+    return torch.tensor(0.5 * (1.0 - np.cos(angles)))
+
+
+def fit_matrix() -> Tensor:
+    """`[6, SAMPLES]`: from samples to value, first and second derivative at the interval's start, then at its end.
+
+    Derivatives are with respect to the fraction of the interval.
+    """
+    nodes = 2.0 * sample_fractions().numpy() - 1.0
+    rows = []
+    for end in (-1.0, 1.0):
+        for order in range(3):
+            basis = [chebyshev.chebval(end, chebyshev.chebder(row, order)) * 2.0**order for row in np.eye(SAMPLES)]
+            rows.append(np.array(basis))
+    return torch.tensor(np.array(rows) @ np.linalg.inv(chebyshev.chebvander(nodes, SAMPLES - 1)))
+
+
+def sample_distances(fractions: Tensor, cutoff: float, n_intervals: int) -> Tensor:
+    """Distances `[n_intervals * SAMPLES]` (Å) at which to sample the function. `fractions`: of `sample_fractions`."""
+    starts = torch.arange(n_intervals, dtype=fractions.dtype, device=fractions.device)
+    return ((starts.unsqueeze(1) + fractions) * (cutoff / n_intervals)).flatten()
+
+
+def spline_coefficients(samples: Tensor, matrix: Tensor) -> Tensor:
+    """Samples `[n_intervals, SAMPLES, columns]` to coefficients `[n_intervals, 6, columns]` of powers of the fraction.
+
+    `matrix`: of `fit_matrix`. TorchScript can compile this function, so that a deployed model tabulates when it is
+    loaded.
+    """
+    ends = torch.einsum("ds,nsc->dnc", matrix, samples)
+    # One value for each knot: the mean of what the intervals on its two sides say.
+    knots = torch.cat([ends[:3, :1], 0.5 * (ends[:3, 1:] + ends[3:, :-1]), ends[3:, -1:]], dim=1)
+    value, slope, curvature = knots[0, :-1], knots[1, :-1], knots[2, :-1]
+    # What the last three powers must add at the end of the interval.
+    rise = knots[0, 1:] - value - slope - 0.5 * curvature
+    rise_of_slope = knots[1, 1:] - slope - curvature
+    rise_of_curvature = knots[2, 1:] - curvature
+    return torch.stack(
+        [
+            value,
+            slope,
+            0.5 * curvature,
+            10.0 * rise - 4.0 * rise_of_slope + 0.5 * rise_of_curvature,
+            -15.0 * rise + 7.0 * rise_of_slope - rise_of_curvature,
+            6.0 * rise - 3.0 * rise_of_slope + 0.5 * rise_of_curvature,
+        ],
+        dim=1,
+    )
+
+
+def in_lanes(coefficients: Tensor, lanes: int) -> Tensor:
+    """`[n_intervals, 6, columns]` to the operators' layout `[ceil(columns / lanes), n_intervals, 6, lanes]`.
+
+    Columns are filled up with zeros; `lanes` is LANES (an argument, because TorchScript knows no module's constants).
+    """
+    n_intervals, powers, columns = coefficients.shape
+    padded = torch.nn.functional.pad(coefficients, [0, -columns % lanes])
+    return padded.view(n_intervals, powers, -1, lanes).permute(2, 0, 1, 3).contiguous()
+
+
+def evaluate_spline(coefficients: Tensor, distance: Tensor, cutoff: float) -> Tensor:
+    """Distances `[n]` (Å) to values `[n, columns]`, differentiable: the operators' reference in plain torch.
+
+    `coefficients`: `[n_intervals, 6, columns]`.
+    """
+    n_intervals = coefficients.shape[0]
+    position = distance * (n_intervals / cutoff)
+    interval = position.detach().to(torch.int64).clamp(0, n_intervals - 1)
+    fraction = (position - interval).unsqueeze(1)
+    of_interval = coefficients.index_select(0, interval)
+    value = of_interval[:, 5]
+    for power in range(4, -1, -1):
+        value = value * fraction + of_interval[:, power]
+    return value

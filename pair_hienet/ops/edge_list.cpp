@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+#include "edge_list.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace hienet {
+
+EdgeList::EdgeList(const at::Tensor &center, const at::Tensor &neighbors, int64_t n_centers,
+                   int64_t n_nodes) :
+    n_local(n_centers)
+{
+  TORCH_CHECK_VALUE(center.dim() == 1 && neighbors.dim() == 1 &&
+                        center.size(0) == neighbors.size(0),
+                    "`center` and `neighbor` must be two lists of equal length");
+  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local, ", but there are ",
+                    n_nodes, " nodes");
+  neighbor_tensor = neighbors.to(at::kLong).contiguous();
+  neighbor = neighbor_tensor.data_ptr<int64_t>();
+  n_edges = neighbor_tensor.size(0);
+  const at::Tensor centers = center.to(at::kLong).contiguous();
+  const int64_t *const to = centers.data_ptr<int64_t>();
+  row_start.assign(n_local + 1, 0);
+  for (int64_t e = 0; e < n_edges; e++) {
+    TORCH_CHECK_VALUE(to[e] >= (e > 0 ? to[e - 1] : 0) && to[e] < n_local,
+                      "`center` must be sorted and below `n_local` (", n_local, "), got ", to[e],
+                      " for edge ", e);
+    TORCH_CHECK_VALUE(neighbor[e] >= 0 && neighbor[e] < n_nodes, "`neighbor` must be below ",
+                      n_nodes, ", got ", neighbor[e], " for edge ", e);
+    row_start[to[e] + 1]++;
+  }
+  for (int64_t i = 0; i < n_local; i++) {
+    largest_degree = std::max(largest_degree, row_start[i + 1]);
+    row_start[i + 1] += row_start[i];
+  }
+}
+
+std::vector<int64_t> EdgeList::parts() const
+{
+  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int64_t n = std::max<int64_t>(1, std::min(threads, n_local));
+  std::vector<int64_t> bounds(n + 1, n_local);
+  bounds[0] = 0;
+  for (int64_t k = 1; k < n; k++) {
+    const auto found = std::lower_bound(row_start.begin(), row_start.end(), n_edges * k / n);
+    bounds[k] = std::clamp<int64_t>(found - row_start.begin(), bounds[k - 1], n_local);
+  }
+  return bounds;
+}
+
+}    // namespace hienet
