@@ -6,16 +6,7 @@ import math
 import pytest
 import torch
 
-from hienet.ops.spline import (
-    LANES,
-    SAMPLES,
-    evaluate_spline,
-    fit_matrix,
-    in_lanes,
-    sample_distances,
-    sample_fractions,
-    spline_coefficients,
-)
+from hienet.ops.spline import LANES, evaluate_spline, in_lanes, tabulate
 
 CUTOFF = 5.0
 
@@ -27,8 +18,7 @@ def functions(distance: torch.Tensor) -> torch.Tensor:
 
 
 def fitted(n_intervals: int) -> torch.Tensor:
-    samples = functions(sample_distances(sample_fractions(), CUTOFF, n_intervals))
-    return spline_coefficients(samples.view(n_intervals, SAMPLES, -1), fit_matrix())
+    return tabulate(functions, CUTOFF, n_intervals)
 
 
 def test_spline_converges_with_sixth_order() -> None:
@@ -62,9 +52,8 @@ def test_polynomials_of_degree_five_are_exact() -> None:
     def polynomials(distance: torch.Tensor) -> torch.Tensor:
         return (distance / CUTOFF).unsqueeze(1) ** powers
 
-    samples = polynomials(sample_distances(sample_fractions(), CUTOFF, 3)).view(3, SAMPLES, -1)
     distance = torch.linspace(0, CUTOFF, 50, dtype=torch.float64)
-    found = evaluate_spline(spline_coefficients(samples, fit_matrix()), distance, CUTOFF)
+    found = evaluate_spline(tabulate(polynomials, CUTOFF, 3), distance, CUTOFF)
     torch.testing.assert_close(found, polynomials(distance), rtol=0, atol=1e-13)
 
 

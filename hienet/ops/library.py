@@ -54,7 +54,7 @@ def require_operators(names: list[str], path: object) -> None:
 
 
 def _is_loaded() -> bool:
-    return _has_operator("hienet::tensor_product_convolution")
+    return _has_operator("hienet::interaction")
 
 
 def _has_operator(name: str) -> bool:

@@ -8,6 +8,8 @@ outside [0, cutoff], where a network times an envelope is smooth only once or tw
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.polynomial import chebyshev
@@ -100,3 +102,10 @@ def evaluate_spline(coefficients: Tensor, distance: Tensor, cutoff: float) -> Te
     for power in range(4, -1, -1):
         value = value * fraction + of_interval[:, power]
     return value
+
+
+def tabulate(function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int) -> Tensor:
+    """Coefficients `[n_intervals, 6, columns]`, float64, of a function from distances `[n]` (Å) to `[n, columns]`."""
+    with torch.no_grad():
+        samples = function(sample_distances(sample_fractions(), cutoff, n_intervals)).double()
+    return spline_coefficients(samples.view(n_intervals, SAMPLES, -1), fit_matrix())

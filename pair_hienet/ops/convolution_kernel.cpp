@@ -6,34 +6,16 @@
 //               dx[m_in]    += w * s[m_in],   dw = sum_m_in x[m_in] * s[m_in]
 //               dC[m_out][m_in] = sum over channels of g[m_out] * w * x[m_in],   dY[m] = sum CG dC
 //
-// Vectors hold channels. Sums over the edges of a center stay in registers, and no message is stored.
+// w is a spline of the distance, evaluated where it is used; the backward needs dE/d(distance) = sum dw * w'.
+//
+// Vectors hold channels. Sums over the edges of a center stay in registers, and no message or weight of an edge is
+// stored. The paths are the outer loop over a block of centers, so that the splines of one path stay in the cache.
 
 #include "convolution_kernel.h"
 
 #include "simd.h"
 
-// Inlined at once, so that accumulators become registers.
-#define INLINE __attribute__((always_inline))
-
 namespace hienet::HIENET_VARIANT {
-
-template <int... I> struct Indices {};
-template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
-template <int... I> struct MakeIndices<0, I...> {
-  using Type = Indices<I...>;
-};
-
-template <typename F, int... I> INLINE static inline void each_of(F &&f, Indices<I...>)
-{ (f(I), ...); }
-
-/// f(0) .. f(N-1) without a loop; with N = 0, f(0) .. f(n-1) in one.
-template <int N, typename F> INLINE static inline void each(int n, F &&f)
-{
-  if constexpr (N > 0)
-    each_of(f, typename MakeIndices<N>::Type());
-  else
-    for (int i = 0; i < n; i++) f(i);
-}
 
 /// A dimension that the compiler knows, or (0) that of the path.
 template <int D> constexpr int SIZE = D > 0 ? D : MAX_DIM;
@@ -41,69 +23,160 @@ template <int D> static inline int dimension(int64_t of_path)
 { return D > 0 ? D : static_cast<int>(of_path); }
 
 // ----------------------------------------------------------------------
-// couplings
+// edges
 // ----------------------------------------------------------------------
 
-/// Couplings of the edges `first .. last-1`: `[tiles, n_couplings, EDGE_TILE]`.
-template <typename T>
-static void make_couplings(const Convolution<T> &c, int64_t first, int64_t last, T *couplings,
-                           T *transposed)
+/// The edges `first .. last-1` of a block of centers, in tiles of EDGE_TILE.
+template <typename T> struct Block {
+  int64_t first, last;
+  int64_t *interval;    // offset of the edge's interval in a block of columns of the table
+  T *fraction;          // of that interval
+  T *harmonics;         // [tiles, n_harmonics, EDGE_TILE]
+  T *couplings;         // of one path: [tiles, dim_out * dim_in, EDGE_TILE]
+
+  int64_t tiles() const { return (last - first + EDGE_TILE - 1) / EDGE_TILE; }
+};
+
+static inline int64_t tiles_of(int64_t n_edges)
+{ return (n_edges + EDGE_TILE - 1) / EDGE_TILE; }
+
+template <typename T> static int64_t largest_coupling(const Convolution<T> &c)
 {
-  for (int64_t start = first; start < last; start += EDGE_TILE) {
-    const int64_t n = last - start < EDGE_TILE ? last - start : EDGE_TILE;
-    for (int64_t m = 0; m < c.n_harmonics; m++) {
-      for (int64_t e = 0; e < n; e++)
-        transposed[m * EDGE_TILE + e] = c.harmonics[(start + e) * c.harmonic_stride + m];
-      for (int64_t e = n; e < EDGE_TILE; e++) transposed[m * EDGE_TILE + e] = 0;
-    }
-    for (int64_t i = 0; i < c.n_couplings * EDGE_TILE; i++) couplings[i] = 0;
-    for (int64_t p = 0; p < c.n_paths; p++) {
-      T *own = couplings + c.paths[p].coupling_start * EDGE_TILE;
-      for (int64_t t = c.paths[p].term_start; t < c.paths[p].term_stop; t++) {
-        const V<T> coefficient = c.coefficients[t] - V<T>{};
-        const T *from = transposed + c.terms[t].harmonic * EDGE_TILE;
-        T *to = own + c.terms[t].index * EDGE_TILE;
-        for (int64_t e = 0; e < EDGE_TILE; e += WIDTH<T>)
-          store(to + e, load(to + e) + coefficient * load(from + e));
-      }
-    }
-    couplings += c.n_couplings * EDGE_TILE;
+  int64_t largest = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const int64_t size = c.paths[p].dim_in * c.paths[p].dim_out;
+    if (size > largest) largest = size;
   }
+  return largest;
+}
+
+/// Largest w * x of an edge and path, with room for whole vectors.
+template <typename T> static int64_t largest_weighted(const Convolution<T> &c)
+{
+  int64_t largest = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const int64_t size = c.paths[p].dim_in * (c.paths[p].channels + LANES);
+    if (size > largest) largest = size;
+  }
+  return tiles_of(largest) * EDGE_TILE;
+}
+
+template <typename T> static int64_t scratch_size(const Convolution<T> &c, int64_t n_edges)
+{
+  // Offsets are 64 bit, which is two or one numbers.
+  const int64_t per_edge = 2 + 1 + c.n_harmonics + largest_coupling(c);
+  const int64_t gradients = n_edges * (c.n_harmonics + 1) * LANES;
+  return tiles_of(n_edges) * EDGE_TILE * per_edge + gradients + MAX_DIM * MAX_DIM * LANES +
+      largest_weighted(c);
+}
+
+/// Where each edge lies in the splines, and the harmonics edge by edge in vectors. Moves `scratch` on.
+template <typename T>
+static Block<T> make_block(const Convolution<T> &c, int64_t first, int64_t last, T *&scratch)
+{
+  const int64_t padded = tiles_of(last - first) * EDGE_TILE;
+  Block<T> block;
+  block.first = first;
+  block.last = last;
+  block.interval = reinterpret_cast<int64_t *>(scratch);
+  block.fraction = scratch + 2 * padded;
+  block.harmonics = block.fraction + padded;
+  block.couplings = block.harmonics + padded * c.n_harmonics;
+  scratch = block.couplings + padded * largest_coupling(c);
+  for (int64_t e = 0; e < padded; e++) {
+    const bool real = first + e < last;
+    const T *const edge = c.edges + (first + e) * c.edge_stride;
+    // What is not a number stays in the table and makes its sums not a number.
+    const T position = real ? edge[0] * c.intervals_per_length : 0;
+    int64_t interval = position > 0 ? c.n_intervals - 1 : 0;
+    if (position > 0 && position < c.n_intervals - 1) interval = static_cast<int64_t>(position);
+    block.interval[e] = interval * SPLINE_COEFFICIENTS * LANES;
+    block.fraction[e] = position - interval;
+    T *const to = block.harmonics + e / EDGE_TILE * EDGE_TILE * c.n_harmonics + e % EDGE_TILE;
+    for (int64_t m = 0; m < c.n_harmonics; m++) to[m * EDGE_TILE] = real ? edge[1 + m] : 0;
+  }
+  return block;
+}
+
+template <typename T>
+static void make_couplings(const Convolution<T> &c, const Path &path, const Block<T> &block)
+{
+  const int64_t size = path.dim_in * path.dim_out * EDGE_TILE;
+  for (int64_t tile = 0; tile < block.tiles(); tile++) {
+    T *const couplings = block.couplings + tile * size;
+    const T *const harmonics = block.harmonics + tile * c.n_harmonics * EDGE_TILE;
+    for (int64_t i = 0; i < size; i++) couplings[i] = 0;
+    for (int64_t t = path.term_start; t < path.term_stop; t++) {
+      const V<T> coefficient = c.coefficients[t] - V<T>{};
+      const T *from = harmonics + c.terms[t].harmonic * EDGE_TILE;
+      T *to = couplings + c.terms[t].index * EDGE_TILE;
+      for (int64_t e = 0; e < EDGE_TILE; e += WIDTH<T>)
+        store(to + e, load(to + e) + coefficient * load(from + e));
+    }
+  }
+}
+
+/// Splines at an edge, for the channels from `u` on.
+template <typename T>
+INLINE static inline const T *spline(const Convolution<T> &c, const Path &path, int64_t interval,
+                                     int64_t u)
+{
+  return c.table + (path.table_start + u / LANES) * c.n_intervals * SPLINE_COEFFICIENTS * LANES +
+      interval + u % LANES;
+}
+
+/// A vector of channels of the splines at `s`.
+template <typename T> INLINE static inline V<T> spline_value(const T *s, T fraction)
+{
+  V<T> value = load(s + 5 * LANES);
+  for (int power = 4; power >= 0; power--) value = load(s + power * LANES) + value * fraction;
+  return value;
+}
+
+/// Also the derivative with respect to the fraction.
+template <typename T> struct ValueAndSlope {
+  V<T> value, slope;
+};
+template <typename T> INLINE static inline ValueAndSlope<T> spline_both(const T *s, T fraction)
+{
+  V<T> value = load(s + 5 * LANES), slope = value;
+  value = load(s + 4 * LANES) + value * fraction;
+  for (int power = 3; power >= 0; power--) {
+    slope = value + slope * fraction;
+    value = load(s + power * LANES) + value * fraction;
+  }
+  return {value, slope};
 }
 
 // ----------------------------------------------------------------------
 // forward
 // ----------------------------------------------------------------------
 
-/// The edges of one center, as the forward of a path reads them.
-template <typename T> struct Receiver {
-  int64_t first, last;
-  const T *couplings;
-  T *output;
-};
-
 /// N vectors of channels, from channel `u` on, of one path and center.
 template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL>
-static void forward_block(const Convolution<T> &c, const Path &path, const Receiver<T> &r,
-                          int64_t u)
+static void forward_block(const Convolution<T> &c, const Path &path, const Block<T> &block,
+                          int64_t center, T *output, int64_t u)
 {
   constexpr int64_t W = WIDTH<T>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u;
+  const int64_t n_couplings = dim_in * dim_out;
   const T *const features = c.features + path.feature_start + u;
-  const T *weights = c.weights + r.first * c.weight_stride + path.weight_start + u;
-  // The weights of the next center stream into the cache while this one is computed.
-  const int64_t ahead = (r.last - r.first) * c.weight_stride;
+  const T *splines[N];
+  each<N>(N, [&](int v) INLINE {
+    splines[v] = spline(c, path, 0, u + v * W);
+  });
   V<T> total[SIZE<D_OUT>][N] = {};
-  for (int64_t e = r.first; e < r.last; e++, weights += c.weight_stride) {
+  for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
     const T *const x = features + c.neighbor[e] * c.feature_stride;
-    const int64_t place = e - r.first;
-    const T *const coupling = r.couplings + place / EDGE_TILE * EDGE_TILE * c.n_couplings +
-        path.coupling_start * EDGE_TILE + place % EDGE_TILE;
+    const int64_t place = e - block.first;
+    const T *const coupling =
+        block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings + place % EDGE_TILE;
+    const int64_t interval = block.interval[place];
+    const T fraction = block.fraction[place];
     V<T> w[N];
     each<N>(N, [&](int v) INLINE {
-      w[v] = read<T, PARTIAL>(weights + v * W, rest);
-      __builtin_prefetch(weights + ahead + v * W, 0, 2);
+      w[v] = spline_value(splines[v] + interval, fraction);
     });
     if (dim_in <= dim_out) {
       each<D_IN>(dim_in, [&](int i) INLINE {
@@ -139,7 +212,7 @@ static void forward_block(const Convolution<T> &c, const Path &path, const Recei
       });
     }
   }
-  T *const out = r.output + path.out_start + u;
+  T *const out = output + path.out_start + u;
   each<D_OUT>(dim_out, [&](int o) INLINE {
     each<N>(N, [&](int v) INLINE {
       write<T, PARTIAL>(out + o * path.out_channels + v * W, total[o][v], rest);
@@ -147,17 +220,29 @@ static void forward_block(const Convolution<T> &c, const Path &path, const Recei
   });
 }
 
+/// The rows of messages of the centers `first .. last-1`.
+template <typename T> struct Rows {
+  int64_t first, last;
+  T *data;
+  int64_t stride;
+};
+
 template <typename T, int D_IN, int D_OUT>
-static void forward_path(const Convolution<T> &c, const Path &path, const Receiver<T> &r)
+static void forward_path(const Convolution<T> &c, const Path &path, const Block<T> &block,
+                         const Rows<T> &rows)
 {
   constexpr int64_t W = WIDTH<T>;
   constexpr int N = D_IN ? VECTORS : 1;
+  const auto all_centers = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+    for (int64_t i = rows.first; i < rows.last; i++)
+      forward_block<T, D_IN, D_OUT, COUNT, PARTIAL>(c, path, block, i,
+                                                    rows.data + (i - rows.first) * rows.stride, u);
+  };
   int64_t u = 0;
-  for (; u + N * W <= path.channels; u += N * W)
-    forward_block<T, D_IN, D_OUT, N, false>(c, path, r, u);
+  for (; u + N * W <= path.channels; u += N * W) all_centers.template operator()<N, false>(u);
   if constexpr (N > 1)
-    for (; u + W <= path.channels; u += W) forward_block<T, D_IN, D_OUT, 1, false>(c, path, r, u);
-  if (u < path.channels) forward_block<T, D_IN, D_OUT, 1, true>(c, path, r, u);
+    for (; u + W <= path.channels; u += W) all_centers.template operator()<1, false>(u);
+  if (u < path.channels) all_centers.template operator()<1, true>(u);
 }
 
 // ----------------------------------------------------------------------
@@ -167,11 +252,13 @@ static void forward_path(const Convolution<T> &c, const Path &path, const Receiv
 /// One edge, as the backward of a path reads and writes it.
 template <typename T> struct Edge {
   const T *coupling;    // every EDGE_TILE-th number
-  const T *features, *weights, *gradient;
-  T *feature_gradient, *weight_gradient;
+  int64_t interval;
+  T fraction;
+  const T *features, *gradient;
+  T *feature_gradient;
   T *weighted;             // scratch: w * x, [dim_in, padded channels]
   T *coupling_gradient;    // scratch: a vector for each coupling of the path
-  T *harmonic_gradient;    // a vector for each harmonic; their numbers are yet to be summed
+  T *edge_gradient;    // a vector for the distance and each harmonic; their numbers are yet to be summed
 };
 
 /// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
@@ -179,23 +266,24 @@ template <typename T, int D_IN, int D_OUT> struct CouplingSums {
   V<T> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
 };
 
-/// dx and dw for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
+/// dx and dE/d(fraction) for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
 template <typename T, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL>
-INLINE static inline void backward_block(const Path &path, const Edge<T> &edge, int64_t u,
-                                         int64_t padded, CouplingSums<T, D_IN, D_OUT> &sums)
+INLINE static inline void backward_block(const Convolution<T> &c, const Path &path,
+                                         const Edge<T> &edge, int64_t u, int64_t padded,
+                                         V<T> &of_fraction, CouplingSums<T, D_IN, D_OUT> &sums)
 {
   constexpr int64_t W = WIDTH<T>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u;
-  const T *const coupling = edge.coupling + path.coupling_start * EDGE_TILE;
   const T *const gradient = edge.gradient + path.out_start + u;
   const T *const features = edge.features + path.feature_start + u;
-  const T *const weights = edge.weights + path.weight_start + u;
-  V<T> weighted[SIZE<D_IN>][N];
+  V<T> weighted[SIZE<D_IN>][N], w[N], slope[N];
   each<N>(N, [&](int v) INLINE {
-    const V<T> w = read<T, PARTIAL>(weights + v * W, rest);
+    const auto both = spline_both(spline(c, path, edge.interval, u + v * W), edge.fraction);
+    w[v] = both.value;
+    slope[v] = both.slope;
     each<D_IN>(dim_in, [&](int i) INLINE {
-      weighted[i][v] = w * read<T, PARTIAL>(features + i * path.channels + v * W, rest);
+      weighted[i][v] = w[v] * read<T, PARTIAL>(features + i * path.channels + v * W, rest);
       if constexpr (!FUSED) store(edge.weighted + i * padded + u + v * W, weighted[i][v]);
     });
   });
@@ -206,7 +294,7 @@ INLINE static inline void backward_block(const Path &path, const Edge<T> &edge, 
       g[v] = read<T, PARTIAL>(gradient + o * path.out_channels + v * W, rest);
     });
     each<D_IN>(dim_in, [&](int i) INLINE {
-      const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
+      const T factor = edge.coupling[(o * dim_in + i) * EDGE_TILE];
       each<N>(N, [&](int v) INLINE {
         s[i][v] += factor * g[v];
         if constexpr (FUSED) sums.of[o][i] += g[v] * weighted[i][v];
@@ -214,15 +302,14 @@ INLINE static inline void backward_block(const Path &path, const Edge<T> &edge, 
     });
   });
   each<N>(N, [&](int v) INLINE {
-    const V<T> w = read<T, PARTIAL>(weights + v * W, rest);
     V<T> of_weight = {};
     each<D_IN>(dim_in, [&](int i) INLINE {
       const int64_t place = i * path.channels + v * W;
       T *const dx = edge.feature_gradient + path.feature_start + u + place;
       of_weight += s[i][v] * read<T, PARTIAL>(features + place, rest);
-      write<T, PARTIAL>(dx, read<T, PARTIAL>(dx, rest) + w * s[i][v], rest);
+      write<T, PARTIAL>(dx, read<T, PARTIAL>(dx, rest) + w[v] * s[i][v], rest);
     });
-    write<T, PARTIAL>(edge.weight_gradient + path.weight_start + u + v * W, of_weight, rest);
+    of_fraction += of_weight * slope[v];
   });
 }
 
@@ -272,14 +359,17 @@ static void backward_path(const Convolution<T> &c, const Path &path, const Edge<
   constexpr int N = D_IN == 0 || (FUSED && !fits_registers(D_IN, D_OUT, VECTORS)) ? 1 : VECTORS;
   const int64_t padded = (path.channels + W - 1) / W * W;
   CouplingSums<T, D_IN, D_OUT> sums;
+  V<T> of_fraction = {};
   int64_t u = 0;
   for (; u + N * W <= path.channels; u += N * W)
-    backward_block<T, D_IN, D_OUT, N, FUSED, false>(path, edge, u, padded, sums);
+    backward_block<T, D_IN, D_OUT, N, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
   if constexpr (N > 1)
     for (; u + W <= path.channels; u += W)
-      backward_block<T, D_IN, D_OUT, 1, FUSED, false>(path, edge, u, padded, sums);
+      backward_block<T, D_IN, D_OUT, 1, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
   if (u < path.channels)
-    backward_block<T, D_IN, D_OUT, 1, FUSED, true>(path, edge, u, padded, sums);
+    backward_block<T, D_IN, D_OUT, 1, FUSED, true>(c, path, edge, u, padded, of_fraction, sums);
+
+  store(edge.edge_gradient, load(edge.edge_gradient) + of_fraction);
 
   if constexpr (FUSED) {
     each<D_OUT>(D_OUT, [&](int o) INLINE {
@@ -301,7 +391,7 @@ static void backward_path(const Convolution<T> &c, const Path &path, const Edge<
   // Terms are sorted by harmonic. Two sums, for the latency.
   for (int64_t t = path.term_start; t < path.term_stop;) {
     const int64_t harmonic = c.terms[t].harmonic;
-    T *const to = edge.harmonic_gradient + harmonic * W;
+    T *const to = edge.edge_gradient + (1 + harmonic) * W;
     V<T> even = load(to), odd = {};
     for (; t + 1 < path.term_stop && c.terms[t + 1].harmonic == harmonic; t += 2) {
       even += c.coefficients[t] * load(edge.coupling_gradient + c.terms[t].index * W);
@@ -320,7 +410,8 @@ static void backward_path(const Convolution<T> &c, const Path &path, const Edge<
 // ----------------------------------------------------------------------
 
 template <typename T>
-using ForwardPath = void (*)(const Convolution<T> &, const Path &, const Receiver<T> &);
+using ForwardPath = void (*)(const Convolution<T> &, const Path &, const Block<T> &,
+                             const Rows<T> &);
 template <typename T>
 using BackwardPath = void (*)(const Convolution<T> &, const Path &, const Edge<T> &);
 
@@ -348,66 +439,60 @@ template <typename T> static BackwardPath<T> backward_of(const Path &path)
 }
 
 template <typename T>
-static void forward(const Convolution<T> &c, T *output, int64_t output_stride, int64_t first,
+static void forward(const Convolution<T> &c, T *messages, int64_t message_stride, int64_t first,
                     int64_t last, T *scratch)
 {
-  T *const couplings = scratch + c.n_harmonics * EDGE_TILE;
-  for (int64_t i = first; i < last; i++) {
-    const Receiver<T> receiver = {c.row_start[i], c.row_start[i + 1], couplings,
-                                  output + i * output_stride};
-    make_couplings(c, receiver.first, receiver.last, couplings, scratch);
-    for (int64_t p = 0; p < c.n_paths; p++) forward_of<T>(c.paths[p])(c, c.paths[p], receiver);
+  const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
+  const Rows<T> rows = {first, last, messages, message_stride};
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    make_couplings(c, c.paths[p], block);
+    forward_of<T>(c.paths[p])(c, c.paths[p], block, rows);
   }
 }
 
-/// The paths of one irrep of the features are done together, edge by edge: what they read of the gradient of the output
-/// fits the first cache.
 template <typename T>
-static void backward(const Convolution<T> &c, const Gradients<T> &g, int64_t first, int64_t last,
-                     T *scratch)
+static void backward(const Convolution<T> &c, const T *messages, int64_t message_stride,
+                     const Gradients<T> &g, int64_t first, int64_t last, T *scratch)
 {
   constexpr int64_t W = WIDTH<T>;
-  int64_t largest = 0;
+  const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
+  const int64_t n_edges = block.last - block.first, width = c.n_harmonics + 1;
+  T *const coupling_gradient = scratch;
+  T *const weighted = coupling_gradient + MAX_DIM * MAX_DIM * LANES;
+  T *const edge_gradient = weighted + largest_weighted(c);
+  for (int64_t i = 0; i < n_edges * width * W; i++) edge_gradient[i] = 0;
   for (int64_t p = 0; p < c.n_paths; p++) {
-    const int64_t size = c.paths[p].dim_in * (c.paths[p].channels + MAX_WIDTH);
-    if (size > largest) largest = size;
-  }
-  T *const coupling_gradient = scratch + c.n_harmonics * EDGE_TILE;
-  T *const weighted = coupling_gradient + MAX_DIM * MAX_DIM * MAX_WIDTH;
-  T *const rest = weighted + (largest + MAX_WIDTH - 1) / MAX_WIDTH * MAX_WIDTH;
-  for (int64_t center = first; center < last; center++) {
-    const int64_t begin = c.row_start[center], end = c.row_start[center + 1];
-    T *const harmonic_gradient = rest;
-    T *const couplings = rest + (end - begin) * c.n_harmonics * MAX_WIDTH;
-    make_couplings(c, begin, end, couplings, scratch);
-    for (int64_t i = 0; i < (end - begin) * c.n_harmonics * W; i++) harmonic_gradient[i] = 0;
-    for (int64_t p = 0; p < c.n_paths;) {
-      int64_t stop = p + 1;
-      while (stop < c.n_paths && c.paths[stop].feature_start == c.paths[p].feature_start) stop++;
-      for (int64_t e = begin; e < end; e++) {
-        const int64_t node = c.neighbor[e], place = e - begin;
-        const Edge<T> edge = {couplings + place / EDGE_TILE * EDGE_TILE * c.n_couplings +
+    const Path &path = c.paths[p];
+    const int64_t n_couplings = path.dim_in * path.dim_out;
+    make_couplings(c, path, block);
+    const BackwardPath<T> work = backward_of<T>(path);
+    for (int64_t center = first; center < last; center++)
+      for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
+        const int64_t node = c.neighbor[e], place = e - block.first;
+        const Edge<T> edge = {block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings +
                                   place % EDGE_TILE,
+                              block.interval[place],
+                              block.fraction[place],
                               c.features + node * c.feature_stride,
-                              c.weights + e * c.weight_stride,
-                              g.output + center * g.output_stride,
+                              messages + (center - first) * message_stride,
                               g.features + (g.slot ? g.slot[node] : node) * g.feature_stride,
-                              g.weights + e * g.weight_stride,
                               weighted,
                               coupling_gradient,
-                              harmonic_gradient + place * c.n_harmonics * W};
-        for (int64_t q = p; q < stop; q++) backward_of<T>(c.paths[q])(c, c.paths[q], edge);
+                              edge_gradient + place * width * W};
+        work(c, path, edge);
       }
-      p = stop;
-    }
-    for (int64_t e = begin; e < end; e++)
-      for (int64_t m = 0; m < c.n_harmonics; m++)
-        g.harmonics[e * g.harmonic_stride + m] =
-            sum<T>(load(harmonic_gradient + ((e - begin) * c.n_harmonics + m) * W));
+  }
+  for (int64_t e = 0; e < n_edges; e++) {
+    T *const to = g.edges + (block.first + e) * g.edge_stride;
+    const T *const from = edge_gradient + e * width * W;
+    to[0] += sum<T>(load(from)) * c.intervals_per_length;
+    for (int64_t m = 1; m < width; m++) to[m] += sum<T>(load(from + m * W));
   }
 }
 
-extern const Kernel<float> CONVOLUTION_FLOAT = {forward<float>, backward<float>};
-extern const Kernel<double> CONVOLUTION_DOUBLE = {forward<double>, backward<double>};
+extern const Kernel<float> CONVOLUTION_FLOAT = {scratch_size<float>, forward<float>,
+                                                backward<float>};
+extern const Kernel<double> CONVOLUTION_DOUBLE = {scratch_size<double>, forward<double>,
+                                                  backward<double>};
 
 }    // namespace hienet::HIENET_VARIANT

@@ -13,8 +13,10 @@ namespace hienet {
 
 /// Edges whose couplings are computed together; a multiple of every vector length.
 constexpr int64_t EDGE_TILE = 16;
-/// No vector is longer than this many numbers.
-constexpr int64_t MAX_WIDTH = 16;
+/// No vector is longer than this many numbers. Tables of splines have this many columns side by side.
+constexpr int64_t LANES = 16;
+/// Coefficients of one interval of a spline: powers 0 to 5 of the fraction of the interval.
+constexpr int64_t SPLINE_COEFFICIENTS = 6;
 /// Largest 2l+1 of features and messages: l = 11.
 constexpr int64_t MAX_DIM = 23;
 
@@ -24,15 +26,14 @@ struct Path {
   int64_t feature_start;    // first column of the features' block, [dim_in, channels]
   int64_t dim_in;           // 2l+1 of the features
   int64_t channels;
-  int64_t weight_start;    // first column of its weights, [channels]
+  int64_t table_start;    // first block of LANES columns of its weights' splines
   int64_t out_start;    // first column of its output; row m of the block follows out_channels later
   int64_t out_channels;
-  int64_t dim_out;           // 2l+1 of the message
-  int64_t coupling_start;    // its first coupling, [dim_out, dim_in]
-  int64_t term_start;        // its terms, of all Clebsch-Gordan coefficients
+  int64_t dim_out;       // 2l+1 of the message
+  int64_t term_start;    // its terms, of all Clebsch-Gordan coefficients
   int64_t term_stop;
 };
-constexpr int64_t PATH_COLUMNS = 10;
+constexpr int64_t PATH_COLUMNS = 9;
 
 /// A non-zero Clebsch-Gordan coefficient: coupling[index] += coefficient * harmonics[harmonic].
 struct Term {
@@ -46,29 +47,35 @@ template <typename T> struct Convolution {
   int64_t n_paths;
   const Term *terms;
   const T *coefficients;    // of the terms
-  int64_t n_couplings;      // of all paths
   int64_t n_harmonics;
+  const T
+      *table;    // splines of the path weights: [blocks, n_intervals, SPLINE_COEFFICIENTS, LANES]
+  int64_t n_intervals;
+  T intervals_per_length;      // n_intervals / cutoff
   const int64_t *row_start;    // [n_local + 1]: edges of a center
   const int64_t *neighbor;
-  const T *features, *harmonics, *weights;
-  int64_t feature_stride, harmonic_stride, weight_stride;
+  const T *features;
+  const T *edges;    // distance, harmonics
+  int64_t feature_stride, edge_stride;
 };
 
 /// Where the gradients go. `slot`, if any, says which row of `features` belongs to a node.
 template <typename T> struct Gradients {
-  const T *output;
-  T *features, *harmonics, *weights;
-  int64_t output_stride, feature_stride, harmonic_stride, weight_stride;
+  T *features, *edges;
+  int64_t feature_stride, edge_stride;
   const int32_t *slot;
 };
 
-/// Forward and backward for the centers `first .. last-1`; `scratch` is aligned to 64 bytes. The forward writes rows of
-/// `output`, the backward writes rows of the gradients of harmonics and weights and adds to those of the features.
+/// Forward and backward for the centers `first .. last-1`, whose rows of messages, or of their gradient, are `messages`.
+///
+/// `scratch` is aligned to 64 bytes and has `scratch_size` numbers. The forward writes rows of messages, the backward
+/// adds to rows of the gradients.
 template <typename T> struct Kernel {
-  void (*forward)(const Convolution<T> &, T *output, int64_t output_stride, int64_t first,
+  int64_t (*scratch_size)(const Convolution<T> &, int64_t n_edges);
+  void (*forward)(const Convolution<T> &, T *messages, int64_t message_stride, int64_t first,
                   int64_t last, T *scratch);
-  void (*backward)(const Convolution<T> &, const Gradients<T> &, int64_t first, int64_t last,
-                   T *scratch);
+  void (*backward)(const Convolution<T> &, const T *messages, int64_t message_stride,
+                   const Gradients<T> &, int64_t first, int64_t last, T *scratch);
 };
 
 HIENET_FOR_EACH_VARIANT(extern const Kernel<float> CONVOLUTION_FLOAT;

@@ -9,14 +9,13 @@
 namespace hienet {
 
 EdgeList::EdgeList(const at::Tensor &center, const at::Tensor &neighbors, int64_t n_centers,
-                   int64_t n_nodes) :
-    n_local(n_centers)
+                   int64_t n_nodes) : n_local(n_centers)
 {
   TORCH_CHECK_VALUE(center.dim() == 1 && neighbors.dim() == 1 &&
                         center.size(0) == neighbors.size(0),
                     "`center` and `neighbor` must be two lists of equal length");
-  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local, ", but there are ",
-                    n_nodes, " nodes");
+  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local,
+                    ", but there are ", n_nodes, " nodes");
   neighbor_tensor = neighbors.to(at::kLong).contiguous();
   neighbor = neighbor_tensor.data_ptr<int64_t>();
   n_edges = neighbor_tensor.size(0);

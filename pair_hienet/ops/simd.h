@@ -13,6 +13,9 @@
 #include <immintrin.h>
 #endif
 
+// Inlined at once, so that accumulators become registers.
+#define INLINE __attribute__((always_inline))
+
 namespace hienet::HIENET_VARIANT {
 
 #if defined(__AVX512F__)
@@ -111,6 +114,24 @@ template <typename T> static inline T sum(V<T> v)
   for (int64_t half = WIDTH<T> / 2; half > 0; half /= 2)
     for (int64_t i = 0; i < half; i++) v[i] += v[i + half];
   return v[0];
+}
+
+template <int... I> struct Indices {};
+template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
+template <int... I> struct MakeIndices<0, I...> {
+  using Type = Indices<I...>;
+};
+
+template <typename F, int... I> INLINE static inline void each_of(F &&f, Indices<I...>)
+{ (f(I), ...); }
+
+/// f(0) .. f(N-1) without a loop; with N = 0, f(0) .. f(n-1) in one.
+template <int N, typename F> INLINE static inline void each(int n, F &&f)
+{
+  if constexpr (N > 0)
+    each_of(f, typename MakeIndices<N>::Type());
+  else
+    for (int i = 0; i < n; i++) f(i);
 }
 
 }    // namespace hienet::HIENET_VARIANT

@@ -11,18 +11,18 @@
 #ifdef HIENET_X86
 #define HIENET_FOR_EACH_VARIANT(...) \
   namespace portable {               \
-    __VA_ARGS__                      \
+  __VA_ARGS__                        \
   }                                  \
   namespace avx2 {                   \
-    __VA_ARGS__                      \
+  __VA_ARGS__                        \
   }                                  \
   namespace avx512 {                 \
-    __VA_ARGS__                      \
+  __VA_ARGS__                        \
   }
 #else
 #define HIENET_FOR_EACH_VARIANT(...) \
   namespace portable {               \
-    __VA_ARGS__                      \
+  __VA_ARGS__                        \
   }
 #endif
 

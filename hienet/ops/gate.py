@@ -1,0 +1,34 @@
+"""The gate as one compiled operator; `hienet.nn.gate` is the same in plain torch."""
+
+import torch
+from torch import Tensor, nn
+
+from hienet.nn.activation import normalized_silu
+from hienet.nn.gate import Gate
+from hienet.ops.library import load_operators
+
+
+class FusedGate(nn.Module):
+    """What a `Gate` computes, forward and backward in one pass each; for the CPU, and not for training."""
+
+    # TorchScript reads this annotation, and only where it is not a string.
+    blocks: Tensor
+    """`[n_blocks, 2]` int64: 2l+1 and channels of each gated block."""
+
+    def __init__(self, plain: Gate) -> None:
+        """The same gate as `plain`.
+
+        Raises:
+            HIENetError: the library of operators is not compiled.
+        """
+        super().__init__()
+        load_operators()
+        self.n_scalars = plain.n_scalars
+        large = torch.tensor(100.0, dtype=torch.float64)
+        self.scale = float(normalized_silu(large) / large)
+        blocks = torch.tensor(plain.gated, dtype=torch.int64).view(-1, 2)
+        self.register_buffer("blocks", blocks, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As `Gate.forward`."""
+        return torch.ops.hienet.gate(features, self.blocks, self.n_scalars, self.scale)

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+#include "gate_kernel.h"
+
+#include "simd_math.h"
+
+namespace hienet::HIENET_VARIANT {
+
+/// work(u, n) for every vector of `channels`; n numbers of it exist.
+template <typename T, typename Work>
+INLINE static inline void each_vector(int64_t channels, const Work &work)
+{
+  int64_t u = 0;
+  for (; u + WIDTH<T> <= channels; u += WIDTH<T>) work.template operator()<false>(u, WIDTH<T>);
+  if (u < channels) work.template operator()<true>(u, channels - u);
+}
+
+template <typename T>
+static void forward(const GateRows<T> &r, T *output, int64_t out_stride, int64_t first,
+                    int64_t last)
+{
+  for (int64_t row = first; row < last; row++) {
+    const T *const in = r.in + row * r.in_stride;
+    T *const out = output + row * out_stride;
+    each_vector<T>(r.n_scalars, [&]<bool PARTIAL>(int64_t u, int64_t n) INLINE {
+      const V<T> x = read<T, PARTIAL>(in + u, n);
+      write<T, PARTIAL>(out + u, r.scale * x * sigmoid<T>(x), n);
+    });
+    const T *gates = in + r.n_scalars, *block_in = gates + r.n_gates;
+    T *block_out = out + r.n_scalars;
+    for (int64_t b = 0; b < r.n_blocks; b++) {
+      const GatedBlock block = r.blocks[b];
+      each_vector<T>(block.channels, [&]<bool PARTIAL>(int64_t u, int64_t n) INLINE {
+        const V<T> x = read<T, PARTIAL>(gates + u, n);
+        const V<T> factor = r.scale * x * sigmoid<T>(x);
+        for (int64_t i = u; i < block.dim * block.channels; i += block.channels)
+          write<T, PARTIAL>(block_out + i, factor * read<T, PARTIAL>(block_in + i, n), n);
+      });
+      gates += block.channels;
+      block_in += block.dim * block.channels;
+      block_out += block.dim * block.channels;
+    }
+  }
+}
+
+template <typename T>
+static void backward(const GateRows<T> &r, const T *gradient, int64_t gradient_stride, T *of_in,
+                     int64_t of_in_stride, int64_t first, int64_t last)
+{
+  for (int64_t row = first; row < last; row++) {
+    const T *const in = r.in + row * r.in_stride;
+    const T *const g = gradient + row * gradient_stride;
+    T *const to = of_in + row * of_in_stride;
+    each_vector<T>(r.n_scalars, [&]<bool PARTIAL>(int64_t u, int64_t n) INLINE {
+      const V<T> x = read<T, PARTIAL>(in + u, n);
+      const V<T> s = sigmoid<T>(x);
+      const V<T> slope = r.scale * s * (T(1) + x * (T(1) - s));
+      write<T, PARTIAL>(to + u, slope * read<T, PARTIAL>(g + u, n), n);
+    });
+    int64_t gate = r.n_scalars, block_in = r.n_scalars + r.n_gates, block_out = r.n_scalars;
+    for (int64_t b = 0; b < r.n_blocks; b++) {
+      const GatedBlock block = r.blocks[b];
+      each_vector<T>(block.channels, [&]<bool PARTIAL>(int64_t u, int64_t n) INLINE {
+        const V<T> x = read<T, PARTIAL>(in + gate + u, n);
+        const V<T> s = sigmoid<T>(x);
+        const V<T> factor = r.scale * x * s;
+        V<T> of_factor = {};
+        for (int64_t i = u; i < block.dim * block.channels; i += block.channels) {
+          const V<T> of_out = read<T, PARTIAL>(g + block_out + i, n);
+          of_factor += of_out * read<T, PARTIAL>(in + block_in + i, n);
+          write<T, PARTIAL>(to + block_in + i, factor * of_out, n);
+        }
+        const V<T> slope = r.scale * s * (T(1) + x * (T(1) - s));
+        write<T, PARTIAL>(to + gate + u, slope * of_factor, n);
+      });
+      gate += block.channels;
+      block_in += block.dim * block.channels;
+      block_out += block.dim * block.channels;
+    }
+  }
+}
+
+extern const GateKernel<float> GATE_FLOAT = {forward<float>, backward<float>};
+extern const GateKernel<double> GATE_DOUBLE = {forward<double>, backward<double>};
+
+}    // namespace hienet::HIENET_VARIANT

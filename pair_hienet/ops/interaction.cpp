@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// torch.ops.hienet.interaction: the tensor-product convolution and the linear map after it, a block of centers at a time.
+//
+//   y_i = Linear(sum_j TP(x_j, Y_ij; w(d_ij))) + k_i
+//
+// where a row of `state` holds what neighbours read, x, and the atom's own part, k. Messages to a block of centers live in
+// scratch memory only until the linear map has read them. The backward needs none of them: the map and the convolution
+// are linear in the messages.
+
+#include "convolution_kernel.h"
+#include "differentiable.h"
+#include "edge_list.h"
+#include "irreps_linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+namespace hienet {
+
+using at::Tensor;
+
+/// Centers whose messages pass through the linear map together: enough for a matrix product to be efficient.
+static constexpr int64_t BLOCK_CENTERS = 32;
+/// Edges that the convolution takes at a time: what they need of the tables and features fits the second cache.
+static constexpr int64_t BLOCK_EDGES = 448;
+
+// ----------------------------------------------------------------------
+// inputs
+// ----------------------------------------------------------------------
+
+/// The tensors of one call, in the layout that the kernels read.
+struct InteractionInputs {
+  EdgeList list;
+  Tensor state, edges, table, paths, terms, coefficients;
+  IrrepsLinear linear;
+  int64_t kept_start;
+  double cutoff;
+  int64_t read_width = 0, message_width = 0;
+
+  const Path *path_data() const
+  { return reinterpret_cast<const Path *>(paths.data_ptr<int64_t>()); }
+};
+
+/// Every index that the kernels will use lies inside its tensor.
+static void check_paths(InteractionInputs &in)
+{
+  const int64_t n_terms = in.terms.size(0), n_harmonics = in.edges.size(1) - 1;
+  const Path *const paths = in.path_data();
+  const int64_t *const terms = in.terms.data_ptr<int64_t>();
+  for (int64_t i = 0; i < in.paths.size(0); i++) {
+    const Path &p = paths[i];
+    bool fits = p.dim_in >= 1 && p.dim_in <= MAX_DIM && p.dim_out >= 1 && p.dim_out <= MAX_DIM &&
+        p.dim_in % 2 == 1 && p.dim_out % 2 == 1 && p.channels >= 1 && p.feature_start >= 0 &&
+        p.feature_start + p.dim_in * p.channels <= in.state.size(1) && p.table_start >= 0 &&
+        p.table_start + (p.channels + LANES - 1) / LANES <= in.table.size(0) && p.out_start >= 0 &&
+        p.out_channels >= p.channels && p.term_start >= 0 && p.term_start <= p.term_stop &&
+        p.term_stop <= n_terms;
+    for (int64_t t = fits ? p.term_start : p.term_stop; t < p.term_stop; t++)
+      fits = fits && terms[2 * t] >= 0 && terms[2 * t] < p.dim_in * p.dim_out &&
+          terms[2 * t + 1] >= 0 && terms[2 * t + 1] < n_harmonics;
+    TORCH_CHECK_VALUE(fits, "path ", i, " of the interaction does not fit its tensors");
+    in.read_width = std::max(in.read_width, p.feature_start + p.dim_in * p.channels);
+    in.message_width =
+        std::max(in.message_width, p.out_start + (p.dim_out - 1) * p.out_channels + p.channels);
+  }
+}
+
+static InteractionInputs checked(const Tensor &state, const Tensor &edges, const Tensor &table,
+                                 const Tensor &weights, const Tensor &transposed,
+                                 const Tensor &center, const Tensor &neighbor, int64_t n_local,
+                                 double cutoff, const Tensor &paths, const Tensor &terms,
+                                 const Tensor &coefficients, const Tensor &linear,
+                                 int64_t kept_start)
+{
+  const auto dtype = state.scalar_type();
+  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
+                    "the interaction takes float32 or float64, got ", dtype);
+  TORCH_CHECK_VALUE(edges.scalar_type() == dtype && table.scalar_type() == dtype &&
+                        weights.scalar_type() == dtype && transposed.scalar_type() == dtype,
+                    "`state` is ", dtype, ", but `edges` ", edges.scalar_type(), ", `table` ",
+                    table.scalar_type(), " and `weights` ", weights.scalar_type());
+  TORCH_CHECK_VALUE(state.dim() == 2 && edges.dim() == 2 && edges.size(1) >= 2,
+                    "`state` and `edges` have two dimensions, `edges` a distance and harmonics");
+  TORCH_CHECK_VALUE(edges.size(0) == center.size(0), "`edges` must have one row for each edge (",
+                    center.size(0), "), got ", edges.size(0));
+  TORCH_CHECK_VALUE(table.dim() == 4 && table.size(1) >= 1 &&
+                        table.size(2) == SPLINE_COEFFICIENTS && table.size(3) == LANES,
+                    "`table` must be [blocks, intervals, ", SPLINE_COEFFICIENTS, ", ", LANES, "]");
+  TORCH_CHECK_VALUE(cutoff > 0, "`cutoff` must be positive, got ", cutoff);
+  TORCH_CHECK_VALUE(paths.dim() == 2 && paths.size(1) == PATH_COLUMNS && terms.dim() == 2 &&
+                        terms.size(1) == 2 && coefficients.dim() == 1 &&
+                        coefficients.size(0) == terms.size(0),
+                    "the plan of the interaction has a wrong shape");
+  InteractionInputs in{EdgeList(center, neighbor, n_local, state.size(0)),
+                       rows(state),
+                       rows(edges),
+                       table.contiguous(),
+                       paths.to(at::kLong).contiguous(),
+                       terms.to(at::kLong).contiguous(),
+                       coefficients.to(dtype).contiguous(),
+                       IrrepsLinear(linear, weights, transposed),
+                       kept_start,
+                       cutoff};
+  check_paths(in);
+  TORCH_CHECK_VALUE(in.message_width == in.linear.width_in(), "the convolution's messages have ",
+                    in.message_width, " columns, the linear map reads ", in.linear.width_in());
+  TORCH_CHECK_VALUE(kept_start >= in.read_width &&
+                        kept_start + in.linear.width_out() <= state.size(1),
+                    "the atoms' own part, ", in.linear.width_out(), " columns from ", kept_start,
+                    " on, does not fit the state's ", state.size(1));
+  return in;
+}
+
+template <typename T> static Convolution<T> convolution(const InteractionInputs &in)
+{
+  const int64_t n_intervals = in.table.size(1);
+  return {in.path_data(),
+          in.paths.size(0),
+          reinterpret_cast<const Term *>(in.terms.data_ptr<int64_t>()),
+          in.coefficients.data_ptr<T>(),
+          in.edges.size(1) - 1,
+          in.table.data_ptr<T>(),
+          n_intervals,
+          static_cast<T>(n_intervals / in.cutoff),
+          in.list.row_start.data(),
+          in.list.neighbor,
+          in.state.data_ptr<T>(),
+          in.edges.data_ptr<T>(),
+          in.state.stride(0),
+          in.edges.stride(0)};
+}
+
+template <typename T> static const Kernel<T> &kernel();
+template <> const Kernel<float> &kernel<float>()
+{ return HIENET_CHOSEN(CONVOLUTION_FLOAT); }
+template <> const Kernel<double> &kernel<double>()
+{ return HIENET_CHOSEN(CONVOLUTION_DOUBLE); }
+
+// ----------------------------------------------------------------------
+// blocks of centers
+// ----------------------------------------------------------------------
+
+/// Where the pieces of `first .. last-1` end that the convolution takes at a time.
+static int64_t end_of_piece(const EdgeList &list, int64_t first, int64_t last)
+{
+  const auto begin = list.row_start.begin();
+  const auto end =
+      std::upper_bound(begin + first + 1, begin + last + 1, list.row_start[first] + BLOCK_EDGES);
+  return std::max(first + 1, static_cast<int64_t>(end - begin) - 1);
+}
+
+/// work(first, last, scratch) for every piece of the centers `first .. last-1`.
+template <typename T, typename Work>
+static void for_each_piece(const EdgeList &list, int64_t first, int64_t last, const Work &work)
+{
+  while (first < last) {
+    const int64_t end = end_of_piece(list, first, last);
+    work(first, end);
+    first = end;
+  }
+}
+
+/// Scratch memory for the largest piece of the centers `first .. last-1`.
+template <typename T>
+static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list, int64_t first,
+                          int64_t last)
+{
+  int64_t n_edges = 0;
+  for_each_piece<T>(list, first, last, [&](int64_t begin, int64_t end) {
+    n_edges = std::max(n_edges, list.row_start[end] - list.row_start[begin]);
+  });
+  return at::empty({kernel<T>().scratch_size(c, n_edges)},
+                   at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+}
+
+/// work(first, last) for the centers of every part, each on a thread and below autograd.
+template <typename Work> static void for_each_part(const std::vector<int64_t> &bounds, Work &&work)
+{
+  at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    // Threads do not inherit this state.
+    const at::AutoDispatchBelowAutograd below;
+    for (int64_t part = begin; part < end; part++) work(part, bounds[part], bounds[part + 1]);
+  });
+}
+
+/// The nodes that the edges of a part come from, and a row for each: parts write gradients of the same neighbour without
+/// waiting for each other.
+struct OwnRows {
+  std::vector<int32_t> slot;    // of a node, or -1
+  Tensor gradient;
+
+  OwnRows(const InteractionInputs &in, int64_t first_edge, int64_t last_edge) :
+      slot(in.state.size(0), -1)
+  {
+    int32_t n = 0;
+    for (int64_t e = first_edge; e < last_edge; e++)
+      if (slot[in.list.neighbor[e]] < 0) slot[in.list.neighbor[e]] = n++;
+    gradient = at::zeros({n, in.read_width}, in.state.options());
+  }
+};
+
+// ----------------------------------------------------------------------
+// the operator and its derivative
+// ----------------------------------------------------------------------
+
+template <typename T> static void run_forward(const InteractionInputs &in, const Tensor &output)
+{
+  const auto c = convolution<T>(in);
+  for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
+    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor messages =
+        at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
+    for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
+      const int64_t n = std::min(BLOCK_CENTERS, last - begin);
+      for_each_piece<T>(in.list, begin, begin + n, [&](int64_t from, int64_t to) {
+        kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
+                            in.message_width, from, to, scratch.data_ptr<T>());
+      });
+      const Tensor block = output.narrow(0, begin, n);
+      block.copy_(in.state.narrow(0, begin, n).narrow(1, in.kept_start, in.linear.width_out()));
+      in.linear.apply(messages.narrow(0, 0, n), block, true);
+    }
+  });
+}
+
+template <typename T>
+static void run_backward(const InteractionInputs &in, const Tensor &gradient,
+                         const Tensor &of_state, const Tensor &of_edges)
+{
+  const auto c = convolution<T>(in);
+  const auto bounds = in.list.parts();
+  const int64_t n_parts = static_cast<int64_t>(bounds.size()) - 1;
+  std::vector<std::unique_ptr<OwnRows>> own(n_parts);
+  for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
+    Gradients<T> g = {of_state.data_ptr<T>(), of_edges.data_ptr<T>(), of_state.stride(0),
+                      of_edges.stride(0), nullptr};
+    if (n_parts > 1) {
+      own[part] = std::make_unique<OwnRows>(in, in.list.row_start[first], in.list.row_start[last]);
+      g.features = own[part]->gradient.template data_ptr<T>();
+      g.feature_stride = in.read_width;
+      g.slot = own[part]->slot.data();
+    }
+    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor messages =
+        at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
+    for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
+      const int64_t n = std::min(BLOCK_CENTERS, last - begin);
+      in.linear.apply_transposed(gradient.narrow(0, begin, n), messages.narrow(0, 0, n), false);
+      for_each_piece<T>(in.list, begin, begin + n, [&](int64_t from, int64_t to) {
+        kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
+                             in.message_width, g, from, to, scratch.data_ptr<T>());
+      });
+    }
+    of_state.narrow(0, first, last - first)
+        .narrow(1, in.kept_start, in.linear.width_out())
+        .copy_(gradient.narrow(0, first, last - first));
+  });
+  if (n_parts == 1) return;
+  const int64_t width = in.read_width;
+  at::parallel_for(0, of_state.size(0), 16, [&](int64_t first, int64_t last) {
+    // Always in the order of the parts, so that a sum does not depend on who is faster.
+    for (int64_t node = first; node < last; node++)
+      for (const auto &rows : own) {
+        if (rows->slot[node] < 0) continue;
+        T *const to = of_state.data_ptr<T>() + node * of_state.stride(0);
+        const T *const from = rows->gradient.template data_ptr<T>() + rows->slot[node] * width;
+        for (int64_t i = 0; i < width; i++) to[i] += from[i];
+      }
+  });
+}
+
+static Tensor forward_cpu(const Tensor &state, const Tensor &edges, const Tensor &table,
+                          const Tensor &weights, const Tensor &transposed, const Tensor &center,
+                          const Tensor &neighbor, int64_t n_local, double cutoff,
+                          const Tensor &paths, const Tensor &terms, const Tensor &coefficients,
+                          const Tensor &linear, int64_t kept_start)
+{
+  const InteractionInputs in =
+      checked(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff, paths,
+              terms, coefficients, linear, kept_start);
+  const Tensor output = at::empty({n_local, in.linear.width_out()}, in.state.options());
+  if (state.scalar_type() == at::kFloat)
+    run_forward<float>(in, output);
+  else
+    run_forward<double>(in, output);
+  return output;
+}
+
+static std::tuple<Tensor, Tensor> backward_cpu(const Tensor &gradient, const Tensor &state,
+                                               const Tensor &edges, const Tensor &table,
+                                               const Tensor &weights, const Tensor &transposed,
+                                               const Tensor &center, const Tensor &neighbor,
+                                               int64_t n_local, double cutoff, const Tensor &paths,
+                                               const Tensor &terms, const Tensor &coefficients,
+                                               const Tensor &linear, int64_t kept_start)
+{
+  const InteractionInputs in =
+      checked(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff, paths,
+              terms, coefficients, linear, kept_start);
+  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
+                        gradient.size(1) == in.linear.width_out() &&
+                        gradient.scalar_type() == state.scalar_type(),
+                    "the gradient of the interaction's output has a wrong shape or dtype");
+  const Tensor of_state = at::zeros(state.sizes(), in.state.options());
+  const Tensor of_edges = at::zeros(edges.sizes(), in.state.options());
+  if (state.scalar_type() == at::kFloat)
+    run_backward<float>(in, rows(gradient), of_state, of_edges);
+  else
+    run_backward<double>(in, rows(gradient), of_state, of_edges);
+  return {of_state, of_edges};
+}
+
+struct DifferentiableInteraction : torch::autograd::Function<DifferentiableInteraction> {
+  static Tensor forward(torch::autograd::AutogradContext *context, const Tensor &state,
+                        const Tensor &edges, const Tensor &table, const Tensor &weights,
+                        const Tensor &transposed, const Tensor &center, const Tensor &neighbor,
+                        int64_t n_local, double cutoff, const Tensor &paths, const Tensor &terms,
+                        const Tensor &coefficients, const Tensor &linear, int64_t kept_start)
+  {
+    context->save_for_backward({state, edges, table, weights, transposed, center, neighbor, paths,
+                                terms, coefficients, linear});
+    context->saved_data["n_local"] = n_local;
+    context->saved_data["cutoff"] = cutoff;
+    context->saved_data["kept_start"] = kept_start;
+    const at::AutoDispatchBelowAutograd below;
+    static const auto op = dispatched<decltype(forward_cpu)>("hienet::interaction");
+    return op.call(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff,
+                   paths, terms, coefficients, linear, kept_start);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
+                                                 torch::autograd::variable_list gradients)
+  {
+    check_differentiated_once();
+    const auto s = context->get_saved_variables();
+    static const auto op = dispatched<decltype(backward_cpu)>("hienet::interaction_backward");
+    const auto [of_state, of_edges] =
+        op.call(gradients[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6],
+                context->saved_data["n_local"].toInt(), context->saved_data["cutoff"].toDouble(),
+                s[7], s[8], s[9], s[10], context->saved_data["kept_start"].toInt());
+    return {of_state, of_edges, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  }
+};
+
+static Tensor forward_autograd(const Tensor &state, const Tensor &edges, const Tensor &table,
+                               const Tensor &weights, const Tensor &transposed,
+                               const Tensor &center, const Tensor &neighbor, int64_t n_local,
+                               double cutoff, const Tensor &paths, const Tensor &terms,
+                               const Tensor &coefficients, const Tensor &linear, int64_t kept_start)
+{
+  check_constant({table, weights, transposed});
+  return DifferentiableInteraction::apply(state, edges, table, weights, transposed, center,
+                                          neighbor, n_local, cutoff, paths, terms, coefficients,
+                                          linear, kept_start);
+}
+
+TORCH_LIBRARY_FRAGMENT(hienet, library)
+{
+  library.def(
+      "interaction(Tensor state, Tensor edges, Tensor table, Tensor weights, "
+      "Tensor transposed, Tensor center, Tensor neighbor, int n_local, float cutoff, Tensor paths, "
+      "Tensor terms, Tensor coefficients, Tensor linear, int kept_start) -> Tensor");
+  library.def("interaction_backward(Tensor gradient, Tensor state, Tensor edges, Tensor table, "
+              "Tensor weights, Tensor transposed, Tensor center, Tensor neighbor, int n_local, "
+              "float cutoff, "
+              "Tensor paths, Tensor terms, Tensor coefficients, Tensor linear, int kept_start) "
+              "-> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(hienet, CPU, library)
+{
+  library.impl("interaction", forward_cpu);
+  library.impl("interaction_backward", backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(hienet, CUDA, library)
+{ library.impl("interaction", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
+
+TORCH_LIBRARY_IMPL(hienet, Autograd, library)
+{ library.impl("interaction", forward_autograd); }
+
+}    // namespace hienet
