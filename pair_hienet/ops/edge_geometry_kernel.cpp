@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Vectors hold edges. The recursion Y_l = c Y_(l-1) x u is walked forwards for the harmonics and backwards for their
+// gradient; what that gradient has along u is an artefact of leaving the unit sphere and is projected out.
+
+#include "edge_geometry_kernel.h"
+
+#include "simd.h"
+
+namespace hienet::HIENET_VARIANT {
+
+template <typename T> struct Tile {
+  V<T> distance, u[3];
+  V<T> harmonics[MAX_HARMONICS];
+};
+
+template <typename T>
+static void make_tile(const EdgeGeometry<T> &g, int64_t first, int64_t n, Tile<T> &tile)
+{
+  V<T> r[3] = {};
+  for (int64_t e = 0; e < WIDTH<T>; e++)
+    for (int i = 0; i < 3; i++)
+      r[i][e] = e < n ? g.vectors[(first + e) * g.vector_stride + i] : T(i == 0);
+  const V<T> squared = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
+  for (int64_t e = 0; e < WIDTH<T>; e++) {
+    if constexpr (sizeof(T) == 4)
+      tile.distance[e] = __builtin_sqrtf(squared[e]);
+    else
+      tile.distance[e] = __builtin_sqrt(squared[e]);
+  }
+  for (int i = 0; i < 3; i++) tile.u[i] = r[i] / tile.distance;
+  const V<T> zero = {};
+  tile.harmonics[0] = zero + T(1);
+  for (int64_t m = 1; m < g.n_harmonics; m++) tile.harmonics[m] = zero;
+  for (int64_t t = 0; t < g.n_terms; t++) {
+    const RecursionTerm term = g.terms[t];
+    tile.harmonics[term.target] +=
+        g.coefficients[t] * tile.harmonics[term.source] * tile.u[term.component];
+  }
+}
+
+template <typename T>
+static void forward(const EdgeGeometry<T> &g, T *out, int64_t out_stride, int64_t first,
+                    int64_t last)
+{
+  Tile<T> tile;
+  for (int64_t start = first; start < last; start += WIDTH<T>) {
+    const int64_t n = last - start < WIDTH<T> ? last - start : WIDTH<T>;
+    make_tile(g, start, n, tile);
+    for (int64_t e = 0; e < n; e++) {
+      T *const row = out + (start + e) * out_stride;
+      row[0] = tile.distance[e];
+      for (int64_t m = 0; m < g.n_harmonics; m++) row[1 + m] = tile.harmonics[m][e];
+    }
+  }
+}
+
+template <typename T>
+static void backward(const EdgeGeometry<T> &g, const T *gradient, int64_t gradient_stride,
+                     T *of_vectors, int64_t first, int64_t last)
+{
+  Tile<T> tile;
+  V<T> of_harmonics[MAX_HARMONICS];
+  for (int64_t start = first; start < last; start += WIDTH<T>) {
+    const int64_t n = last - start < WIDTH<T> ? last - start : WIDTH<T>;
+    make_tile(g, start, n, tile);
+    V<T> of_distance = {}, of_u[3] = {};
+    for (int64_t m = 0; m < g.n_harmonics; m++) of_harmonics[m] = V<T>{};
+    for (int64_t e = 0; e < n; e++) {
+      const T *const row = gradient + (start + e) * gradient_stride;
+      of_distance[e] = row[0];
+      for (int64_t m = 0; m < g.n_harmonics; m++) of_harmonics[m][e] = row[1 + m];
+    }
+    for (int64_t t = g.n_terms - 1; t >= 0; t--) {
+      const RecursionTerm term = g.terms[t];
+      const V<T> of_target = g.coefficients[t] * of_harmonics[term.target];
+      of_u[term.component] += of_target * tile.harmonics[term.source];
+      of_harmonics[term.source] += of_target * tile.u[term.component];
+    }
+    const V<T> along = of_u[0] * tile.u[0] + of_u[1] * tile.u[1] + of_u[2] * tile.u[2];
+    for (int i = 0; i < 3; i++) {
+      const V<T> of_vector =
+          (of_u[i] - along * tile.u[i]) / tile.distance + of_distance * tile.u[i];
+      for (int64_t e = 0; e < n; e++) of_vectors[3 * (start + e) + i] = of_vector[e];
+    }
+  }
+}
+
+extern const EdgeGeometryKernel<float> EDGE_GEOMETRY_FLOAT = {forward<float>, backward<float>};
+extern const EdgeGeometryKernel<double> EDGE_GEOMETRY_DOUBLE = {forward<double>, backward<double>};
+
+}    // namespace hienet::HIENET_VARIANT
