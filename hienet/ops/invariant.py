@@ -1,4 +1,4 @@
-"""The first invariant layer as a table over species pairs and distance; `hienet.nn.invariant` is the same in plain torch.
+"""The first invariant layer as a table over species pairs and distance; `hienet.nn.invariant` is it in plain torch.
 
 The features that the first layer reads depend on species only, so the message between two atoms is a function of their
 species and their distance. The layers after it read features that depend on the environment and stay as they are.

@@ -25,7 +25,7 @@ LANES = 16
 
 
 def sample_distances(cutoff: float, n_intervals: int, n_samples: int) -> Tensor:
-    """Distances `[n_intervals * n_samples]` (Å, float64) at which to sample a function: Chebyshev nodes of each interval.
+    """Distances `[n_intervals * n_samples]` (Å, float64) at which to sample: the Chebyshev nodes of each interval.
 
     `n_samples` is SAMPLES: an argument, because TorchScript knows no module's constants.
     """

@@ -58,13 +58,7 @@ int64_t EdgeList::end_of_piece(int64_t first, int64_t last) const
   return std::max(first + 1, static_cast<int64_t>(end - begin) - 1);
 }
 
-int64_t EdgeList::largest_piece(int64_t first, int64_t last) const
-{
-  int64_t largest = 0;
-  for_each_piece(first, last, [&](int64_t begin, int64_t end) {
-    largest = std::max(largest, row_start[end] - row_start[begin]);
-  });
-  return largest;
-}
+int64_t EdgeList::largest_piece() const
+{ return std::max(largest_degree, std::min(PIECE_EDGES, n_edges)); }
 
 }    // namespace hienet

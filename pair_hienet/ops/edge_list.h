@@ -36,8 +36,8 @@ struct EdgeList {
     }
   }
 
-  /// Most edges of such a piece.
-  int64_t largest_piece(int64_t first, int64_t last) const;
+  /// No piece has more edges, wherever it begins.
+  int64_t largest_piece() const;
 
  private:
   int64_t end_of_piece(int64_t first, int64_t last) const;

@@ -143,12 +143,10 @@ template <> const Kernel<double> &kernel<double>()
 // blocks of centers
 // ----------------------------------------------------------------------
 
-/// Scratch memory for the largest piece of the centers `first .. last-1`.
-template <typename T>
-static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list, int64_t first,
-                          int64_t last)
+/// Scratch memory for any piece.
+template <typename T> static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list)
 {
-  return at::empty({kernel<T>().scratch_size(c, list.largest_piece(first, last))},
+  return at::empty({kernel<T>().scratch_size(c, list.largest_piece())},
                    at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
 }
 
@@ -176,7 +174,7 @@ template <typename T> static void run_forward(const InteractionInputs &in, const
 {
   const auto c = convolution<T>(in);
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
-    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor scratch = scratch_for<T>(c, in.list);
     const Tensor messages =
         at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
@@ -209,7 +207,7 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
       g.feature_stride = in.read_width;
       g.slot = own[part]->slot.data();
     }
-    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor scratch = scratch_for<T>(c, in.list);
     const Tensor messages =
         at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {

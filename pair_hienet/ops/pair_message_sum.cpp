@@ -34,10 +34,8 @@ struct PairMessageInputs {
             edges.data_ptr<T>(),   edges.stride(0)};
   }
 
-  template <typename T> Tensor scratch(int64_t first, int64_t last) const
-  {
-    return at::empty({kernel<T>().scratch_size(list.largest_piece(first, last))}, edges.options());
-  }
+  template <typename T> Tensor scratch() const
+  { return at::empty({kernel<T>().scratch_size(list.largest_piece())}, edges.options()); }
 };
 
 /// Which splines belong to each edge.
@@ -97,7 +95,7 @@ static PairMessageInputs checked(const Tensor &edges, const Tensor &species, con
 template <typename T> static void run_forward(const PairMessageInputs &in, const Tensor &sums)
 {
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
-    const Tensor scratch = in.scratch<T>(first, last);
+    const Tensor scratch = in.scratch<T>();
     in.list.for_each_piece(first, last, [&](int64_t begin, int64_t end) {
       kernel<T>().forward(in.view<T>(), sums.data_ptr<T>(), sums.stride(0), begin, end,
                           scratch.data_ptr<T>());
@@ -110,7 +108,7 @@ static void run_backward(const PairMessageInputs &in, const Tensor &gradient,
                          const Tensor &of_edges)
 {
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
-    const Tensor scratch = in.scratch<T>(first, last);
+    const Tensor scratch = in.scratch<T>();
     in.list.for_each_piece(first, last, [&](int64_t begin, int64_t end) {
       kernel<T>().backward(in.view<T>(), gradient.data_ptr<T>(), gradient.stride(0),
                            of_edges.data_ptr<T>(), of_edges.stride(0), begin, end,
