@@ -21,6 +21,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 
 using namespace LAMMPS_NS;
@@ -34,6 +35,7 @@ struct PairHIENet::Implementation {
   // pair_coeff
   std::string file;
   std::unique_ptr<hienet::StagedModel> model;
+  hienet::Tables tables;
   std::vector<int> species_of_type;    // [ntypes + 1], -1 for NULL
   double energy_unit = 1.0;            // eV in LAMMPS' unit of energy
 
@@ -278,6 +280,11 @@ void PairHIENet::load(const std::string &name, char **symbols)
 
   try {
     impl->model = std::make_unique<hienet::StagedModel>(bytes, metadata, device, impl->precision);
+    const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
+    const auto &types = impl->species_of_type;
+    std::set<int64_t> species(types.begin(), types.end());
+    species.erase(-1);
+    impl->tables = impl->model->load_elements({species.begin(), species.end()});
   } catch (const std::exception &exception) {
     problem = fmt::format("model file `{}`: {}", name, exception.what());
   }
@@ -333,6 +340,9 @@ void PairHIENet::report(const std::string &device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
+  if (const auto &tables = impl->tables; tables.bytes > 0)
+    text += fmt::format("  tables for these elements: {:.1f} MB, built in {:.1f} s\n",
+                        1e-6 * tables.bytes, tables.seconds);
   text += fmt::format("  training set: {}\n", m.training);
   utils::logmesg(lmp, text);
   if (!m.smooth_cutoff)
@@ -443,7 +453,7 @@ double PairHIENet::memory_usage()
 {
   return Pair::memory_usage() + impl->graph.memory_usage() + impl->buffer.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
-      sizeof(int) * impl->owner.capacity();
+      sizeof(int) * impl->owner.capacity() + static_cast<double>(impl->tables.bytes);
 }
 
 // ----------------------------------------------------------------------

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -398,6 +399,25 @@ StagedModel::~StagedModel() = default;
 
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }
+
+Tables StagedModel::load_elements(const std::vector<int64_t> &species)
+{
+  Tables tables;
+  // Files of older versions have no such method, and nothing to tabulate.
+  if (!torch_->module.find_method("load_elements")) return tables;
+  translated("tabulating the pairs of elements", [&] {
+    const CallGuard guard(torch_->device);
+    // Whatever mode a caller in Python is in: the tables are used where gradients are wanted.
+    const c10::InferenceMode no_inference_mode(false);
+    const at::NoGradGuard no_grad;
+    const auto start = std::chrono::steady_clock::now();
+    const auto list = torch::tensor(species, torch::kInt64).to(torch_->device);
+    tables.bytes = torch_->module.get_method("load_elements")({list}).toInt();
+    tables.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  });
+  return tables;
+}
 
 int StagedModel::doubles_per_row(int k) const
 {

@@ -63,6 +63,12 @@ class ThreadsGuard {
   int before;
 };
 
+/// What a model tabulated for the elements in use.
+struct Tables {
+  int64_t bytes = 0;
+  double seconds = 0.0;    // that it took
+};
+
 /// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks.
 ///
 /// Rows are stored in doubles, the unit in which LAMMPS communicates; float32 rows are packed two to a double.
@@ -114,6 +120,9 @@ class StagedModel {
   int n_stages() const { return static_cast<int>(metadata_.stages.size()); }
   const std::string &device() const { return device_; }
   bool single_precision() const;
+
+  /// Build what the model tabulates for these species, all that will ever be evaluated; call it before anything else.
+  Tables load_elements(const std::vector<int64_t> &species);
 
   /// Doubles that one atom's row takes in the exchange before stage `k`.
   int doubles_per_row(int k) const;
