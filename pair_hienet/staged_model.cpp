@@ -4,7 +4,6 @@
 
 #include "neighbor_graph.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
 #include <caffe2/serialize/inline_container.h>
@@ -515,9 +514,6 @@ void StagedModel::finish(std::vector<double> &edge_gradients)
 // the exchanged columns
 // ----------------------------------------------------------------------
 
-/// Rows that are worth a thread of their own.
-static constexpr int64_t ROW_GRAIN = 256;
-
 /// `rows` ([n, columns]) -> the buffer's rows of `atoms`.
 static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &buffer)
 {
@@ -526,10 +522,8 @@ static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &b
   const size_t bytes = host.size(1) * host.element_size();
   const size_t row_bytes = host.stride(0) * host.element_size();
   const char *from = static_cast<const char *>(host.data_ptr());
-  at::parallel_for(0, host.size(0), ROW_GRAIN, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++)
-      std::memcpy(buffer.row(atoms[i]), from + i * row_bytes, bytes);
-  });
+  for (int64_t i = 0; i < host.size(0); i++)
+    std::memcpy(buffer.row(atoms[i]), from + i * row_bytes, bytes);
 }
 
 /// The buffer's rows of `atoms` -> the first `columns` columns of `rows` ([n, width]); the others become zero.
@@ -539,12 +533,10 @@ static void read_rows(const RowBuffer &buffer, const int *atoms, int columns, to
   const size_t bytes = columns * host.element_size();
   const size_t row_bytes = host.size(1) * host.element_size();
   char *to = static_cast<char *>(host.data_ptr());
-  at::parallel_for(0, host.size(0), ROW_GRAIN, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      std::memcpy(to + i * row_bytes, buffer.row(atoms[i]), bytes);
-      std::memset(to + i * row_bytes + bytes, 0, row_bytes - bytes);
-    }
-  });
+  for (int64_t i = 0; i < host.size(0); i++) {
+    std::memcpy(to + i * row_bytes, buffer.row(atoms[i]), bytes);
+    std::memset(to + i * row_bytes + bytes, 0, row_bytes - bytes);
+  }
   if (!host.is_same(rows)) rows.copy_(host);
 }
 

@@ -61,10 +61,10 @@ std::string TimingBreakdown::table(MPI_Comm world) const
   const int width = static_cast<int>(longest);
 
   char line[512];
-  std::snprintf(line, sizeof(line), "%-*s |  min time  |  avg time  |  max time  | %%total\n",
+  std::snprintf(line, sizeof(line), "%-*s |  min time  |  avg time  |  max time  | %%pair\n",
                 width, "Section");
   std::string text = line;
-  text += std::string(longest + 48, '-') + "\n";
+  text += std::string(longest + 47, '-') + "\n";
   for (int i = 0; i < n; i++) {
     std::snprintf(line, sizeof(line), "%-*s | %-10.5g | %-10.5g | %-10.5g |%6.2f\n", width,
                   i + 1 < n ? names[i].c_str() : "Total", least[i], mean[i] / n_ranks, greatest[i],
