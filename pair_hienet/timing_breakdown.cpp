@@ -61,8 +61,8 @@ std::string TimingBreakdown::table(MPI_Comm world) const
   const int width = static_cast<int>(longest);
 
   char line[512];
-  std::snprintf(line, sizeof(line), "%-*s |  min time  |  avg time  |  max time  | %%pair\n",
-                width, "Section");
+  std::snprintf(line, sizeof(line), "%-*s |  min time  |  avg time  |  max time  | %%pair\n", width,
+                "Section");
   std::string text = line;
   text += std::string(longest + 47, '-') + "\n";
   for (int i = 0; i < n; i++) {
