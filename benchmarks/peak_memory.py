@@ -1,4 +1,4 @@
-"""Peak memory of one evaluation, for `common.peak_memory`: run as `python peak_memory.py CONTENDER FILE SYSTEM THREADS`.
+"""Peak memory of one evaluation, for `common.peak_memory`: `python peak_memory.py CONTENDER FILE SYSTEM THREADS`.
 
 A process that has already evaluated something larger holds memory that an evaluation reuses; each figure therefore
 comes from a process of its own.

@@ -10,6 +10,7 @@ from typing import Any
 from common import (
     CONTENDERS,
     Turns,
+    console,
     deploy,
     evaluation,
     in_turns,
@@ -22,7 +23,6 @@ from common import (
     set_threads,
     write_json,
 )
-from rich.console import Console
 from rich.table import Table
 from structures import NAMES, structure
 
@@ -58,10 +58,10 @@ def main() -> None:
                 works = {key: evaluation(key, model, atoms[name]) for key, model in models.items()}
                 turns = in_turns(works, arguments.rounds, arguments.seconds)
                 systems[name][f"threads_{threads}"] = summary(turns, len(atoms[name]))
-        memory = {
-            name: {key: peak_memory(key, files[key], name, headline["threads"]) / 1e6 / len(atoms[name]) for key in files}
-            for name in dict.fromkeys([headline["system"], *arguments.memory])
-        }
+        memory: dict[str, dict[str, float]] = {}
+        for name in dict.fromkeys([headline["system"], *arguments.memory]):
+            peaks = {key: peak_memory(key, path, name, headline["threads"]) for key, path in files.items()}
+            memory[name] = {key: peak / 1e6 / len(atoms[name]) for key, peak in peaks.items()}
     result = {
         "benchmark": "speed",
         "preset": arguments.preset,
@@ -152,17 +152,17 @@ def report(result: dict[str, Any]) -> None:
                     f"{times['eager_over_deployed']:.3g}",
                     f"{quartiles[0]:.3g} to {quartiles[2]:.3g}" if quartiles else "",
                 )
-    Console().print(table)
+    console().print(table)
     table = Table("system", *CONTENDERS, title="peak memory of an evaluation, MB/atom")
     for name, memory in result["memory_mb_per_atom"].items():
         table.add_row(name, *(f"{memory[contender]:.3g}" for contender in CONTENDERS))
-    Console().print(table)
+    console().print(table)
     table = Table("system", "largest force", *CONTENDERS, title="largest error of a force against float64, eV/Å")
     for name, system in result["systems"].items():
         errors = system["max_force_error_ev_per_angstrom"]
         largest = system["largest_force_ev_per_angstrom"]
         table.add_row(name, f"{largest:.2g}", *(f"{errors[contender]:.1e}" for contender in CONTENDERS))
-    Console().print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":
