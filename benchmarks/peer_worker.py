@@ -88,8 +88,12 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 
 
 def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """SevenNet-l3i5 with the weights of its package. `eager`: as its calculator runs it; `torchscript`: scripted, as it
-    is deployed for LAMMPS."""
+    """SevenNet-l3i5 with the weights of its package.
+
+    `eager`: as its calculator runs it; `torchscript`: scripted and frozen, as its `deploy` does for LAMMPS, where forces
+    and virial are sums of the gradient with respect to the edges.
+    """
+    import sevenn._keys as KEY
     from sevenn import util
     from sevenn.atom_graph_data import AtomGraphData
     from sevenn.train.dataload import unlabeled_atoms_to_graph
@@ -98,21 +102,32 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     module = checkpoint.build_model()
     module.set_is_batch_data(False)
     module.eval().requires_grad_(False)
-    cutoff = checkpoint.config["cutoff"]
+    cutoff, type_map = checkpoint.config["cutoff"], checkpoint.config["_type_map"]
     description = described(module, cutoff, ("sevenn", "torch", "e3nn"))
     scripted = options["mode"] == "torchscript"
     if scripted:
         from e3nn.util.jit import script
 
-        module = script(module)
+        module.delete_module_by_key("force_output")
+        module.eval_type_map = False
+        module = torch.jit.freeze(script(module))
 
     def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
         data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False))
+        if not scripted:
+            # The model adds its results to what it is given.
+            return lambda: module(data.clone()), data.edge_index.shape[1]
         tensors = {key: value for key, value in data.to_dict().items() if isinstance(value, torch.Tensor)}
+        tensors[KEY.NODE_FEATURE] = torch.tensor([type_map[number] for number in atoms.numbers])
 
         def work() -> object:
-            # The model adds its results to what it is given.
-            return module(dict(tensors)) if scripted else module(data.clone())
+            vectors = tensors[KEY.EDGE_VEC].detach().requires_grad_()
+            found = module({**tensors, KEY.EDGE_VEC: vectors})
+            (gradient,) = torch.autograd.grad([found[KEY.PRED_TOTAL_ENERGY].sum()], [vectors])
+            forces = torch.zeros(len(atoms), 3)
+            for sign, end in ((1.0, 0), (-1.0, 1)):
+                forces.index_add_(0, tensors[KEY.EDGE_IDX][end], gradient, alpha=sign)
+            return forces, vectors.detach().t() @ gradient
 
         return work, data.edge_index.shape[1]
 
