@@ -33,6 +33,8 @@ Work = Callable[[], object]
 ROOT = Path(__file__).resolve().parent
 CONTENDERS = ("eager", "deployed", "plain")
 """`eager`: as e3nn users write it (eager.py); `deployed`: compiled; `plain`: deployed with --no-compile."""
+FORCE_TOLERANCE = 1e-4
+"""eV/Å, largest error of a force against the source model in float64, where forces are about 1 eV/Å."""
 
 
 # Models
@@ -97,6 +99,22 @@ def evaluation(name: str, model: LoadedModel, atoms: ase.Atoms) -> Callable[[], 
             return predict(model.module, graph)
 
     return work
+
+
+def force_error(source: LoadedModel, name: str, model: LoadedModel, atoms: ase.Atoms) -> float:
+    """Largest error of a force (eV/Å) against the source model in float64; without it a time says nothing.
+
+    Raises:
+        SystemExit: it is above the tolerance.
+    """
+    expected = evaluation("plain", source, atoms)().forces
+    error = float((evaluation(name, model, atoms)().forces.double() - expected).abs().max())
+    if not error < FORCE_TOLERANCE:
+        raise SystemExit(
+            f"forces of `{name}` differ from the source model's by {error:.1e} eV/Å, expected less than "
+            f"{FORCE_TOLERANCE:g}: nothing was timed"
+        )
+    return error
 
 
 def prebuilt_graph(model: LoadedModel, atoms: ase.Atoms) -> AtomicGraph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from common import (
@@ -129,7 +130,7 @@ def main() -> None:
     load_operators()
     graph = graph_from_atoms(structure(arguments.system), sorted(set(structure(arguments.system).symbols)), 5.0)
     chosen = [case for case in cases(graph) if arguments.only in case.name]
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "benchmark": "operators",
         "system": arguments.system,
         "neighbors": graph.center.shape[0] / graph.n_local,
@@ -146,7 +147,7 @@ def main() -> None:
     write_json(arguments.json, result)
 
 
-def measured(case: Case, rounds: int, seconds: float, peak: float, bandwidth: float) -> dict[str, object]:
+def measured(case: Case, rounds: int, seconds: float, peak: float, bandwidth: float) -> dict[str, Any]:
     """Microseconds a unit of the forward and of forward and backward together, rates, and ratios to other ways."""
     output = case.function(*case.inputs)
     seeds = {key: torch.randn_like(function(*case.inputs)) for key, function in case.others.items()}
@@ -163,7 +164,7 @@ def measured(case: Case, rounds: int, seconds: float, peak: float, bandwidth: fl
     def both(key: str) -> Work:
         return lambda: torch.autograd.grad(functions[key](*case.inputs), case.inputs, seeds[key])
 
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "name": case.name,
         "unit": case.unit,
         "count": case.count,
@@ -190,14 +191,14 @@ def measured(case: Case, rounds: int, seconds: float, peak: float, bandwidth: fl
     return result
 
 
-def report(rows: list[dict[str, object]], title: str) -> None:
+def report(rows: list[dict[str, Any]], title: str) -> None:
     """One row for the forward of each operator, one for forward and backward."""
     columns = ("operator", "work", "unit", "µs", "GFLOP/s", "of peak", "GB/s", "of triad", "over floor", "others")
     table = Table(*columns, title=title)
     for row in rows:
         for kind, label in (("forward", "forward"), ("both", "and backward")):
-            r: dict[str, float] = row[kind]  # type: ignore[assignment]
-            ratios = ", ".join(f"{key} {value:.3g}x" for key, value in r["ratios"].items())  # type: ignore[attr-defined]
+            r = row[kind]
+            ratios = ", ".join(f"{key} {value:.3g}x" for key, value in r["ratios"].items())
             table.add_row(
                 str(row["name"]) if kind == "forward" else "",
                 label,

@@ -11,12 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ase.io import write
 from common import (
     console,
     deploy,
     evaluation,
+    force_error,
     load_contender,
     machine,
     multiplication_rate,
@@ -28,6 +30,7 @@ from common import (
 from rich.table import Table
 from structures import structure
 
+from hienet.calculator import load_model
 from hienet.lammps import run_deck
 
 DECK = """
@@ -86,6 +89,7 @@ def main() -> None:
         "n_atoms": whole,
         "rounds": arguments.rounds,
         "steps": setup.steps,
+        "max_force_error_ev_per_angstrom": setup.error,
         "ms_per_atom": {
             name: 1e3 * statistics.median(seconds[name]) / (half if "half" in name else whole) for name in names
         },
@@ -110,8 +114,10 @@ class Setup:
 
     def __init__(self, folder: Path, preset: str, budget: float, sizes: tuple[int, ...]) -> None:
         self.folder = folder
-        self.model = deploy(random_checkpoint(folder, preset, ["Si"]))["deployed"]
+        checkpoint = random_checkpoint(folder, preset, ["Si"])
+        self.model = deploy(checkpoint)["deployed"]
         self.loaded = load_contender("deployed", self.model)
+        self.error = force_error(load_model(checkpoint), "deployed", self.loaded, structure("si64"))
         set_threads(1)
         self.works, self.energies, self.steps = {}, {}, {}
         for size in sizes:
@@ -153,12 +159,12 @@ class Setup:
         return result
 
 
-def report(result: dict[str, object]) -> None:
+def report(result: dict[str, Any]) -> None:
     """Table and ratios."""
     title = f"silicon, {result['n_atoms']} atoms, preset {result['preset']}, float32; percentages of the loop"
     table = Table("contender", "ms/atom/step", *BREAKDOWN, title=title)
-    for name, value in result["ms_per_atom"].items():  # type: ignore[attr-defined]
-        parts = result["percent_of_loop"].get(name, {})  # type: ignore[attr-defined]
+    for name, value in result["ms_per_atom"].items():
+        parts = result["percent_of_loop"].get(name, {})
         table.add_row(name, f"{value:.3g}", *(f"{parts[key]:.1f}" if parts else "" for key in BREAKDOWN))
     console().print(table)
     for name in ("lammps_over_python", "speedup_of_2_ranks", "speedup_of_2_threads", "weak_efficiency_of_2_ranks"):

@@ -11,6 +11,7 @@ from common import (
     console,
     deploy,
     evaluation,
+    force_error,
     in_turns,
     load_contender,
     machine,
@@ -24,7 +25,7 @@ from common import (
 from rich.table import Table
 from structures import silicon_with_neighbors, structure
 
-from hienet.calculator import LoadedModel
+from hienet.calculator import LoadedModel, load_model
 
 SIZES = [64, 216, 512, 1000, 1728, 4096, 8000, 13824, 20000]
 NEIGHBORS = [12, 16, 28, 46, 70, 100]
@@ -45,8 +46,10 @@ def main() -> None:
     arguments = options.parse_args()
     set_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        path = deploy(random_checkpoint(Path(folder), arguments.preset, ["Si"]))["deployed"]
+        checkpoint = random_checkpoint(Path(folder), arguments.preset, ["Si"])
+        path = deploy(checkpoint)["deployed"]
         model = load_contender("deployed", path)
+        error = force_error(load_model(checkpoint), "deployed", model, structure(f"si{min(arguments.sizes)}"))
         atoms = [structure(f"si{size}") for size in arguments.sizes]
         sizes = series(model, atoms, arguments.rounds, arguments.seconds)
         if not arguments.no_memory:
@@ -63,6 +66,7 @@ def main() -> None:
         "sizes": sizes,
         "neighbors": neighbors,
         "flat_range": FLAT_RANGE,
+        "max_force_error_ev_per_angstrom": error,
         "max_over_min_in_flat_range": flatness(sizes),
         "machine": machine(),
     }
@@ -125,6 +129,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         panels.append(("sizes", "n_atoms", "mb_per_atom", "atoms", "peak memory / (MB/atom)"))
     panels.append(("neighbors", "neighbors", "ms_per_atom", "neighbours within the cutoff", "time / (ms/atom)"))
     figure, all_axes = pyplot.subplots(1, len(panels), figsize=(4.0 * len(panels), 3.4), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
     for axes, (key, x, y, x_label, y_label) in zip(all_axes, panels, strict=True):
         rows = sorted(result[key], key=lambda row: row[x])
         values = [row[y] for row in rows]
