@@ -269,7 +269,7 @@ def _commit() -> str:
 def console() -> Console:
     """Wide enough for the tables, also where there is no terminal."""
     terminal = Console()
-    return terminal if terminal.width >= 120 else Console(width=120)
+    return terminal if terminal.width >= 140 else Console(width=140)
 
 
 def write_json(path: Path | None, result: Mapping[str, object]) -> None:

@@ -252,8 +252,8 @@ def report(result: dict[str, Any]) -> None:
     columns = ("system", "model", "mode", "parameters", "cutoff/Å", "edges/atom", "ms/atom", "µs/edge")
     table = Table(
         *columns,
-        "over HIENet, per atom",
-        "per edge",
+        "times HIENet, atom",
+        "edge",
         "peak MB/atom",
         title=f"energy, forces and stress, float32, {result['threads']} thread(s)",
     )
