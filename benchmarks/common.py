@@ -24,7 +24,6 @@ from structures import structure
 
 from hienet.calculator import LoadedModel, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from hienet.derivatives import predict
 from hienet.files import atomic_path
 from hienet.graph import AtomicGraph, graph_from_atoms
 from hienet.models.factory import build_model, make_config
@@ -96,7 +95,7 @@ def evaluation(name: str, model: LoadedModel, atoms: ase.Atoms) -> Callable[[], 
 
     def work() -> Any:
         with torch.jit.optimized_execution(name == "eager"):
-            return predict(model.module, graph)
+            return model.predict_graph(graph)
 
     return work
 

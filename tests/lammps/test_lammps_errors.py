@@ -57,7 +57,7 @@ WRONG = {
     "other TorchScript": Wrong("is not a deployed HIENet model .it has no `hienet.json`", pair="{script} C Si"),
     "truncated": Wrong("is truncated or damaged; copy it again", pair="{truncated} C Si"),
     "newer format": Wrong(
-        "has format version 99, this pair style reads versions up to 2; upgrade", pair="{newer} C Si"
+        "has format version 99, this pair style reads versions up to 3; upgrade", pair="{newer} C Si"
     ),
     "other format": Wrong("`hienet.json` describes something else", pair="{other} C Si"),
     "missing key": Wrong(
