@@ -17,8 +17,8 @@ class FusedLinear(nn.Module):
 
     Buffers, for the operator: `plan` `[n_blocks, 7]` int64, one row for each irrep of each output: the first column of
     the features, fan-in (0 where the input lacks the irrep), 2l+1, first column of the output, fan-out, where its
-    matrix begins in `weights`, and where the transposed one begins in `transposed`. A matrix `[fan-in, fan-out]` lies in
-    panels: `[ceil(fan-out / PANEL), fan-in, PANEL]`.
+    matrix begins in `weights`, and where the transposed one begins in `transposed`. A matrix `[fan-in, fan-out]` lies
+    in panels: `[ceil(fan-out / PANEL), fan-in, PANEL]`.
     """
 
     # TorchScript reads these annotations, and only where they are not strings.
