@@ -33,12 +33,19 @@ def deploy(
             "--compile/--no-compile", help="with compiled operators, fast and for the CPU; or plain, for any device"
         ),
     ] = True,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="largest error of a force, eV/Å (relative above 1 eV/Å); sizes of tables follow from it "
+            "[default: 1e-5, in float64 1e-8]"
+        ),
+    ] = None,
 ) -> None:
     """Turn a checkpoint into the one file that LAMMPS loads, and check that it gives the same numbers."""
     from .export import export
 
     kept = None if elements is None else [symbol.strip() for symbol in elements.split(",") if symbol.strip()]
-    _report(export(source, output, dtype, kept, compiled))
+    _report(export(source, output, dtype, kept, compiled, tolerance))
 
 
 def _report(deployment: Deployment) -> None:
@@ -69,7 +76,11 @@ def _report(deployment: Deployment) -> None:
         f"{sum(exchanged)} numbers an atom and step each way"
     )
     if metadata["operators"]:
-        console.print("compiled for the CPU; for GPUs deploy with --no-compile")
+        tables = metadata["tables"]
+        console.print(
+            f"compiled for the CPU, functions of the distance in {tables['n_intervals']} intervals for a tolerance of "
+            f"{tables['tolerance']:.0e} eV/Å; for GPUs deploy with --no-compile"
+        )
     if not metadata["smooth_cutoff"]:
         console.print(
             "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "

@@ -1,4 +1,4 @@
-"""From a checkpoint to a deployed file: select elements, script, write, reload, compare."""
+"""From a checkpoint to a deployed file: select elements, compile, script, write, reload, compare."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hienet.calculator import DTYPES, load_model, model_of
+from hienet.calculator import DTYPES, LoadedModel, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
-from hienet.ops.convolution import OPERATOR, fuse_convolutions
+from hienet.ops.compile import compile_model
 
-from .metadata import describe
-from .verify import Comparison, compare, verification_structures
+from .metadata import describe, describe_stages
+from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, tolerances, verification_structures
+
+INTERVALS = (64, 96, 128, 192, 256, 384, 512, 768)
+"""Sizes of tables that are tried."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def export(
     dtype: str = "float32",
     elements: list[str] | None = None,
     compiled: bool = True,
+    tolerance: float | None = None,
 ) -> Deployment:
     """Write the deployed file of a checkpoint, having compared it with the checkpoint.
 
@@ -62,6 +66,8 @@ def export(
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
         compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device.
+        tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
+            for that of the dtype (`FORCE_TOLERANCES`).
 
     Raises:
         HIENetError: unreadable source, unknown element or dtype, operators that are not compiled, or a deployed model
@@ -70,32 +76,66 @@ def export(
     """
     if dtype not in DTYPES:
         raise HIENetError(f"unknown dtype `{dtype}`; expected float32 or float64")
+    if tolerance is None:
+        tolerance = FORCE_TOLERANCES[dtype]
+    if not tolerance > 0:
+        raise HIENetError(f"the tolerance must be a positive force error in eV/Å, got {tolerance:g}")
     if is_torchscript(source):
         raise HIENetError(f"`{source}` is already a deployed model; give the checkpoint that it was made from")
     path = deployed_path(source) if output is None else Path(output)
     whole = load_checkpoint(source)
     checkpoint = whole if elements is None else keep_elements(whole, elements)
-    model = checkpoint.build(DTYPES[dtype]).requires_grad_(False)
-    edge_width = model.embed_edges(torch.ones(1, 3, dtype=DTYPES[dtype])).shape[1]  # type: ignore[operator]
-    operators = [OPERATOR] if compiled and fuse_convolutions(model) > 0 else []
-    metadata = describe(checkpoint, model, dtype, edge_width, operators)
+    expected = references(model_of(whole), verification_structures(checkpoint.config.elements))
+    model = checkpoint.build(torch.float64).requires_grad_(False)
+    metadata = describe(checkpoint, model, dtype)
+    if compiled:
+        n_intervals = choose_intervals(checkpoint, expected, tolerance)
+        metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
+        metadata["tables"] = {"n_intervals": n_intervals, "tolerance": tolerance}
+    model.to(DTYPES[dtype])
+    metadata |= describe_stages(model, DTYPES[dtype])
     script = _scripted(model)
-    structures = verification_structures(checkpoint.config.elements)
     with atomic_path(path) as temporary:
         _write(script, metadata, temporary)
-        comparisons = compare(model_of(whole), load_model(temporary), structures)
+        comparisons = compare(expected, load_model(temporary), tolerances(tolerance))
         failed = [comparison for comparison in comparisons if not comparison.passed]
         if failed:
             worst = max(failed, key=lambda comparison: comparison.forces)
             raise HIENetError(
                 f"the deployed model differs from `{source}` on {len(failed)} of "
                 f"{len(comparisons)} structures, for `{worst.name}` by "
-                f"{worst.energy:.1e} eV/atom and {worst.forces:.1e} eV/Å; nothing was "
-                "written: deploy with --dtype float64"
+                f"{worst.energy:.1e} eV/atom and {worst.forces:.1e} eV/Å, where {tolerance:.0e} is allowed; nothing "
+                "was written: deploy with --dtype float64, or with a larger --tolerance"
             )
         metadata["verification"] = [asdict(comparison) for comparison in comparisons]
         _write(script, metadata, temporary)
     return Deployment(path, metadata, comparisons)
+
+
+def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], tolerance: float) -> int:
+    """Fewest intervals of the tables with which tabulation alone, in float64, stays below a third of `tolerance`.
+
+    Two structures decide: the first crystal and the cluster, whose atoms are close. More intervals cost memory and
+    cache, so that tables are no finer than needed.
+
+    Raises:
+        HIENetError: even the finest tables are too coarse.
+    """
+    config = checkpoint.config
+    deciding = [reference for reference in expected if reference.name.startswith(("crystal", "cluster"))][:2]
+    error = math.inf
+    for n_intervals in INTERVALS:
+        module = checkpoint.build(torch.float64).requires_grad_(False)
+        compile_model(module, n_intervals)
+        model = LoadedModel(module, config.elements, config.cutoff, torch.float64, torch.device("cpu"), {})
+        comparisons = compare(deciding, model, tolerances(tolerance / 3.0))
+        if all(comparison.passed for comparison in comparisons):
+            return n_intervals
+        error = max(comparison.forces for comparison in comparisons)
+    raise HIENetError(
+        f"tables of {INTERVALS[-1]} intervals give force errors of {error:.1e} eV/Å, more than a third of the "
+        f"tolerance {tolerance:.0e}; deploy with a larger --tolerance, or with --no-compile"
+    )
 
 
 @contextmanager

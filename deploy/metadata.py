@@ -15,18 +15,12 @@ from hienet.checkpoint import Checkpoint
 from hienet.deployed import FORMAT
 
 
-def describe(
-    checkpoint: Checkpoint, model: nn.Module, dtype: str, edge_width: int, operators: list[str]
-) -> dict[str, Any]:
-    """Everything a reader needs to know; `verification` is filled in when the file has been checked.
-
-    Args:
-        operators: compiled operators that the model calls. Readers of format 1 know none.
-    """
+def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str) -> dict[str, Any]:
+    """What a reader needs to know of `model`, in plain torch; `verification` is filled in when the file was checked."""
     config = checkpoint.config
     return {
         "format": FORMAT,
-        "format_version": 2 if operators else 1,
+        "format_version": 1,
         "package_version": hienet.__version__,
         "torch_version": torch.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -35,10 +29,9 @@ def describe(
         "elements": list(config.elements),
         "cutoff": config.cutoff,
         "dtype": dtype,
-        "edge_width": edge_width,
-        "stages": [vars(stage) for stage in model.stages()],  # type: ignore[operator]
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "operators": operators,
+        "operators": [],
+        "tables": None,
         "units": {"length": "angstrom", "energy": "eV"},
         "reference_energies": dict(zip(config.elements, config.shift, strict=True)),
         "smooth_cutoff": getattr(config, "smooth_cutoff", True),
@@ -47,6 +40,12 @@ def describe(
         "content_hash": content_hash(checkpoint.weights),
         "license": checkpoint.notes.get("license"),
     }
+
+
+def describe_stages(model: nn.Module, dtype: torch.dtype) -> dict[str, Any]:
+    """Widths of edge features and states, of the model as it is written."""
+    edge_width = model.embed_edges(torch.ones(1, 3, dtype=dtype)).shape[1]  # type: ignore[operator]
+    return {"edge_width": edge_width, "stages": [vars(stage) for stage in model.stages()]}  # type: ignore[operator]
 
 
 def content_hash(weights: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import is_torchscript, load_deployed
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
-from hienet.graph import graph_from_atoms
+from hienet.graph import AtomicGraph, graph_from_atoms
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -41,6 +41,21 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     info: dict[str, Any]
+    _loaded: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Species for which a compiled module has its tables."""
+
+    def load_elements(self, species: Tensor) -> None:
+        """Have a compiled module build what it needs for these species (int64) and those of before."""
+        wanted = self._loaded.union(species.unique().tolist())
+        if wanted == self._loaded or not hasattr(self.module, "load_elements"):
+            return
+        self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64))
+        self._loaded.update(wanted)
+
+    def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
+        """Energies, forces and stress of a graph of the model's species, in its dtype and on its device."""
+        self.load_elements(graph.species)
+        return predict(self.module, graph, derivatives)
 
     def predict(self, atoms: ase.Atoms, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of one structure.
@@ -49,7 +64,7 @@ class LoadedModel:
             HIENetError: an element that the model does not know, or a structure that cannot be evaluated.
         """
         graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
-        return predict(self.module, graph, derivatives)
+        return self.predict_graph(graph, derivatives)
 
 
 def parse_device(name: str) -> torch.device:

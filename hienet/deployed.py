@@ -14,8 +14,8 @@ from hienet.errors import HIENetError
 from hienet.ops.library import require_operators
 
 FORMAT = "hienet-deployed"
-FORMAT_VERSION = 2
-"""The newest that is read. Files that need compiled operators are written as 2, others as 1."""
+FORMAT_VERSION = 3
+"""The newest that is read. Compiled files, which must be told the elements in use, are written as 3, others as 1."""
 METADATA_NAME = "hienet.json"
 
 

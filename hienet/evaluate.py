@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hienet.calculator import LoadedModel, load_model
@@ -65,6 +66,7 @@ def evaluate(
     """
     model = load_model(model_path, device, dtype)
     dataset = _dataset(model, files, keys)
+    model.load_elements(torch.cat([graph.species for graph in dataset.graphs]))
     comparison = compare(model.module, dataset, batch_size, model.device)
     groups = np.array([frame.group(group_key) for frame in dataset.frames])
     names = sorted(set(groups.tolist()))

@@ -25,7 +25,7 @@ namespace hienet {
 
 using LAMMPS_NS::json;
 
-static constexpr int NEWEST_FORMAT = 2;
+static constexpr int NEWEST_FORMAT = 3;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout", "forward"};
 
 // ----------------------------------------------------------------------

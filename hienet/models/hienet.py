@@ -123,6 +123,14 @@ class HIENet(nn.Module):
         ]
 
     @torch.jit.export
+    def load_elements(self, species: Tensor) -> int:
+        """Build the tables that a compiled model needs for these species, `[n]` int64; returns their bytes."""
+        n_bytes = 0
+        for layer in self.layers:
+            n_bytes += layer.load_elements(species)  # type: ignore[operator]
+        return n_bytes
+
+    @torch.jit.export
     def embed_edges(self, edge_vectors: Tensor) -> Tensor:
         """`[n_edges, 3]` (Å) to edge features `[n_edges, edge_width]`."""
         return self.edge_embedding(edge_vectors)

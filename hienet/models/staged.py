@@ -25,6 +25,9 @@ class StagedModel(Protocol):
     def stages(self) -> list[Stage]:
         """One description for each stage."""
 
+    def load_elements(self, species: Tensor) -> int:
+        """`[n]` int64, the species in use, to the bytes of tables built for them; before any other method."""
+
     def embed_edges(self, edge_vectors: Tensor) -> Tensor:
         """`[n_edges, 3]` (Å) to `[n_edges, edge_width]`."""
 

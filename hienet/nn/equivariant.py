@@ -55,6 +55,10 @@ class EquivariantLayer(nn.Module):
         """Features `[n, irreps_in.dim]` to the state: what neighbours read, then the atom's own part of the update."""
         return torch.cat([self.linear_in(features), self.linear_skip(features)], dim=1)
 
+    def load_elements(self, species: Tensor) -> int:
+        """Bytes of the tables built for these species: a plain layer has none."""
+        return 0
+
     def forward(
         self,
         state: Tensor,

@@ -12,7 +12,7 @@ from hienet.nn.embedding import split_edges
 from hienet.nn.scatter import sum_over_neighbors
 
 
-class _PairNetwork(nn.Module):
+class PairNetwork(nn.Module):
     """MLP[center, neighbour, edge] = W_2 SiLU(W_1 [center, neighbour, edge] + b_1) + b_2.
 
     W_1 acts on each part on its own before they meet, so that its node halves cost one product an atom, not one an
@@ -59,8 +59,8 @@ class InvariantLayer(nn.Module):
         self.key = _linear(channels, channels)
         self.value = _linear(channels, channels)
         self.edge = _linear(n_radial, channels)
-        self.key_network = _PairNetwork(channels)
-        self.message_network = _PairNetwork(channels)
+        self.key_network = PairNetwork(channels)
+        self.message_network = PairNetwork(channels)
         self.attention_norm = nn.LayerNorm(channels, dtype=torch.float64)
         self.output = _linear(channels, channels)
         self.output_norm = nn.LayerNorm(channels, dtype=torch.float64)
@@ -82,6 +82,10 @@ class InvariantLayer(nn.Module):
     def prepare(self, features: Tensor) -> Tensor:
         """Features `[n, channels]` to the state that `forward` reads: here the features themselves."""
         return features
+
+    def load_elements(self, species: Tensor) -> int:
+        """Bytes of the tables built for these species: a plain layer has none."""
+        return 0
 
     def forward(
         self,

@@ -87,6 +87,10 @@ class FusedEquivariantLayer(nn.Module):
         """As `EquivariantLayer.prepare`."""
         return self.prepared(features)
 
+    def load_elements(self, species: Tensor) -> int:
+        """Bytes of the tables built for these species: this layer's do not depend on them."""
+        return 0
+
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:

@@ -8,11 +8,10 @@ outside [0, cutoff], where a network times an envelope is smooth only once or tw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.polynomial import chebyshev
 from torch import Tensor
 
 SAMPLES = 10
@@ -25,30 +24,37 @@ LANES = 16
 """Columns that the operators read together."""
 
 
-def sample_fractions() -> Tensor:
-    """Where an interval is sampled: `[SAMPLES]`, fractions of its length (Chebyshev nodes), float64."""
-    angles = (np.arange(SAMPLES) + 0.5) * np.pi / SAMPLES
-    return torch.tensor(0.5 * (1.0 - np.cos(angles)))
+def sample_distances(cutoff: float, n_intervals: int, n_samples: int) -> Tensor:
+    """Distances `[n_intervals * n_samples]` (Å, float64) at which to sample: the Chebyshev nodes of each interval.
 
-
-def fit_matrix() -> Tensor:
-    """`[6, SAMPLES]`: from samples to value, first and second derivative at the interval's start, then at its end.
-
-    Derivatives are with respect to the fraction of the interval.
+    `n_samples` is SAMPLES: an argument, because TorchScript knows no module's constants.
     """
-    nodes = 2.0 * sample_fractions().numpy() - 1.0
-    rows = []
-    for end in (-1.0, 1.0):
-        for order in range(3):
-            basis = [chebyshev.chebval(end, chebyshev.chebder(row, order)) * 2.0**order for row in np.eye(SAMPLES)]
-            rows.append(np.array(basis))
-    return torch.tensor(np.array(rows) @ np.linalg.inv(chebyshev.chebvander(nodes, SAMPLES - 1)))
-
-
-def sample_distances(fractions: Tensor, cutoff: float, n_intervals: int) -> Tensor:
-    """Distances `[n_intervals * SAMPLES]` (Å) at which to sample the function. `fractions`: of `sample_fractions`."""
-    starts = torch.arange(n_intervals, dtype=fractions.dtype, device=fractions.device)
+    fractions = 0.5 * (1.0 - torch.cos(_angles(n_samples)))
+    starts = torch.arange(n_intervals, dtype=torch.float64)
     return ((starts.unsqueeze(1) + fractions) * (cutoff / n_intervals)).flatten()
+
+
+def fit_matrix(n_samples: int) -> Tensor:
+    """`[6, n_samples]`: from samples to value, first and second derivative at the interval's start, then at its end.
+
+    Derivatives are with respect to the fraction of the interval. With x = -cos(angle) in [-1, 1], the samples give the
+    coefficients of Chebyshev polynomials by discrete orthogonality, and T_k(1) = 1, T_k'(1) = k^2,
+    T_k''(1) = k^2 (k^2 - 1) / 3.
+    """
+    order = torch.arange(n_samples, dtype=torch.float64).unsqueeze(1)
+    polynomials = torch.cos(order * (math.pi - _angles(n_samples)))
+    to_coefficients = polynomials * (2.0 / n_samples)
+    to_coefficients[0] = 1.0 / n_samples
+    squared = (order * order).squeeze(1)
+    sign = 1.0 - 2.0 * torch.remainder(order.squeeze(1), 2.0)
+    # The fraction runs over half the length of [-1, 1].
+    slope, curvature = 2.0 * squared, 4.0 * squared * (squared - 1.0) / 3.0
+    ends = torch.stack([sign, -sign * slope, sign * curvature, torch.ones_like(sign), slope, curvature])
+    return ends @ to_coefficients
+
+
+def _angles(n_samples: int) -> Tensor:
+    return (torch.arange(n_samples, dtype=torch.float64) + 0.5) * (math.pi / n_samples)
 
 
 def spline_coefficients(samples: Tensor, matrix: Tensor) -> Tensor:
@@ -107,5 +113,5 @@ def evaluate_spline(coefficients: Tensor, distance: Tensor, cutoff: float) -> Te
 def tabulate(function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int) -> Tensor:
     """Coefficients `[n_intervals, 6, columns]`, float64, of a function from distances `[n]` (Å) to `[n, columns]`."""
     with torch.no_grad():
-        samples = function(sample_distances(sample_fractions(), cutoff, n_intervals)).double()
-    return spline_coefficients(samples.view(n_intervals, SAMPLES, -1), fit_matrix())
+        samples = function(sample_distances(cutoff, n_intervals, SAMPLES)).double()
+    return spline_coefficients(samples.view(n_intervals, SAMPLES, -1), fit_matrix(SAMPLES))

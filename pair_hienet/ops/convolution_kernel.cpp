@@ -13,7 +13,7 @@
 
 #include "convolution_kernel.h"
 
-#include "simd.h"
+#include "spline.h"
 
 namespace hienet::HIENET_VARIANT {
 
@@ -86,12 +86,9 @@ static Block<T> make_block(const Convolution<T> &c, int64_t first, int64_t last,
   for (int64_t e = 0; e < padded; e++) {
     const bool real = first + e < last;
     const T *const edge = c.edges + (first + e) * c.edge_stride;
-    // What is not a number stays in the table and makes its sums not a number.
-    const T position = real ? edge[0] * c.intervals_per_length : 0;
-    int64_t interval = position > 0 ? c.n_intervals - 1 : 0;
-    if (position > 0 && position < c.n_intervals - 1) interval = static_cast<int64_t>(position);
-    block.interval[e] = interval * SPLINE_COEFFICIENTS * LANES;
-    block.fraction[e] = position - interval;
+    const auto place = position_of<T>(real ? edge[0] : 0, c.intervals_per_length, c.n_intervals);
+    block.interval[e] = place.offset;
+    block.fraction[e] = place.fraction;
     T *const to = block.harmonics + e / EDGE_TILE * EDGE_TILE * c.n_harmonics + e % EDGE_TILE;
     for (int64_t m = 0; m < c.n_harmonics; m++) to[m * EDGE_TILE] = real ? edge[1 + m] : 0;
   }
@@ -123,29 +120,6 @@ INLINE static inline const T *spline(const Convolution<T> &c, const Path &path, 
 {
   return c.table + (path.table_start + u / LANES) * c.n_intervals * SPLINE_COEFFICIENTS * LANES +
       interval + u % LANES;
-}
-
-/// A vector of channels of the splines at `s`.
-template <typename T> INLINE static inline V<T> spline_value(const T *s, T fraction)
-{
-  V<T> value = load(s + 5 * LANES);
-  for (int power = 4; power >= 0; power--) value = load(s + power * LANES) + value * fraction;
-  return value;
-}
-
-/// Also the derivative with respect to the fraction.
-template <typename T> struct ValueAndSlope {
-  V<T> value, slope;
-};
-template <typename T> INLINE static inline ValueAndSlope<T> spline_both(const T *s, T fraction)
-{
-  V<T> value = load(s + 5 * LANES), slope = value;
-  value = load(s + 4 * LANES) + value * fraction;
-  for (int power = 3; power >= 0; power--) {
-    slope = value + slope * fraction;
-    value = load(s + power * LANES) + value * fraction;
-  }
-  return {value, slope};
 }
 
 // ----------------------------------------------------------------------

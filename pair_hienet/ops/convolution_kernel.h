@@ -5,6 +5,7 @@
 #ifndef HIENET_CONVOLUTION_KERNEL_H
 #define HIENET_CONVOLUTION_KERNEL_H
 
+#include "spline_layout.h"
 #include "variants.h"
 
 #include <cstdint>
@@ -13,10 +14,6 @@ namespace hienet {
 
 /// Edges whose couplings are computed together; a multiple of every vector length.
 constexpr int64_t EDGE_TILE = 16;
-/// No vector is longer than this many numbers. Tables of splines have this many columns side by side.
-constexpr int64_t LANES = 16;
-/// Coefficients of one interval of a spline: powers 0 to 5 of the fraction of the interval.
-constexpr int64_t SPLINE_COEFFICIENTS = 6;
 /// Largest 2l+1 of features and messages: l = 11.
 constexpr int64_t MAX_DIM = 23;
 

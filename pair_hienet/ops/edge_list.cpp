@@ -2,11 +2,12 @@
 
 #include "edge_list.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 
 namespace hienet {
+
+/// Edges of a piece: what kernels keep of them, of tables and of features fits the second cache.
+static constexpr int64_t PIECE_EDGES = 448;
 
 EdgeList::EdgeList(const at::Tensor &center, const at::Tensor &neighbors, int64_t n_centers,
                    int64_t n_nodes) : n_local(n_centers)
@@ -48,5 +49,16 @@ std::vector<int64_t> EdgeList::parts() const
   }
   return bounds;
 }
+
+int64_t EdgeList::end_of_piece(int64_t first, int64_t last) const
+{
+  const auto begin = row_start.begin();
+  const auto end =
+      std::upper_bound(begin + first + 1, begin + last + 1, row_start[first] + PIECE_EDGES);
+  return std::max(first + 1, static_cast<int64_t>(end - begin) - 1);
+}
+
+int64_t EdgeList::largest_piece() const
+{ return std::max(largest_degree, std::min(PIECE_EDGES, n_edges)); }
 
 }    // namespace hienet

@@ -5,6 +5,7 @@
 #define HIENET_EDGE_LIST_H
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <cstdint>
 #include <vector>
@@ -24,7 +25,33 @@ struct EdgeList {
 
   /// Contiguous ranges of centers with about equally many edges, one for each thread: `[parts + 1]`.
   std::vector<int64_t> parts() const;
+
+  /// work(begin, end) for pieces of the centers `first .. last-1` with few edges, or one center.
+  template <typename Work> void for_each_piece(int64_t first, int64_t last, const Work &work) const
+  {
+    while (first < last) {
+      const int64_t end = end_of_piece(first, last);
+      work(first, end);
+      first = end;
+    }
+  }
+
+  /// No piece has more edges, wherever it begins.
+  int64_t largest_piece() const;
+
+ private:
+  int64_t end_of_piece(int64_t first, int64_t last) const;
 };
+
+/// work(part, first, last) for the centers of every part, each on a thread and below autograd.
+template <typename Work> void for_each_part(const std::vector<int64_t> &bounds, const Work &work)
+{
+  at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    // Threads do not inherit this state.
+    const at::AutoDispatchBelowAutograd below;
+    for (int64_t part = begin; part < end; part++) work(part, bounds[part], bounds[part + 1]);
+  });
+}
 
 }    // namespace hienet
 

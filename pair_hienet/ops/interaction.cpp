@@ -27,9 +27,6 @@ using at::Tensor;
 
 /// Centers whose messages pass through the linear map together: enough for a matrix product to be efficient.
 static constexpr int64_t BLOCK_CENTERS = 32;
-/// Edges that the convolution takes at a time: what they need of the tables and features fits the second cache.
-static constexpr int64_t BLOCK_EDGES = 448;
-
 // ----------------------------------------------------------------------
 // inputs
 // ----------------------------------------------------------------------
@@ -146,47 +143,11 @@ template <> const Kernel<double> &kernel<double>()
 // blocks of centers
 // ----------------------------------------------------------------------
 
-/// Where the pieces of `first .. last-1` end that the convolution takes at a time.
-static int64_t end_of_piece(const EdgeList &list, int64_t first, int64_t last)
+/// Scratch memory for any piece.
+template <typename T> static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list)
 {
-  const auto begin = list.row_start.begin();
-  const auto end =
-      std::upper_bound(begin + first + 1, begin + last + 1, list.row_start[first] + BLOCK_EDGES);
-  return std::max(first + 1, static_cast<int64_t>(end - begin) - 1);
-}
-
-/// work(first, last, scratch) for every piece of the centers `first .. last-1`.
-template <typename T, typename Work>
-static void for_each_piece(const EdgeList &list, int64_t first, int64_t last, const Work &work)
-{
-  while (first < last) {
-    const int64_t end = end_of_piece(list, first, last);
-    work(first, end);
-    first = end;
-  }
-}
-
-/// Scratch memory for the largest piece of the centers `first .. last-1`.
-template <typename T>
-static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list, int64_t first,
-                          int64_t last)
-{
-  int64_t n_edges = 0;
-  for_each_piece<T>(list, first, last, [&](int64_t begin, int64_t end) {
-    n_edges = std::max(n_edges, list.row_start[end] - list.row_start[begin]);
-  });
-  return at::empty({kernel<T>().scratch_size(c, n_edges)},
+  return at::empty({kernel<T>().scratch_size(c, list.largest_piece())},
                    at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
-}
-
-/// work(first, last) for the centers of every part, each on a thread and below autograd.
-template <typename Work> static void for_each_part(const std::vector<int64_t> &bounds, Work &&work)
-{
-  at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
-    // Threads do not inherit this state.
-    const at::AutoDispatchBelowAutograd below;
-    for (int64_t part = begin; part < end; part++) work(part, bounds[part], bounds[part + 1]);
-  });
 }
 
 /// The nodes that the edges of a part come from, and a row for each: parts write gradients of the same neighbour without
@@ -213,12 +174,12 @@ template <typename T> static void run_forward(const InteractionInputs &in, const
 {
   const auto c = convolution<T>(in);
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
-    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor scratch = scratch_for<T>(c, in.list);
     const Tensor messages =
         at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
       const int64_t n = std::min(BLOCK_CENTERS, last - begin);
-      for_each_piece<T>(in.list, begin, begin + n, [&](int64_t from, int64_t to) {
+      in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
                             in.message_width, from, to, scratch.data_ptr<T>());
       });
@@ -246,13 +207,13 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
       g.feature_stride = in.read_width;
       g.slot = own[part]->slot.data();
     }
-    const Tensor scratch = scratch_for<T>(c, in.list, first, last);
+    const Tensor scratch = scratch_for<T>(c, in.list);
     const Tensor messages =
         at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
       const int64_t n = std::min(BLOCK_CENTERS, last - begin);
       in.linear.apply_transposed(gradient.narrow(0, begin, n), messages.narrow(0, 0, n), false);
-      for_each_piece<T>(in.list, begin, begin + n, [&](int64_t from, int64_t to) {
+      in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
                              in.message_width, g, from, to, scratch.data_ptr<T>());
       });

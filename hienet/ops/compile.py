@@ -1,0 +1,99 @@
+"""From a model in plain torch to the same model in compiled operators."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
+from hienet.nn.equivariant import EquivariantLayer
+from hienet.nn.invariant import InvariantLayer
+from hienet.nn.radial import polynomial_envelope
+from hienet.nn.readout import EnergyReadout
+from hienet.ops.geometry import EdgeGeometry
+from hienet.ops.interaction import FusedEquivariantLayer
+from hienet.ops.invariant import TabulatedInvariantLayer
+from hienet.ops.readout import MergedReadout
+
+OPERATORS = {
+    EdgeGeometry: ("hienet::edge_geometry",),
+    FusedEquivariantLayer: ("hienet::gate", "hienet::interaction", "hienet::irreps_linear"),
+    TabulatedInvariantLayer: ("hienet::pair_message_sum",),
+}
+"""What the compiled modules call."""
+
+
+class NoEmbedding(nn.Module):
+    """Features of no columns: those of a model whose first layer is tabulated by species."""
+
+    # TorchScript reads this annotation, and only where it is not a string.
+    empty: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("empty", torch.zeros(0, dtype=torch.float64), persistent=False)
+
+    def forward(self, species: Tensor) -> Tensor:
+        """`[n_nodes]` int64 to `[n_nodes, 0]`."""
+        return self.empty.new_zeros([species.shape[0], 0])
+
+
+class RadialBasisLayer(nn.Module):
+    """A plain invariant layer behind compiled ones: its radial basis is made of the distance again."""
+
+    def __init__(self, plain: InvariantLayer, embedding: EdgeEmbedding) -> None:
+        super().__init__()
+        self.plain, self.basis = plain, embedding.basis
+        self.cutoff, self.envelope_power = embedding.cutoff, embedding.envelope_power
+        self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """As `InvariantLayer.prepare`."""
+        return self.plain.prepare(features)
+
+    def load_elements(self, species: Tensor) -> int:
+        """Bytes of the tables built for these species: none."""
+        return 0
+
+    def forward(
+        self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        """As `InvariantLayer.forward`, with `edges` of `EdgeGeometry`."""
+        distance = edges[:, :1]
+        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        plain_edges = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
+        return self.plain(state, plain_edges, species, center, neighbor, n_local)
+
+
+def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
+    """Replace the parts of `model` by compiled ones.
+
+    Args:
+        model: a HIENet in float64 and evaluation mode; convert afterwards.
+        n_intervals: of every spline that replaces a function of the distance.
+
+    Returns:
+        the operators that it calls now.
+
+    Raises:
+        HIENetError: the library of operators is not compiled.
+    """
+    embedding = cast(EdgeEmbedding, model.edge_embedding)
+    layers = cast(nn.ModuleList, model.layers)
+    compiled: list[nn.Module] = []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, EquivariantLayer):
+            compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
+        elif isinstance(layer, InvariantLayer) and i == 0:
+            species = cast(SpeciesEmbedding, model.species_embedding)
+            compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
+            model.species_embedding = NoEmbedding()
+        elif isinstance(layer, InvariantLayer):
+            compiled.append(RadialBasisLayer(layer, embedding))
+        else:
+            raise TypeError(f"no compiled form of {type(layer).__name__} is known")
+    model.edge_embedding = EdgeGeometry(embedding)
+    model.layers = nn.ModuleList(compiled)
+    model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+    used = {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
+    return sorted(used)
