@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 
@@ -10,42 +9,22 @@ import pytest
 import torch
 from e3nn import o3
 
-from hienet.build import build
 from hienet.nn.embedding import EdgeEmbedding
 from hienet.nn.gate import Gate
 from hienet.nn.linear import IrrepsLinear
 from hienet.nn.readout import EnergyReadout
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
-from hienet.ops.library import load_operators
 from hienet.ops.linear import PANEL, FusedLinear, in_panels
 from hienet.ops.readout import MergedReadout
+
+pytestmark = pytest.mark.usefixtures("operators")
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
 """Of the largest number of a result."""
 
 CUTOFF = 5.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators():
-    """The library, compiled from the sources under test."""
-    if importlib.util.find_spec("lammps") is not None:
-        build()
-    load_operators()
-    yield
-    torch.ops.hienet.use_instruction_set(torch.ops.hienet.instruction_sets()[-1])
-
-
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def instruction_set(request):
-    """Each that this processor knows."""
-    if request.param not in torch.ops.hienet.instruction_sets():
-        pytest.skip(f"this processor has no {request.param}")
-    torch.ops.hienet.use_instruction_set(request.param)
-    yield request.param
-    torch.ops.hienet.use_instruction_set(torch.ops.hienet.instruction_sets()[-1])
 
 
 @pytest.fixture
@@ -150,13 +129,13 @@ SMALL = ["linear " + str(LINEAR[3]), "gate " + GATES[2], "geometry 3"]
 
 
 @pytest.fixture(params=CASES)
-def case(request) -> Case:
+def case(request, operators) -> Case:
     make, arguments = CASES[request.param]
     return make(*arguments)
 
 
 @pytest.fixture(params=SMALL)
-def small(request) -> Case:
+def small(request, operators) -> Case:
     make, arguments = CASES[request.param]
     return make(*arguments)
 
