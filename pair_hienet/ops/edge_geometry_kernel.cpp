@@ -16,19 +16,28 @@ template <typename T> struct Tile {
 template <typename T>
 static void make_tile(const EdgeGeometry<T> &g, int64_t first, int64_t n, Tile<T> &tile)
 {
+  const V<T> zero = {};
   V<T> r[3] = {};
   for (int64_t e = 0; e < WIDTH<T>; e++)
     for (int i = 0; i < 3; i++)
       r[i][e] = e < n ? g.vectors[(first + e) * g.vector_stride + i] : T(i == 0);
-  const V<T> squared = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
+  // In units of the largest component, whose square is a number for every vector that is one.
+  V<T> largest = {};
+  for (int i = 0; i < 3; i++) {
+    const V<T> size = r[i] < zero ? -r[i] : r[i];
+    largest = size > largest ? size : largest;
+  }
+  for (int i = 0; i < 3; i++) tile.u[i] = r[i] / largest;
+  const V<T> squared = tile.u[0] * tile.u[0] + tile.u[1] * tile.u[1] + tile.u[2] * tile.u[2];
+  V<T> norm;
   for (int64_t e = 0; e < WIDTH<T>; e++) {
     if constexpr (sizeof(T) == 4)
-      tile.distance[e] = __builtin_sqrtf(squared[e]);
+      norm[e] = __builtin_sqrtf(squared[e]);
     else
-      tile.distance[e] = __builtin_sqrt(squared[e]);
+      norm[e] = __builtin_sqrt(squared[e]);
   }
-  for (int i = 0; i < 3; i++) tile.u[i] = r[i] / tile.distance;
-  const V<T> zero = {};
+  tile.distance = largest * norm;
+  for (int i = 0; i < 3; i++) tile.u[i] /= norm;
   tile.harmonics[0] = zero + T(1);
   for (int64_t m = 1; m < g.n_harmonics; m++) tile.harmonics[m] = zero;
   for (int64_t t = 0; t < g.n_terms; t++) {

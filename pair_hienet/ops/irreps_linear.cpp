@@ -45,9 +45,19 @@ IrrepsLinear::IrrepsLinear(const Tensor &plan, const Tensor &weights, const Tens
         "block ", i, " of a linear map does not fit its weights");
     width_out_ += b.dim * b.fan_out;
     width_in_ = std::max(width_in_, b.in_start + b.dim * b.fan_in);
-    const bool again = std::any_of(blocks_.begin(), blocks_.begin() + i, [&](const Block &earlier) {
-      return earlier.fan_in > 0 && earlier.in_start == b.in_start;
-    });
+    bool again = false;
+    for (size_t j = 0; j < i; j++) {
+      const Block &earlier = blocks_[j];
+      const int64_t start = std::max(b.in_start, earlier.in_start);
+      const int64_t stop =
+          std::min(b.in_start + b.dim * b.fan_in, earlier.in_start + earlier.dim * earlier.fan_in);
+      if (start >= stop) continue;
+      // The first of them sets the gradient of the features, the others add to it.
+      TORCH_CHECK_VALUE(
+          b.in_start == earlier.in_start && b.dim == earlier.dim && b.fan_in == earlier.fan_in,
+          "block ", i, " of a linear map reads columns that block ", j, " reads in another shape");
+      again = true;
+    }
     first_reader_.push_back(!again);
     if (!again) read += b.dim * b.fan_in;
   }
@@ -107,15 +117,19 @@ void IrrepsLinear::apply_transposed(const Tensor &gradient, const Tensor &of_in,
 // the operator
 // ----------------------------------------------------------------------
 
-/// Rows that a thread takes at a time: they stay in the cache while the matrices pass.
-static constexpr int64_t BLOCK_ROWS = 32;
+/// Rows that a thread takes at a time: they stay in the cache while the matrices pass. A multiple of what the kernels
+/// keep in registers, 14 or 6.
+static constexpr int64_t BLOCK_ROWS = 84;
+/// Fewest rows that are worth a thread.
+static constexpr int64_t GRAIN = 14;
 
-template <typename Work> static void for_each_block_of_rows(int64_t n, const Work &work)
+/// work(first, n) for blocks of the rows; threads share them evenly.
+template <typename Work> static void for_each_block_of_rows(int64_t n_rows, const Work &work)
 {
-  at::parallel_for(0, (n + BLOCK_ROWS - 1) / BLOCK_ROWS, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, n_rows, GRAIN, [&](int64_t first, int64_t last) {
     const at::AutoDispatchBelowAutograd below;    // threads do not inherit this state
-    for (int64_t block = first; block < last; block++)
-      work(block * BLOCK_ROWS, std::min(BLOCK_ROWS, n - block * BLOCK_ROWS));
+    for (int64_t row = first; row < last; row += BLOCK_ROWS)
+      work(row, std::min(BLOCK_ROWS, last - row));
   });
 }
 
@@ -161,10 +175,11 @@ struct DifferentiableLinear : torch::autograd::Function<DifferentiableLinear> {
                         const Tensor &weights, const Tensor &transposed, const Tensor &plan)
   {
     context->save_for_backward({weights, transposed, plan});
-    context->saved_data["width"] = features.size(1);
     const at::AutoDispatchBelowAutograd below;
     static const auto op = dispatched<decltype(forward_cpu)>("hienet::irreps_linear");
-    return op.call(features, weights, transposed, plan);
+    const Tensor out = op.call(features, weights, transposed, plan);
+    context->saved_data["width"] = features.size(1);    // has two dimensions, as the call checked
+    return out;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
