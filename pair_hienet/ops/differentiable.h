@@ -5,9 +5,14 @@
 #define HIENET_DIFFERENTIABLE_H
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for would be a loop on one thread: compile with -fopenmp"
+#endif
 
 namespace hienet {
 
