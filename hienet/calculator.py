@@ -49,7 +49,9 @@ class LoadedModel:
         wanted = self._loaded.union(species.unique().tolist())
         if wanted == self._loaded or not hasattr(self.module, "load_elements"):
             return
-        self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64))
+        # Whatever mode the caller is in: the tables will be used where derivatives are wanted.
+        with torch.inference_mode(False), torch.no_grad():
+            self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64))
         self._loaded.update(wanted)
 
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:

@@ -129,27 +129,40 @@ class TabulatedInvariantLayer(nn.Module):
         return features[:, :0]
 
     def load_elements(self, species: Tensor) -> int:
-        """Build the tables of all pairs of these species, `[n]` int64 without repetition; returns their bytes."""
-        chosen: list[int] = species.tolist()
+        """Build the tables of all pairs of these species, `[n]` int64; returns their bytes.
+
+        Raises:
+            ValueError: a species that the model does not have.
+        """
+        chosen: list[int] = torch.unique(species).tolist()
+        n_species = self.pair_row.size(0)
+        for kind in chosen:
+            if kind < 0 or kind >= n_species:
+                raise ValueError(f"species must be below {n_species}, got {kind}")
         distance = sample_distances(self.cutoff, self.n_intervals, self.samples).unsqueeze(1)
         argument = self.frequencies.to(torch.float64) * distance
         envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
         radial = 2.0 / self.cutoff * self.frequencies.to(torch.float64) * torch.sinc(argument / math.pi) * envelope
         fit = fit_matrix(self.samples)
-        tables: list[Tensor] = []
+        output = self.output.to(torch.float64)
+        # Allocated once: together with a list of tables it would take twice the memory.
+        shape = [len(chosen) * len(chosen), self.table.size(1), self.n_intervals, self.table.size(3), self.lanes]
+        table = torch.empty(shape, dtype=self.table.dtype)
         rows = torch.full_like(self.pair_row, -1)
+        row = 0
         for center in chosen:
             for neighbor in chosen:
-                rows[center, neighbor] = len(tables)
                 samples = self.message(center, neighbor, radial, envelope).view(self.n_intervals, self.samples, -1)
-                splines = spline_coefficients(samples, fit)
-                tables.append(in_lanes(splines, self.lanes).to(self.table.dtype))
+                # The map after the sum is linear: it takes the coefficients, which are fewer than the samples.
+                table[row] = in_lanes(spline_coefficients(samples, fit) @ output, self.lanes)
+                rows[center, neighbor] = row
+                row += 1
         self.pair_row = rows
-        self.table = torch.stack(tables) if len(tables) > 0 else self.table[:0]
-        return self.table.numel() * self.table.element_size()
+        self.table = table
+        return table.numel() * table.element_size()
 
     def message(self, center: int, neighbor: int, radial: Tensor, envelope: Tensor) -> Tensor:
-        """Message between two species, the linear map after the sum included, `[n, channels]` float64."""
+        """Message between two species, without the linear map after the sum, `[n, channels]` float64."""
         query = self.query[center].to(torch.float64)
         attention = F.layer_norm(
             query * self.key_network(center, neighbor, radial),
@@ -161,7 +174,7 @@ class TabulatedInvariantLayer(nn.Module):
         message = self.message_network(center, neighbor, radial) * torch.sigmoid(attention)
         if self.smooth_cutoff:
             message = message * envelope
-        return message @ self.output.to(torch.float64)
+        return message
 
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
