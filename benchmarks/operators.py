@@ -20,13 +20,13 @@ from common import (
     write_json,
 )
 from e3nn import o3
+from hienet.ops.convolution import FusedConvolution
 from rich.table import Table
 from structures import structure
 from torch import Tensor
 
 from hienet.graph import AtomicGraph, graph_from_atoms
 from hienet.nn.convolution import TensorProductConvolution
-from hienet.ops.convolution import FusedConvolution
 from hienet.ops.library import load_operators
 
 FULL = "512x0e+128x1e+64x2e+32x3e"
