@@ -52,3 +52,18 @@ foreach(name torch torch_cpu c10 torch_cuda c10_cuda)
 endforeach()
 target_link_libraries(hienet::libtorch INTERFACE ${libraries} "-Wl,--as-needed")
 message(STATUS "torch: ${HIENET_TORCH_LIBRARY_FOLDER}")
+
+# hienet::openmp: at::parallel_for, a template, is a plain loop in sources that are compiled without OpenMP. Linked with the
+# runtime that torch brings: a second one would not know torch's number of threads.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+add_library(hienet::openmp INTERFACE IMPORTED)
+target_compile_options(hienet::openmp INTERFACE ${OpenMP_CXX_FLAGS})
+file(GLOB HIENET_OPENMP_LIBRARY "${HIENET_TORCH_LIBRARY_FOLDER}/libgomp*.so*"
+     "${HIENET_TORCH_LIBRARY_FOLDER}/../../torch.libs/libgomp*.so*")
+if(NOT HIENET_OPENMP_LIBRARY)
+  set(HIENET_OPENMP_LIBRARY ${OpenMP_CXX_LIBRARIES})
+endif()
+list(GET HIENET_OPENMP_LIBRARY 0 HIENET_OPENMP_LIBRARY)
+target_link_libraries(hienet::openmp INTERFACE "${HIENET_OPENMP_LIBRARY}")
+get_filename_component(HIENET_OPENMP_LIBRARY_FOLDER "${HIENET_OPENMP_LIBRARY}" DIRECTORY)
+message(STATUS "OpenMP: ${HIENET_OPENMP_LIBRARY}")

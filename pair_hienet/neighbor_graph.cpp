@@ -2,94 +2,169 @@
 
 #include "neighbor_graph.h"
 
+#include "thread_pool.h"
+
+#include <atomic>
 #include <cmath>
+#include <mutex>
+#include <optional>
 
 namespace hienet {
 
 // Atoms closer than this are one atom given twice: no potential is meant for them, and directions are noise.
 static constexpr double COINCIDENT_SQUARED = 1.0e-6;
 
-void NeighborGraph::clear()
+// Nodes that are worth a thread of their own.
+static constexpr int64_t GRAIN = 64;
+
+static constexpr int NOT_A_NODE = -1;
+static constexpr int NEEDED_GHOST = -2;    // until it gets its number
+
+/// Room for `n` items without setting again those that are there. The number of edges changes a little from
+/// step to step: some room to spare, where a vector by itself would double.
+template <typename T> static void resize(std::vector<T> &items, size_t n)
 {
-  n_local = n_nodes = 0;
-  species.clear();
-  center.clear();
-  neighbor.clear();
-  edge_vectors.clear();
-  node_atom.clear();
-  edge_atom_i.clear();
-  edge_atom_j.clear();
+  if (n > items.capacity()) items.reserve(n + n / 16);
+  items.resize(n);
 }
 
 void NeighborGraph::add_owned_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type)
 {
+  atom_node.assign(atoms.n_total, NOT_A_NODE);
+  n_local = n_nodes = 0;
+  resize(species, atoms.n_owned);
+  resize(node_atom, atoms.n_owned);
   for (int i = 0; i < atoms.n_owned; i++) {
     const int s = species_of_type[atoms.type[i]];
     if (s < 0) continue;
     const double *x = atoms.x[i];
     if (!std::isfinite(x[0]) || !std::isfinite(x[1]) || !std::isfinite(x[2]))
       throw GraphError(GraphError::NOT_FINITE, i, i);
+    species[n_nodes] = s;
+    node_atom[n_nodes] = i;
     atom_node[i] = n_nodes++;
-    species.push_back(s);
-    node_atom.push_back(i);
   }
   n_local = n_nodes;
 }
 
-int NeighborGraph::ghost_node(int atom, int s)
+/// `candidates_start`: where each node's part of `accepted` begins, which has room for its whole row of the list.
+void NeighborGraph::lay_out_candidates(const AtomsView &atoms, const NeighborListView &list)
 {
-  if (atom_node[atom] < 0) {
-    atom_node[atom] = n_nodes++;
-    species.push_back(s);
-    node_atom.push_back(atom);
+  // Atoms without a row have no neighbours, and no length that could be read.
+  row_length.assign(atoms.n_owned, 0);
+  for (int ii = 0; ii < list.inum; ii++) {
+    const int i = list.ilist[ii];
+    if (i < atoms.n_owned) row_length[i] = list.numneigh[i];
   }
-  return atom_node[atom];
+  resize(candidates_start, n_local + 1);
+  candidates_start[0] = 0;
+  for (int node = 0; node < n_local; node++)
+    candidates_start[node + 1] = candidates_start[node] + row_length[node_atom[node]];
+  resize(accepted, candidates_start[n_local]);
+}
+
+/// The neighbours of a node within the cutoff -> `accepted`; returns their number. Without owners the ghosts
+/// among them are marked.
+int NeighborGraph::accept_neighbors(int64_t node, const AtomsView &atoms,
+                                    const NeighborListView &list,
+                                    const std::vector<int> &species_of_type, double cutoff_squared,
+                                    bool mark_ghosts)
+{
+  const int i = node_atom[node];
+  const double x = atoms.x[i][0], y = atoms.x[i][1], z = atoms.x[i][2];
+  const int n_candidates = row_length[i];
+  const int *const candidates = n_candidates > 0 ? list.firstneigh[i] : nullptr;
+  int *const out = accepted.data() + candidates_start[node];
+  int n = 0;
+  for (int k = 0; k < n_candidates; k++) {
+    const int j = candidates[k] & list.mask;
+    const double dx = atoms.x[j][0] - x;
+    const double dy = atoms.x[j][1] - y;
+    const double dz = atoms.x[j][2] - z;
+    const double rsq = dx * dx + dy * dy + dz * dz;
+    if (rsq >= cutoff_squared && std::isfinite(rsq)) continue;
+    if (species_of_type[atoms.type[j]] < 0) continue;
+    if (!std::isfinite(rsq)) throw GraphError(GraphError::NOT_FINITE, i, j);
+    if (rsq < COINCIDENT_SQUARED) throw GraphError(GraphError::COINCIDENT, i, j);
+    out[n++] = j;
+    // Several threads may mark one ghost.
+    if (mark_ghosts && j >= atoms.n_owned)
+      std::atomic_ref<int>(atom_node[j]).store(NEEDED_GHOST, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+/// Marked ghosts become nodes in the order of the atoms, which no division among threads can change.
+void NeighborGraph::add_ghost_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type)
+{
+  for (int i = atoms.n_owned; i < atoms.n_total; i++)
+    if (atom_node[i] == NEEDED_GHOST) atom_node[i] = n_nodes++;
+  resize(species, n_nodes);
+  resize(node_atom, n_nodes);
+  for (int i = atoms.n_owned; i < atoms.n_total; i++) {
+    if (atom_node[i] == NOT_A_NODE) continue;
+    species[atom_node[i]] = species_of_type[atoms.type[i]];
+    node_atom[atom_node[i]] = i;
+  }
+}
+
+void NeighborGraph::write_edges(int64_t node, const AtomsView &atoms, const int *owner)
+{
+  const double *const x = atoms.x[node_atom[node]];
+  const int *const from = accepted.data() + candidates_start[node];
+  const int64_t first = first_edge[node], n = first_edge[node + 1] - first;
+  for (int64_t k = 0; k < n; k++) {
+    const int j = from[k];
+    center[first + k] = node;
+    neighbor[first + k] = atom_node[owner ? owner[j] : j];
+    double *const vector = &edge_vectors[3 * (first + k)];
+    for (int a = 0; a < 3; a++) vector[a] = atoms.x[j][a] - x[a];
+  }
 }
 
 void NeighborGraph::build(const AtomsView &atoms, const NeighborListView &list,
                           const std::vector<int> &species_of_type, double cutoff, const int *owner)
 {
-  clear();
-  atom_node.assign(atoms.n_total, -1);
-  list_row.assign(atoms.n_owned, -1);
   add_owned_nodes(atoms, species_of_type);
+  lay_out_candidates(atoms, list);
+  resize(first_edge, n_local + 1);
+  first_edge[0] = 0;
 
-  for (int ii = 0; ii < list.inum; ii++)
-    if (list.ilist[ii] < atoms.n_owned) list_row[list.ilist[ii]] = ii;
-
-  const double cutoff_squared = cutoff * cutoff;
-  for (int node = 0; node < n_local; node++) {
-    const int i = node_atom[node];
-    if (list_row[i] < 0) continue;
-    const int *jlist = list.firstneigh[i];
-    const int jnum = list.numneigh[i];
-    for (int jj = 0; jj < jnum; jj++) {
-      const int j = jlist[jj] & list.mask;
-      const int s = species_of_type[atoms.type[j]];
-      if (s < 0) continue;
-      const double dx = atoms.x[j][0] - atoms.x[i][0];
-      const double dy = atoms.x[j][1] - atoms.x[i][1];
-      const double dz = atoms.x[j][2] - atoms.x[i][2];
-      const double rsq = dx * dx + dy * dy + dz * dz;
-      if (!std::isfinite(rsq)) throw GraphError(GraphError::NOT_FINITE, i, j);
-      if (rsq >= cutoff_squared) continue;
-      if (rsq < COINCIDENT_SQUARED) throw GraphError(GraphError::COINCIDENT, i, j);
-      center.push_back(node);
-      neighbor.push_back(owner ? atom_node[owner[j]] : ghost_node(j, s));
-      edge_vectors.insert(edge_vectors.end(), {dx, dy, dz});
-      edge_atom_i.push_back(i);
-      edge_atom_j.push_back(j);
+  // Of several bad pairs the one of the first node is named, whichever thread comes first.
+  std::optional<std::pair<int64_t, GraphError>> bad;
+  std::mutex bad_lock;
+  parallel_for(n_local, GRAIN, [&](int64_t begin, int64_t end) {
+    for (int64_t node = begin; node < end; node++) {
+      try {
+        first_edge[node + 1] =
+            accept_neighbors(node, atoms, list, species_of_type, cutoff * cutoff, owner == nullptr);
+      } catch (const GraphError &error) {
+        const std::lock_guard<std::mutex> guard(bad_lock);
+        if (!bad || node < bad->first) bad.emplace(node, error);
+        return;
+      }
     }
-  }
+  });
+  if (bad) throw bad->second;
+
+  for (int node = 0; node < n_local; node++) first_edge[node + 1] += first_edge[node];
+  add_ghost_nodes(atoms, species_of_type);
+  resize(center, first_edge[n_local]);
+  resize(neighbor, first_edge[n_local]);
+  resize(edge_vectors, 3 * first_edge[n_local]);
+  parallel_for(n_local, GRAIN, [&](int64_t begin, int64_t end) {
+    for (int64_t node = begin; node < end; node++) write_edges(node, atoms, owner);
+  });
 }
 
 double NeighborGraph::memory_usage() const
 {
-  return sizeof(int64_t) * (species.capacity() + center.capacity() + neighbor.capacity()) +
+  return sizeof(int64_t) *
+      (species.capacity() + center.capacity() + neighbor.capacity() + first_edge.capacity() +
+       candidates_start.capacity()) +
       sizeof(double) * edge_vectors.capacity() +
       sizeof(int) *
-      (node_atom.capacity() + edge_atom_i.capacity() + edge_atom_j.capacity() +
-       atom_node.capacity() + list_row.capacity());
+      (node_atom.capacity() + atom_node.capacity() + row_length.capacity() + accepted.capacity());
 }
 
 }    // namespace hienet

@@ -14,8 +14,8 @@ namespace hienet {
 struct AtomsView {
   int n_owned;
   int n_total;
-  const double *const *x;    // [n_total][3], length units of the model
-  const int *type;           // [n_total], from 1
+  const double (*x)[3];    // [n_total][3], length units of the model
+  const int *type;         // [n_total], from 1
 };
 
 /// A full neighbour list (each pair is seen from both sides), as LAMMPS stores it.
@@ -39,7 +39,7 @@ struct GraphError : std::exception {
 
 /// The graph of one rank. Nodes `0 .. n_local-1` are owned atoms, the others are ghosts that an edge refers to.
 ///
-/// The vectors keep their capacity from step to step.
+/// The vectors keep their capacity from step to step. The graph is the same for any number of threads.
 class NeighborGraph {
  public:
   int n_local = 0;
@@ -48,11 +48,10 @@ class NeighborGraph {
   std::vector<int64_t> center;         // [n_edges], sorted
   std::vector<int64_t> neighbor;       // [n_edges]
   std::vector<double> edge_vectors;    // [n_edges * 3], r_neighbor - r_center
+  std::vector<int64_t> first_edge;     // [n_local + 1], where the edges of each center begin
   std::vector<int> node_atom;          // [n_nodes], local index of the node's atom
-  std::vector<int> edge_atom_i;        // [n_edges], local index of the center
-  std::vector<int> edge_atom_j;        // [n_edges], local index of the neighbour's image
 
-  int n_edges() const { return static_cast<int>(center.size()); }
+  int64_t n_edges() const { return static_cast<int64_t>(center.size()); }
 
   /// Build the graph of all pairs closer than `cutoff`.
   ///
@@ -67,12 +66,18 @@ class NeighborGraph {
   double memory_usage() const;
 
  private:
-  std::vector<int> atom_node;    // [n_total], -1 for atoms that are not nodes
-  std::vector<int> list_row;     // [n_owned], -1 for atoms that have no row in the list
+  std::vector<int> atom_node;               // [n_total], negative for atoms that are not nodes
+  std::vector<int> row_length;              // [n_owned], entries of the neighbour list
+  std::vector<int64_t> candidates_start;    // [n_local + 1], in `accepted`
+  std::vector<int> accepted;                // local indices of the neighbours within the cutoff
 
-  void clear();
   void add_owned_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type);
-  int ghost_node(int atom, int species);
+  void lay_out_candidates(const AtomsView &atoms, const NeighborListView &list);
+  int accept_neighbors(int64_t node, const AtomsView &atoms, const NeighborListView &list,
+                       const std::vector<int> &species_of_type, double cutoff_squared,
+                       bool mark_ghosts);
+  void add_ghost_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type);
+  void write_edges(int64_t node, const AtomsView &atoms, const int *owner);
 };
 
 }    // namespace hienet

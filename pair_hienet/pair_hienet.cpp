@@ -4,26 +4,52 @@
 
 #include "neighbor_graph.h"
 #include "staged_model.h"
+#include "thread_pool.h"
+#include "timing_breakdown.h"
 
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "info.h"
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "timer.h"
 #include "update.h"
 
 #include <algorithm>
+#include <array>
 #include <climits>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 
 using namespace LAMMPS_NS;
+
+/// Edges are shared among threads, and summed, by blocks of so many nodes.
+static constexpr int64_t BLOCK = 256;
+
+/// The nine components of a virial, in the order of centroid stresses: xx, yy, zz, xy, xz, yz, yx, zx, zy.
+static constexpr int VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
+static constexpr int VIRIAL_COLUMN[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
+
+/// What a block of centers adds to the sums over the rank.
+struct BlockSums {
+  double virial[9] = {};
+  double gradient = 0.0;    // of all components; not finite if one of them is not
+};
+
+/// Numbers of the rows of the timing breakdown.
+struct Sections {
+  int graph, edges, readout, edges_backward, scatter, other;
+  std::vector<int> forward, backward;                            // by stage
+  int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
+};
 
 struct PairHIENet::Implementation {
   // settings
@@ -34,6 +60,7 @@ struct PairHIENet::Implementation {
   // pair_coeff
   std::string file;
   std::unique_ptr<hienet::StagedModel> model;
+  hienet::Tables tables;
   std::vector<int> species_of_type;    // [ntypes + 1], -1 for NULL
   double energy_unit = 1.0;            // eV in LAMMPS' unit of energy
 
@@ -45,6 +72,11 @@ struct PairHIENet::Implementation {
   hienet::NeighborGraph graph;
   hienet::RowBuffer buffer;
   std::vector<double> energies, edge_gradients;
+  std::vector<BlockSums> block_sums;
+
+  // one run
+  hienet::TimingBreakdown timing;
+  Sections sections;
 
   // one rank: owner[i] is the local index of the atom of which i is an image
   std::vector<int> owner;
@@ -278,6 +310,11 @@ void PairHIENet::load(const std::string &name, char **symbols)
 
   try {
     impl->model = std::make_unique<hienet::StagedModel>(bytes, metadata, device, impl->precision);
+    const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
+    const auto &types = impl->species_of_type;
+    std::set<int64_t> species(types.begin(), types.end());
+    species.erase(-1);
+    impl->tables = impl->model->load_elements({species.begin(), species.end()});
   } catch (const std::exception &exception) {
     problem = fmt::format("model file `{}`: {}", name, exception.what());
   }
@@ -288,6 +325,7 @@ void PairHIENet::load(const std::string &name, char **symbols)
   for (int k = 1; k < impl->model->n_stages(); k++)
     comm_forward = comm_reverse = std::max(comm_forward, impl->model->doubles_per_row(k));
   publish_comm_size();
+  prepare_timing();
   report(device);
 }
 
@@ -333,6 +371,9 @@ void PairHIENet::report(const std::string &device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
+  if (const auto &tables = impl->tables; tables.bytes > 0)
+    text += fmt::format("  tables for these elements: {:.1f} MB, built in {:.1f} s\n",
+                        1e-6 * tables.bytes, tables.seconds);
   text += fmt::format("  training set: {}\n", m.training);
   utils::logmesg(lmp, text);
   if (!m.smooth_cutoff)
@@ -439,11 +480,69 @@ void *PairHIENet::extract(const char *name, int &dim)
   return nullptr;
 }
 
-double PairHIENet::memory_usage()
+/// Bytes of what grows with the number of atoms.
+double PairHIENet::buffer_bytes()
 {
   return Pair::memory_usage() + impl->graph.memory_usage() + impl->buffer.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
-      sizeof(int) * impl->owner.capacity();
+      sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
+}
+
+double PairHIENet::memory_usage()
+{ return buffer_bytes() + (impl->model ? impl->model->memory_usage() : 0.0); }
+
+// ----------------------------------------------------------------------
+// the timing breakdown
+// ----------------------------------------------------------------------
+
+/// One row for each part of an evaluation, in the order in which they follow each other.
+void PairHIENet::prepare_timing()
+{
+  auto &timing = impl->timing;
+  auto &sections = impl->sections;
+  const auto &stages = impl->model->metadata().stages;
+  const int n_stages = impl->model->n_stages();
+  timing.clear();
+  sections.forward.resize(n_stages);
+  sections.backward.resize(n_stages);
+  sections.graph = timing.add_section("Graph");
+  sections.edges = timing.add_section("Edges");
+  for (int k = 0; k < n_stages; k++)
+    sections.forward[k] = timing.add_section("Forward " + stages[k].name);
+  sections.readout = timing.add_section("Readout");
+  for (int k = n_stages - 1; k >= 0; k--)
+    sections.backward[k] = timing.add_section("Backward " + stages[k].name);
+  sections.edges_backward = timing.add_section("Backward edges");
+  sections.scatter = timing.add_section("Scatter");
+  if (comm->nprocs > 1) {
+    sections.copies = timing.add_section("Exchange copies");
+    sections.exchange_forward = timing.add_section("Exchange forward");
+    sections.exchange_backward = timing.add_section("Exchange backward");
+    sections.agreement = timing.add_section("Agreement");
+  }
+  sections.other = timing.add_section("Other");
+}
+
+/// Called at the end of a run or minimization, before LAMMPS' own breakdown.
+void PairHIENet::finish()
+{
+  const bool wanted = impl->timing.evaluations() > 0 && timer->has_normal();
+  if (wanted) {
+    const std::string table = impl->timing.table(world);
+    double usage[3];
+    Info(lmp).get_memory_info(usage);
+    double peak = usage[2], buffers = buffer_bytes(), all_buffers = 0.0, largest_peak = 0.0;
+    MPI_Reduce(&buffers, &all_buffers, 1, MPI_DOUBLE, MPI_SUM, 0, world);
+    MPI_Reduce(&peak, &largest_peak, 1, MPI_DOUBLE, MPI_MAX, 0, world);
+    if (comm->me == 0)
+      utils::logmesg(lmp,
+                     "\nHIENet timing breakdown ({}, {} evaluations):\n{}"
+                     "Buffers of the pair style: {:.4g} kB/atom; peak memory of a process: {:.4g} "
+                     "Mbytes\n",
+                     impl->file, impl->timing.evaluations(), table,
+                     all_buffers / 1024.0 / std::max<bigint>(atom->natoms, 1), largest_peak);
+  }
+  impl->timing.reset();
 }
 
 // ----------------------------------------------------------------------
@@ -452,16 +551,19 @@ double PairHIENet::memory_usage()
 
 void PairHIENet::compute(int eflag, int vflag)
 {
+  auto &timing = impl->timing;
+  timing.start();
   ev_init(eflag, vflag);
   std::fill(pvector, pvector + nextra, 0.0);
   const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
+  timing.stamp(impl->sections.other);
 
-  if (comm->nprocs == 1)
-    compute_folded();
-  else
-    compute_decomposed();
-
+  evaluate_model();
   accumulate();
+  timing.stamp(impl->sections.scatter);
+
+  // LAMMPS' timers begin with the first step of the run.
+  if (update->setupflag) timing.reset();
 }
 
 /// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
@@ -470,7 +572,7 @@ void PairHIENet::refresh_owners()
   const int n_atoms = atom->nlocal + atom->nghost;
   if (neighbor->ago > 0 && impl->owner_atoms == n_atoms && impl->owner_build == neighbor->ncalls)
     return;
-  impl->buffer.reset(n_atoms, 1, false);
+  impl->buffer.reshape(n_atoms, 1, false);
   for (int i = 0; i < atom->nlocal; i++) impl->buffer.value(i) = i;
   comm->forward_comm(this, 1);
   impl->owner.resize(n_atoms);
@@ -482,7 +584,11 @@ void PairHIENet::refresh_owners()
 /// Returns what is wrong, or an empty string.
 std::string PairHIENet::build_graph()
 {
-  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost, atom->x, atom->type};
+  const int n_atoms = atom->nlocal + atom->nghost;
+  // LAMMPS' arrays are one block of memory.
+  const hienet::AtomsView atoms = {
+      atom->nlocal, n_atoms,
+      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -509,24 +615,34 @@ std::string PairHIENet::build_graph()
   return "";
 }
 
-void PairHIENet::compute_folded()
+/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model()
 {
-  refresh_owners();
-  std::string problem = build_graph();
-  if (problem.empty()) {
-    try {
-      impl->model->evaluate(impl->graph, impl->energies, impl->edge_gradients);
-    } catch (const std::exception &exception) {
-      problem = fmt::format("{} (step {}, {} atoms, {} edges)", exception.what(), update->ntimestep,
-                            impl->graph.n_local, impl->graph.n_edges());
-    }
+  auto &model = *impl->model;
+  if (comm->nprocs == 1) refresh_owners();
+  const std::string problem = build_graph();
+  if (!problem.empty()) return problem;
+  impl->timing.stamp(impl->sections.graph);
+  const bigint n_atoms = static_cast<bigint>(atom->nlocal) + atom->nghost;
+  if (comm->nprocs > 1 && n_atoms * comm_forward > INT_MAX)
+    return fmt::format("{} owned and ghost atoms on a rank are too many to exchange {} numbers "
+                       "each; use more ranks",
+                       n_atoms, comm_forward);
+  try {
+    model.begin(impl->graph);
+    impl->timing.stamp(impl->sections.edges);
+    model.forward(0);
+    impl->timing.stamp(impl->sections.forward[0]);
+  } catch (const std::exception &exception) {
+    return fmt::format("{} (step {}, rank {}, {} atoms, {} edges)", exception.what(),
+                       update->ntimestep, comm->me, impl->graph.n_local, impl->graph.n_edges());
   }
-  agree(problem);
+  return "";
 }
 
-/// After the first exchange the ranks are at different points, and a failure concerns one of them alone.
-template <typename Work>
-static void on_this_rank(Error *error, Comm *comm, Update *update, Work &&work)
+/// Work for a section of the timing breakdown. After the first exchange the ranks are at different points, and
+/// a failure concerns one of them alone.
+template <typename Work> void PairHIENet::on_this_rank(int section, Work &&work)
 {
   std::string problem;
   try {
@@ -537,70 +653,67 @@ static void on_this_rank(Error *error, Comm *comm, Update *update, Work &&work)
     problem = "not enough memory; use more ranks";
   }
   if (!problem.empty())
-    error->one(FLERR, "pair_style hienet: {} (step {}, rank {})", problem, update->ntimestep,
-               comm->me);
+    error->one(FLERR, "pair_style hienet: {} (step {}, rank {}, {} atoms, {} edges)", problem,
+               update->ntimestep, comm->me, impl->graph.n_local, impl->graph.n_edges());
+  impl->timing.stamp(section);
 }
 
-void PairHIENet::compute_decomposed()
+/// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged.
+void PairHIENet::evaluate_model()
 {
   auto &model = *impl->model;
-  std::string problem = build_graph();
-  const bigint n_atoms = static_cast<bigint>(atom->nlocal) + atom->nghost;
-  if (problem.empty() && n_atoms * comm_forward > INT_MAX)
-    problem = fmt::format("{} owned and ghost atoms on a rank are too many to exchange {} numbers "
-                          "each; use more ranks",
-                          n_atoms, comm_forward);
-  if (problem.empty()) {
-    try {
-      model.begin(impl->graph);
-      model.forward(0);
-    } catch (const std::exception &exception) {
-      problem =
-          fmt::format("{} (step {}, rank {}, {} atoms, {} edges)", exception.what(),
-                      update->ntimestep, comm->me, impl->graph.n_local, impl->graph.n_edges());
-    }
-  }
-  agree(problem);
+  const auto &sections = impl->sections;
+  agree(begin_model());
+  impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
 
-  for (int k = 1; k < model.n_stages(); k++) exchange_forward(k);
-  on_this_rank(error, comm, update, [&] {
+  for (int k = 1; k < model.n_stages(); k++) {
+    if (comm->nprocs > 1) exchange_forward(k);
+    on_this_rank(sections.forward[k], [&] {
+      model.forward(k);
+    });
+  }
+  on_this_rank(sections.readout, [&] {
     model.readout(impl->energies);
   });
-  for (int k = model.n_stages() - 1; k > 0; k--) exchange_reverse(k);
-  on_this_rank(error, comm, update, [&] {
-    model.backward(0);
+  for (int k = model.n_stages() - 1; k >= 0; k--) {
+    on_this_rank(sections.backward[k], [&] {
+      model.backward(k);
+    });
+    if (comm->nprocs > 1 && k > 0) exchange_reverse(k);
+  }
+  on_this_rank(sections.edges_backward, [&] {
     model.finish(impl->edge_gradients);
   });
 }
 
-/// Owners' features to ghosts, then stage k.
+/// The state that stage k reads: owners to ghosts.
 void PairHIENet::exchange_forward(int k)
 {
   auto &model = *impl->model;
   const int n_atoms = atom->nlocal + atom->nghost;
-  on_this_rank(error, comm, update, [&] {
+  on_this_rank(impl->sections.copies, [&] {
     model.export_state(k, n_atoms, impl->buffer);
   });
   comm->forward_comm(this, impl->buffer.stride());
   if (comm->me == 0) pvector[0] += 1.0;
-  on_this_rank(error, comm, update, [&] {
+  impl->timing.stamp(impl->sections.exchange_forward);
+  on_this_rank(impl->sections.copies, [&] {
     model.import_state(k, impl->buffer);
-    model.forward(k);
   });
 }
 
-/// Stage k backwards, then the ghosts' gradients to their owners.
+/// The gradient with respect to it: ghosts to owners.
 void PairHIENet::exchange_reverse(int k)
 {
   auto &model = *impl->model;
   const int n_atoms = atom->nlocal + atom->nghost;
-  on_this_rank(error, comm, update, [&] {
-    model.backward(k);
+  on_this_rank(impl->sections.copies, [&] {
     model.export_gradient(k, n_atoms, impl->buffer);
   });
   comm->reverse_comm(this, impl->buffer.stride());
   if (comm->me == 0) pvector[0] += 1.0;
-  on_this_rank(error, comm, update, [&] {
+  impl->timing.stamp(impl->sections.exchange_backward);
+  on_this_rank(impl->sections.copies, [&] {
     model.import_gradient(k, impl->buffer);
   });
 }
@@ -613,7 +726,6 @@ void PairHIENet::accumulate()
 {
   const auto &graph = impl->graph;
   const double unit = impl->energy_unit * impl->scale;
-  double **f = atom->f;
 
   double total = 0.0;
   for (int node = 0; node < graph.n_local; node++) {
@@ -623,39 +735,19 @@ void PairHIENet::accumulate()
   }
   if (eflag_global) eng_vdwl += total;
 
+  const int64_t n_blocks = (graph.n_nodes + BLOCK - 1) / BLOCK;
+  impl->block_sums.assign(n_blocks, BlockSums());
+  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
+    scatter(begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
+  });
+
   double checksum = total;
-  double sum[9] = {};
-  for (int e = 0; e < graph.n_edges(); e++) {
-    const int i = graph.edge_atom_i[e];
-    const int j = graph.edge_atom_j[e];
-    const double *r = &graph.edge_vectors[3 * static_cast<size_t>(e)];
-    const double *dedr = &impl->edge_gradients[3 * static_cast<size_t>(e)];
-    const double g[3] = {unit * dedr[0], unit * dedr[1], unit * dedr[2]};
-    for (int a = 0; a < 3; a++) {
-      f[i][a] += g[a];
-      f[j][a] -= g[a];
-    }
-    checksum += g[0] + g[1] + g[2];
-    if (!vflag_either) continue;
-
-    const double w[9] = {-r[0] * g[0], -r[1] * g[1], -r[2] * g[2], -r[0] * g[1], -r[0] * g[2],
-                         -r[1] * g[2], -r[1] * g[0], -r[2] * g[0], -r[2] * g[1]};
-    for (int a = 0; a < 9; a++) sum[a] += w[a];
-    if (vflag_atom)
-      for (int a = 0; a < 6; a++) {
-        const double half = a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]);
-        vatom[i][a] += half;
-        vatom[j][a] += half;
-      }
-    if (cvflag_atom)
-      for (int a = 0; a < 9; a++) {
-        cvatom[i][a] += 0.5 * w[a];
-        cvatom[j][a] += 0.5 * w[a];
-      }
+  for (const auto &sums : impl->block_sums) {
+    checksum += sums.gradient;
+    if (!vflag_global) continue;
+    const double *w = sums.virial;
+    for (int a = 0; a < 6; a++) virial[a] += a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]);
   }
-  if (vflag_global)
-    for (int a = 0; a < 6; a++) virial[a] += a < 3 ? sum[a] : 0.5 * (sum[a] + sum[a + 3]);
-
   if (!std::isfinite(checksum))
     error->one(
         FLERR,
@@ -663,6 +755,63 @@ void PairHIENet::accumulate()
         "are probably far closer than in the training set: minimize first or use a shorter "
         "timestep",
         update->ntimestep, comm->me);
+}
+
+/// All that edges give to the nodes `first .. last-1`.
+///
+/// A thread looks at every edge, and takes what falls to its own nodes: each atom's terms are added in the order of
+/// the edges, whatever the number of threads, and no two threads write to one atom.
+void PairHIENet::scatter(int64_t first, int64_t last)
+{
+  const auto &graph = impl->graph;
+  const double unit = impl->energy_unit * impl->scale;
+  double **const f = atom->f;
+  const int64_t *const neighbors = graph.neighbor.data();
+  const int *const node_atom = graph.node_atom.data();
+
+  auto gradient = [&](int64_t e) {
+    const double *dedr = &impl->edge_gradients[3 * e];
+    return std::array<double, 3>{unit * dedr[0], unit * dedr[1], unit * dedr[2]};
+  };
+  auto add_virial = [&](int64_t e, const std::array<double, 3> &g, double *w) {
+    const double *r = &graph.edge_vectors[3 * e];
+    for (int a = 0; a < 9; a++) w[a] -= r[VIRIAL_ROW[a]] * g[VIRIAL_COLUMN[a]];
+  };
+  auto share_virial = [&](int i, const double *w) {
+    for (int a = 0; a < 6 && vflag_atom; a++)
+      vatom[i][a] += a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]);
+    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[i][a] += 0.5 * w[a];
+  };
+  auto to_neighbor = [&](int64_t e, const std::array<double, 3> &g) {
+    if (neighbors[e] < first || neighbors[e] >= last) return;
+    const int j = node_atom[neighbors[e]];
+    for (int a = 0; a < 3; a++) f[j][a] -= g[a];
+    if (!vflag_atom && !cvflag_atom) return;
+    double w[9] = {};
+    add_virial(e, g, w);
+    share_virial(j, w);
+  };
+
+  const int64_t first_center = std::min<int64_t>(first, graph.n_local);
+  const int64_t last_center = std::min<int64_t>(last, graph.n_local);
+  for (int64_t e = 0; e < graph.first_edge[first_center]; e++) to_neighbor(e, gradient(e));
+  for (int64_t center = first_center; center < last_center; center++) {
+    const int i = node_atom[center];
+    double force[3] = {}, w[9] = {};
+    for (int64_t e = graph.first_edge[center]; e < graph.first_edge[center + 1]; e++) {
+      const auto g = gradient(e);
+      for (int a = 0; a < 3; a++) force[a] += g[a];
+      if (vflag_either) add_virial(e, g, w);
+      to_neighbor(e, g);
+    }
+    auto &sums = impl->block_sums[center / BLOCK];
+    for (int a = 0; a < 3; a++) f[i][a] += force[a];
+    for (int a = 0; a < 9; a++) sums.virial[a] += w[a];
+    sums.gradient += force[0] + force[1] + force[2];
+    share_virial(i, w);
+  }
+  for (int64_t e = graph.first_edge[last_center]; e < graph.n_edges(); e++)
+    to_neighbor(e, gradient(e));
 }
 
 // ----------------------------------------------------------------------

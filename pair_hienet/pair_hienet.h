@@ -15,6 +15,8 @@ PairStyle(hienet,PairHIENet);
 
 #include "pair.h"
 
+#include <cstdint>
+
 namespace LAMMPS_NS {
 
 class PairHIENet : public Pair {
@@ -22,6 +24,7 @@ class PairHIENet : public Pair {
   PairHIENet(class LAMMPS *);
   ~PairHIENet() override;
   void compute(int, int) override;
+  void finish() override;
   void settings(int, char **) override;
   void coeff(int, char **) override;
   void init_style() override;
@@ -48,13 +51,18 @@ class PairHIENet : public Pair {
   void publish_comm_size();
   void agree(const std::string &);
 
+  void prepare_timing();
+  double buffer_bytes();
+
   void refresh_owners();
   std::string build_graph();
-  void compute_folded();
-  void compute_decomposed();
+  std::string begin_model();
+  void evaluate_model();
   void exchange_forward(int);
   void exchange_reverse(int);
   void accumulate();
+  void scatter(int64_t, int64_t);
+  template <typename Work> void on_this_rank(int, Work &&);
 };
 
 }    // namespace LAMMPS_NS

@@ -4,7 +4,6 @@
 
 #include "neighbor_graph.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
 #include <caffe2/serialize/inline_container.h>
@@ -16,6 +15,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -26,7 +26,7 @@ namespace hienet {
 using LAMMPS_NS::json;
 
 static constexpr int NEWEST_FORMAT = 3;
-static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout", "forward"};
+static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout"};
 
 // ----------------------------------------------------------------------
 // errors
@@ -146,7 +146,6 @@ Metadata read_metadata(const std::string &bytes)
     m.created = data.value("created", "unknown");
     m.architecture = data.at("architecture").get<std::string>();
     m.dtype = data.at("dtype").get<std::string>();
-    m.content_hash = data.value("content_hash", "");
     m.training = summary(data.contains("training") ? data["training"] : json());
     m.elements = data.at("elements").get<std::vector<std::string>>();
     m.operators = data.value("operators", std::vector<std::string>());
@@ -174,7 +173,7 @@ Metadata read_metadata(const std::string &bytes)
 }
 
 // ----------------------------------------------------------------------
-// device and threads
+// device
 // ----------------------------------------------------------------------
 
 std::string choose_device(const std::string &keyword, int node_rank)
@@ -197,26 +196,19 @@ std::string choose_device(const std::string &keyword, int node_rank)
   });
 }
 
-ThreadsGuard::ThreadsGuard(int threads) : before(at::get_num_threads())
-{
-  if (threads != before) at::set_num_threads(threads);
-}
-
-ThreadsGuard::~ThreadsGuard()
-{
-  if (at::get_num_threads() != before) at::set_num_threads(before);
-}
-
 // ----------------------------------------------------------------------
 // rows on their way between ranks
 // ----------------------------------------------------------------------
 
-void RowBuffer::reset(int n_rows, int columns, bool single)
+void RowBuffer::reshape(int n_rows, int columns, bool single)
 {
   single_ = single;
   stride_ = std::max(1, single ? (columns + 1) / 2 : columns);
-  data.assign(static_cast<size_t>(n_rows) * stride_, 0.0);
+  data.resize(static_cast<size_t>(n_rows) * stride_);
 }
+
+void RowBuffer::set_zero()
+{ std::fill(data.begin(), data.end(), 0.0); }
 
 int RowBuffer::pack(int n, const int *list, double *out) const
 {
@@ -330,10 +322,13 @@ struct StagedModel::Torch {
   /// An undefined gradient means that nothing depends on the edges; it is zero.
   void copy_edge_gradients(const torch::Tensor &g, std::vector<double> &out) const
   {
-    out.assign(3 * static_cast<size_t>(graph->n_edges()), 0.0);
-    if (!g.defined() || out.empty()) return;
-    const auto host = g.detach().to(torch::kCPU, torch::kFloat64).contiguous();
-    std::memcpy(out.data(), host.data_ptr<double>(), sizeof(double) * out.size());
+    out.resize(3 * static_cast<size_t>(graph->n_edges()));
+    auto target = torch::from_blob(out.data(), {graph->n_edges(), 3},
+                                   torch::TensorOptions().dtype(torch::kFloat64));
+    if (g.defined())
+      target.copy_(g.detach());
+    else
+      target.zero_();
   }
 };
 
@@ -399,32 +394,37 @@ StagedModel::~StagedModel() = default;
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }
 
+Tables StagedModel::load_elements(const std::vector<int64_t> &species)
+{
+  Tables tables;
+  // Files of older versions have no such method, and nothing to tabulate.
+  if (!torch_->module.find_method("load_elements")) return tables;
+  translated("tabulating the pairs of elements", [&] {
+    const CallGuard guard(torch_->device);
+    // Whatever mode a caller in Python is in: the tables are used where gradients are wanted.
+    const c10::InferenceMode no_inference_mode(false);
+    const at::NoGradGuard no_grad;
+    const auto start = std::chrono::steady_clock::now();
+    const auto list = torch::tensor(species, torch::kInt64).to(torch_->device);
+    tables.bytes = torch_->module.get_method("load_elements")({list}).toInt();
+    tables.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  });
+  return tables;
+}
+
 int StagedModel::doubles_per_row(int k) const
 {
   const int columns = metadata_.stages[k].exchanged_width;
   return std::max(1, single_precision() ? (columns + 1) / 2 : columns);
 }
 
-void StagedModel::evaluate(const NeighborGraph &graph, std::vector<double> &energies,
-                           std::vector<double> &edge_gradients)
+double StagedModel::memory_usage() const
 {
-  energies.clear();
-  edge_gradients.clear();
-  if (graph.n_local == 0) return;
-  translated("evaluating the model", [&] {
-    Torch &t = *torch_;
-    const CallGuard guard(t.device);
-    t.set_graph(graph);
-    t.energies = t.call(
-        "forward",
-        {t.species, t.center, t.neighbor, t.edge_vectors, static_cast<int64_t>(graph.n_local)});
-    t.copy_energies(energies);
-    torch::Tensor g;
-    if (t.energies.requires_grad())
-      g = torch::autograd::grad({t.energies.sum()}, {t.edge_vectors}, {}, false, false, true)[0];
-    t.copy_edge_gradients(g, edge_gradients);
-    t.release();
-  });
+  double bytes = 0.0;
+  for (const auto &tensor : torch_->module.parameters()) bytes += tensor.nbytes();
+  for (const auto &tensor : torch_->module.buffers()) bytes += tensor.nbytes();
+  return bytes;
 }
 
 // ----------------------------------------------------------------------
@@ -444,6 +444,14 @@ void StagedModel::begin(const NeighborGraph &graph)
     if (graph.n_local == 0) return;
     t.set_graph(graph);
     t.edges = t.call("embed_edges", {t.edge_vectors});
+    if (t.edges.dim() != 2 || t.edges.size(0) != graph.n_edges() ||
+        t.edges.size(1) != metadata_.edge_width) {
+      std::ostringstream message;
+      message << "the model's `embed_edges` returned a tensor of shape " << t.edges.sizes()
+              << " for " << graph.n_edges() << " edges, and the file announces "
+              << metadata_.edge_width << " columns; write the file again with `hienet-deploy`";
+      throw ModelError(message.str());
+    }
     t.edges_leaf = t.edges.detach().requires_grad_(true);
     const at::NoGradGuard no_grad;
     t.inputs[0] = t.call("embed_nodes", {t.species});
@@ -456,6 +464,7 @@ void StagedModel::forward(int k)
   translated(("stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
     Torch &t = *torch_;
     const CallGuard guard(t.device);
+    if (!t.inputs[k].defined()) t.inputs[k] = t.outputs[k - 1].detach().requires_grad_(true);
     t.outputs[k] = t.call("stage",
                           {static_cast<int64_t>(k), t.inputs[k], t.edges_leaf, t.species, t.center,
                            t.neighbor, static_cast<int64_t>(t.graph->n_local)});
@@ -498,6 +507,7 @@ void StagedModel::backward(int k)
     if (g[0].defined())
       t.edges_gradient = t.edges_gradient.defined() ? t.edges_gradient + g[0] : g[0];
     if (k > 0) t.gradient = g[1].defined() ? g[1] : torch::zeros_like(t.inputs[k]);
+    t.inputs[k] = torch::Tensor();
     t.outputs[k] = torch::Tensor();
     t.energies = torch::Tensor();
   });
@@ -524,26 +534,30 @@ void StagedModel::finish(std::vector<double> &edge_gradients)
 // the exchanged columns
 // ----------------------------------------------------------------------
 
-/// The first `columns` columns of rows `first .. first+n-1`, on the host and contiguous.
-static torch::Tensor host_rows(const torch::Tensor &tensor, int first, int n, int columns)
-{ return tensor.detach().narrow(0, first, n).narrow(1, 0, columns).to(torch::kCPU).contiguous(); }
-
+/// `rows` ([n, columns]) -> the buffer's rows of `atoms`.
 static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &buffer)
 {
-  const size_t bytes = rows.size(1) * rows.element_size();
-  const char *from = static_cast<const char *>(rows.data_ptr());
-  for (int64_t i = 0; i < rows.size(0); i++)
-    std::memcpy(buffer.row(atoms[i]), from + i * bytes, bytes);
+  auto host = rows.detach().to(torch::kCPU);
+  if (host.stride(1) != 1) host = host.contiguous();
+  const size_t bytes = host.size(1) * host.element_size();
+  const size_t row_bytes = host.stride(0) * host.element_size();
+  const char *from = static_cast<const char *>(host.data_ptr());
+  for (int64_t i = 0; i < host.size(0); i++)
+    std::memcpy(buffer.row(atoms[i]), from + i * row_bytes, bytes);
 }
 
-static torch::Tensor read_rows(const RowBuffer &buffer, const int *atoms, int n, int columns,
-                               torch::ScalarType dtype)
+/// The buffer's rows of `atoms` -> the first `columns` columns of `rows` ([n, width]); the others become zero.
+static void read_rows(const RowBuffer &buffer, const int *atoms, int columns, torch::Tensor rows)
 {
-  auto rows = torch::empty({n, columns}, torch::TensorOptions().dtype(dtype));
-  const size_t bytes = columns * rows.element_size();
-  char *to = static_cast<char *>(rows.data_ptr());
-  for (int i = 0; i < n; i++) std::memcpy(to + i * bytes, buffer.row(atoms[i]), bytes);
-  return rows;
+  auto host = rows.is_cpu() && rows.is_contiguous() ? rows : torch::empty_like(rows, torch::kCPU);
+  const size_t bytes = columns * host.element_size();
+  const size_t row_bytes = host.size(1) * host.element_size();
+  char *to = static_cast<char *>(host.data_ptr());
+  for (int64_t i = 0; i < host.size(0); i++) {
+    std::memcpy(to + i * row_bytes, buffer.row(atoms[i]), bytes);
+    std::memset(to + i * row_bytes + bytes, 0, row_bytes - bytes);
+  }
+  if (!host.is_same(rows)) rows.copy_(host);
 }
 
 void StagedModel::export_state(int k, int n_atoms, RowBuffer &buffer)
@@ -551,10 +565,10 @@ void StagedModel::export_state(int k, int n_atoms, RowBuffer &buffer)
   Torch &t = *torch_;
   const int columns = metadata_.stages[k].exchanged_width;
   translated("preparing an exchange", [&] {
-    buffer.reset(n_atoms, columns, single_precision());
+    // Every ghost's row is overwritten, and those of atoms that are not nodes are not read.
+    buffer.reshape(n_atoms, columns, single_precision());
     if (t.graph->n_local == 0) return;
-    write_rows(host_rows(t.outputs[k - 1], 0, t.graph->n_local, columns), t.graph->node_atom.data(),
-               buffer);
+    write_rows(t.outputs[k - 1].narrow(1, 0, columns), t.graph->node_atom.data(), buffer);
   });
 }
 
@@ -562,18 +576,17 @@ void StagedModel::import_state(int k, const RowBuffer &buffer)
 {
   Torch &t = *torch_;
   if (t.graph->n_local == 0) return;
+  const int n_local = t.graph->n_local;
+  const int n_ghosts = t.graph->n_nodes - n_local;
+  if (n_ghosts == 0) return;
   translated("reading an exchange", [&] {
-    const int n_local = t.graph->n_local;
-    const int n_ghosts = t.graph->n_nodes - n_local;
-    const int columns = metadata_.stages[k].exchanged_width;
-    auto state = torch::zeros({t.graph->n_nodes, metadata_.stages[k].width},
-                              t.outputs[k - 1].options().requires_grad(false));
-    state.narrow(0, 0, n_local).copy_(t.outputs[k - 1].detach());
-    if (n_ghosts > 0 && columns > 0)
-      state.narrow(0, n_local, n_ghosts)
-          .narrow(1, 0, columns)
-          .copy_(
-              read_rows(buffer, t.graph->node_atom.data() + n_local, n_ghosts, columns, t.dtype));
+    const at::NoGradGuard no_grad;
+    const auto &owned = t.outputs[k - 1];
+    auto state = torch::empty({t.graph->n_nodes, metadata_.stages[k].width},
+                              owned.options().requires_grad(false));
+    state.narrow(0, 0, n_local).copy_(owned);
+    read_rows(buffer, t.graph->node_atom.data() + n_local, metadata_.stages[k].exchanged_width,
+              state.narrow(0, n_local, n_ghosts));
     t.inputs[k] = state.requires_grad_(true);
   });
 }
@@ -583,11 +596,14 @@ void StagedModel::export_gradient(int k, int n_atoms, RowBuffer &buffer)
   Torch &t = *torch_;
   const int columns = metadata_.stages[k].exchanged_width;
   translated("preparing an exchange", [&] {
-    buffer.reset(n_atoms, columns, single_precision());
-    const int n_ghosts = t.graph->n_nodes - t.graph->n_local;
+    // What is sent is added: owners begin with nothing, and so do ghosts that are not nodes.
+    buffer.reshape(n_atoms, columns, single_precision());
+    buffer.set_zero();
+    const int n_local = t.graph->n_local;
+    const int n_ghosts = t.graph->n_nodes - n_local;
     if (n_ghosts == 0) return;
-    write_rows(host_rows(t.gradient, t.graph->n_local, n_ghosts, columns),
-               t.graph->node_atom.data() + t.graph->n_local, buffer);
+    write_rows(t.gradient.narrow(0, n_local, n_ghosts).narrow(1, 0, columns),
+               t.graph->node_atom.data() + n_local, buffer);
   });
 }
 
@@ -596,15 +612,18 @@ void StagedModel::import_gradient(int k, const RowBuffer &buffer)
   Torch &t = *torch_;
   const int n_local = t.graph->n_local;
   if (n_local == 0) return;
+  const int columns = metadata_.stages[k].exchanged_width;
   translated("reading an exchange", [&] {
-    const int columns = metadata_.stages[k].exchanged_width;
-    auto owned = t.gradient.narrow(0, 0, n_local).clone();
-    if (columns > 0)
-      owned.narrow(1, 0, columns)
-          .add_(
-              read_rows(buffer, t.graph->node_atom.data(), n_local, columns, t.dtype).to(t.device));
+    const at::NoGradGuard no_grad;
+    // Autograd may hand out what it keeps elsewhere too, and tensors whose rows are one and the same.
+    const bool own = t.gradient.use_count() == 1 && t.gradient.storage().use_count() == 1 &&
+        t.gradient.is_contiguous();
+    auto owned = t.gradient.narrow(0, 0, n_local);
+    if (!own) owned = owned.clone();
+    auto received = torch::empty({n_local, columns}, owned.options());
+    read_rows(buffer, t.graph->node_atom.data(), columns, received);
+    owned.narrow(1, 0, columns).add_(received);
     t.gradient = owned;
-    t.inputs[k] = torch::Tensor();
   });
 }
 

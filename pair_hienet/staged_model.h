@@ -30,7 +30,7 @@ struct StageInfo {
 /// What a deployed file says of itself.
 struct Metadata {
   int format_version;
-  std::string package_version, created, architecture, dtype, training, content_hash;
+  std::string package_version, created, architecture, dtype, training;
   std::vector<std::string> elements;     // in species order
   std::vector<std::string> operators;    // compiled ones that the model calls, `hienet::name`
   double cutoff;                         // Angstrom
@@ -51,16 +51,10 @@ enum class Precision { MODEL, DOUBLE, SINGLE };
 /// `node_rank` counts the ranks of one machine; they share its visible GPUs in turn. Throws ModelError.
 std::string choose_device(const std::string &keyword, int node_rank);
 
-/// While it lives, torch computes with `threads` threads in this process.
-class ThreadsGuard {
- public:
-  explicit ThreadsGuard(int threads);
-  ~ThreadsGuard();
-  ThreadsGuard(const ThreadsGuard &) = delete;
-  ThreadsGuard &operator=(const ThreadsGuard &) = delete;
-
- private:
-  int before;
+/// What a model tabulated for the elements in use.
+struct Tables {
+  int64_t bytes = 0;
+  double seconds = 0.0;    // that it took
 };
 
 /// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks.
@@ -68,8 +62,9 @@ class ThreadsGuard {
 /// Rows are stored in doubles, the unit in which LAMMPS communicates; float32 rows are packed two to a double.
 class RowBuffer {
  public:
-  /// `columns` numbers a row, all zero. `single`: they are float32.
-  void reset(int n_rows, int columns, bool single);
+  /// `columns` numbers a row, of any value. `single`: they are float32.
+  void reshape(int n_rows, int columns, bool single);
+  void set_zero();
 
   int stride() const { return stride_; }    // doubles a row
   char *row(int i) { return reinterpret_cast<char *>(&data[static_cast<size_t>(i) * stride_]); }
@@ -93,12 +88,12 @@ class RowBuffer {
 
 /// A loaded model and the state of one evaluation. Every member throws ModelError.
 ///
-/// On one rank: `evaluate`. On several ranks, with S stages and exchanges between the ranks by the caller:
+/// With S stages, and what is in parentheses on several ranks only, the exchanges being the caller's:
 ///
 ///     begin(graph); forward(0)
-///     for k = 1 .. S-1:  export_state(k, buffer); owners -> ghosts; import_state(k, buffer); forward(k)
+///     for k = 1 .. S-1:  (export_state(k, buffer); owners -> ghosts; import_state(k, buffer);) forward(k)
 ///     readout(energies)
-///     for k = S-1 .. 1:  backward(k); export_gradient(k, buffer); ghosts -> owners; import_gradient(k, buffer)
+///     for k = S-1 .. 1:  backward(k); (export_gradient(k, buffer); ghosts -> owners; import_gradient(k, buffer))
 ///     backward(0); finish(edge_gradients)
 ///
 /// A rank without atoms makes the same calls, which then do nothing.
@@ -115,17 +110,23 @@ class StagedModel {
   const std::string &device() const { return device_; }
   bool single_precision() const;
 
+  /// Build what the model tabulates for these species, all that will ever be evaluated; call it before anything else.
+  Tables load_elements(const std::vector<int64_t> &species);
+
   /// Doubles that one atom's row takes in the exchange before stage `k`.
   int doubles_per_row(int k) const;
 
-  /// Energies ([n_local], eV) and dE/d(edge_vectors) ([n_edges * 3], eV/Angstrom) of a graph without ghosts.
-  void evaluate(const NeighborGraph &graph, std::vector<double> &energies,
-                std::vector<double> &edge_gradients);
+  /// Bytes of the weights and tables of the file.
+  double memory_usage() const;
 
   void begin(const NeighborGraph &graph);
   void forward(int k);
+
+  /// Energies ([n_local], eV).
   void readout(std::vector<double> &energies);
   void backward(int k);
+
+  /// dE/d(edge_vectors) ([n_edges * 3], eV/Angstrom).
   void finish(std::vector<double> &edge_gradients);
 
   /// Owned rows of the state that stage `k` reads -> buffer; its ghost rows <- buffer.

@@ -114,15 +114,12 @@ def test_forces_and_stress_are_derivatives_of_the_tabulated_energy():
     np.testing.assert_allclose(found.stress[0].numpy(), finite_difference_stress(energy, atoms), atol=1e-8)
 
 
-@pytest.mark.parametrize("improper", [1.0, -1.0])
-def test_a_compiled_model_is_equivariant(improper):
-    """Under rotations, and under rotations with inversion alike: all irreps are even."""
-    atoms, rotation = silicon_carbide(), improper * random_rotation()
+def test_a_compiled_model_is_equivariant():
+    atoms, rotation = silicon_carbide(), random_rotation()
     model = compiled(tiny_checkpoint(), 32)
     before, after = model.predict(atoms), model.predict(rotated(atoms, rotation))
-    if improper > 0:
-        torch.testing.assert_close(after.energies, before.energies, rtol=0, atol=1e-12)
-        torch.testing.assert_close(after.forces, before.forces @ torch.tensor(rotation).T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(after.energies, before.energies, rtol=0, atol=1e-12)
+    torch.testing.assert_close(after.forces, before.forces @ torch.tensor(rotation).T, rtol=0, atol=1e-12)
 
 
 def test_energy_and_forces_are_continuous_at_the_cutoff():
@@ -168,10 +165,10 @@ def test_tables_follow_the_elements_in_use(files):
         predict(model.module, graph)
     alone = model.predict(carbon)
     model.predict(silicon_carbide())
-    torch.testing.assert_close(model.predict(carbon).forces, alone.forces, rtol=0, atol=0)
+    torch.testing.assert_close(model.predict(carbon).forces, alone.forces, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize(("tolerance", "n_intervals"), [(1e-4, 64), (1e-9, 192)])
+@pytest.mark.parametrize(("tolerance", "n_intervals"), [(1e-4, 64), (1e-9, 256)])
 def test_tables_are_as_fine_as_the_tolerance_asks(tolerance, n_intervals, checkpoint_path, tmp_path):
     deployment = export(checkpoint_path, tmp_path / "m.hienet.pt", dtype="float64", tolerance=tolerance)
     assert deployment.metadata["tables"] == {"n_intervals": n_intervals, "tolerance": tolerance}
@@ -200,7 +197,7 @@ def test_a_file_says_which_operators_it_needs(files):
     assert (compiled["format_version"], compiled["operators"]) == (3, OPERATORS)
     plain = read_metadata(files["plain"])
     assert (plain["format_version"], plain["operators"], plain["tables"]) == (1, [], None)
-    assert compiled["tables"] == {"n_intervals": 128, "tolerance": 1e-8}
+    assert compiled["tables"] == {"n_intervals": 192, "tolerance": 1e-8}
     assert compiled["n_parameters"] == plain["n_parameters"] > 1000
 
 

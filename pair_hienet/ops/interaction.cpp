@@ -25,8 +25,9 @@ namespace hienet {
 
 using at::Tensor;
 
-/// Centers whose messages pass through the linear map together: enough for a matrix product to be efficient.
-static constexpr int64_t BLOCK_CENTERS = 32;
+/// Most centers whose messages pass through the linear map together: enough for a matrix product to be efficient, and a
+/// multiple of the rows that it keeps in registers, 14 or 6.
+static constexpr int64_t BLOCK_CENTERS = 42;
 // ----------------------------------------------------------------------
 // inputs
 // ----------------------------------------------------------------------
@@ -143,6 +144,13 @@ template <> const Kernel<double> &kernel<double>()
 // blocks of centers
 // ----------------------------------------------------------------------
 
+/// `n` centers in blocks of about equal size.
+static int64_t block_size(int64_t n)
+{
+  const int64_t blocks = std::max<int64_t>(1, (n + BLOCK_CENTERS - 1) / BLOCK_CENTERS);
+  return (n + blocks - 1) / blocks;
+}
+
 /// Scratch memory for any piece.
 template <typename T> static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list)
 {
@@ -175,10 +183,10 @@ template <typename T> static void run_forward(const InteractionInputs &in, const
   const auto c = convolution<T>(in);
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
     const Tensor scratch = scratch_for<T>(c, in.list);
-    const Tensor messages =
-        at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
-    for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
-      const int64_t n = std::min(BLOCK_CENTERS, last - begin);
+    const int64_t size = block_size(last - first);
+    const Tensor messages = at::empty({size, in.message_width}, in.state.options());
+    for (int64_t begin = first; begin < last; begin += size) {
+      const int64_t n = std::min(size, last - begin);
       in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
                             in.message_width, from, to, scratch.data_ptr<T>());
@@ -208,10 +216,10 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
       g.slot = own[part]->slot.data();
     }
     const Tensor scratch = scratch_for<T>(c, in.list);
-    const Tensor messages =
-        at::empty({std::min(BLOCK_CENTERS, last - first), in.message_width}, in.state.options());
-    for (int64_t begin = first; begin < last; begin += BLOCK_CENTERS) {
-      const int64_t n = std::min(BLOCK_CENTERS, last - begin);
+    const int64_t size = block_size(last - first);
+    const Tensor messages = at::empty({size, in.message_width}, in.state.options());
+    for (int64_t begin = first; begin < last; begin += size) {
+      const int64_t n = std::min(size, last - begin);
       in.linear.apply_transposed(gradient.narrow(0, begin, n), messages.narrow(0, 0, n), false);
       in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,

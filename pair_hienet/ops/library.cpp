@@ -3,13 +3,27 @@
 
 #include "instruction_set.h"
 
+#include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <atomic>
+
 namespace hienet {
+
+/// On how many threads the operators run.
+static int64_t threads()
+{
+  std::atomic<int64_t> n{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    n++;
+  });
+  return n;
+}
 
 TORCH_LIBRARY(hienet, library)
 {
   library.def("instruction_sets() -> str[]", instruction_sets);
+  library.def("threads() -> int", threads);
   library.def("use_instruction_set(str name) -> ()", use_instruction_set);
 }
 

@@ -57,6 +57,9 @@ class Walks(nn.Module):
     The state carries columns that are an atom's own and must not be needed on ghosts.
     """
 
+    edge_width = 4
+    """Columns of `embed_edges`, for the description of the file; 1 where a model does not say."""
+
     def __init__(self, cutoff: float = CUTOFF) -> None:
         super().__init__()
         self.cutoff = cutoff
@@ -103,15 +106,24 @@ class Walks(nn.Module):
 class Recorder(LennardJones):
     """Writes the graph that it is given to a file: the inputs of the network, as LAMMPS made them."""
 
+    edge_width = 4
+
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
 
-    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
-        torch.save((species, center, neighbor, edge_vectors.detach()), self.path)
-        edges = self.embed_edges(edge_vectors)
-        state = self.stage(0, self.embed_nodes(species), edges, species, center, neighbor, n_local)
-        return self.readout(state, species)
+    @torch.jit.export
+    def embed_edges(self, edge_vectors: Tensor) -> Tensor:
+        return torch.cat([(edge_vectors * edge_vectors).sum(1, keepdim=True), edge_vectors], 1)
+
+    @torch.jit.export
+    def stage(
+        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        torch.save((species, center, neighbor, edges[:, 1:].detach()), self.path)
+        s6 = (self.sigma * self.sigma / edges[:, :1]) ** 3
+        energy = 2.0 * self.epsilon * (s6 * s6 - s6)
+        return torch.zeros(n_local, 1, dtype=edges.dtype).index_add(0, center, energy)
 
 
 LJ_STAGES = [{"name": "pairs", "width": 1, "exchanged_width": 0}]
@@ -135,7 +147,7 @@ def write_deployed(module: nn.Module, path: Path, stages: list[dict[str, object]
         "elements": list(ELEMENTS),
         "cutoff": CUTOFF,
         "dtype": "float64",
-        "edge_width": 1,
+        "edge_width": getattr(module, "edge_width", 1),
         "stages": stages,
         "n_parameters": 0,
         "units": {"length": "angstrom", "energy": "eV"},

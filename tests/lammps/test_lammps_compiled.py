@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ def plain(models, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_ranks_and_threads_agree_with_python(kind, threads, ranks, plain, models, tmp_path):
     atoms = structures()["bulk"]
-    expected = load_model(models["checkpoint"]).predict(atoms)
-    setup = Setup(plain if kind == "plain" else models["float64"], style=f"threads {threads}")
+    model = plain if kind == "plain" else models["float64"]
+    expected = load_model(model).predict(atoms)
+    setup = Setup(model, style=f"threads {threads}")
     found = run(atoms, setup, tmp_path, ranks, steps=0)[0]
     assert found.energy == pytest.approx(float(expected.energy[0]), abs=1e-8)
     np.testing.assert_allclose(found.energies, expected.energies.numpy(), atol=1e-8)
@@ -50,3 +52,11 @@ def test_unknown_operators_are_named(tmp_path):
     )
     with pytest.raises(Exception, match=r"needs the compiled operator `hienet::levitation`.*run `hienet build`"):
         evaluate(structures()["small cell"], Setup(model), tmp_path)
+
+
+def test_tables_are_built_for_the_elements_of_the_deck(models, tmp_path):
+    atoms = structures()["small cell"]
+    setup = Setup(models["float64"])
+    setup.write(tmp_path / "data.test", atoms)
+    output = run_deck(f"{setup.preamble(atoms, tmp_path / 'data.test')}\nrun 0\n", timeout=TIMEOUT, cwd=tmp_path)
+    assert re.search(r"tables for these elements: \d+\.\d MB, built in \d+\.\d s", output)

@@ -57,7 +57,7 @@ WRONG = {
     "other TorchScript": Wrong("is not a deployed HIENet model .it has no `hienet.json`", pair="{script} C Si"),
     "truncated": Wrong("is truncated or damaged; copy it again", pair="{truncated} C Si"),
     "newer format": Wrong(
-        "has format version 99, this pair style reads versions up to 2; upgrade", pair="{newer} C Si"
+        "has format version 99, this pair style reads versions up to 3; upgrade", pair="{newer} C Si"
     ),
     "other format": Wrong("`hienet.json` describes something else", pair="{other} C Si"),
     "missing key": Wrong(
@@ -65,6 +65,11 @@ WRONG = {
     ),
     "no methods": Wrong("it has no method `embed_edges`", pair="{shell} C Si"),
     "wrong width": Wrong("returned energies of a wrong shape", pair="{energies} C Si"),
+    "wrong edge width": Wrong(
+        r"`embed_edges` returned a tensor of shape \[\d+, 1\] for \d+ edges, and the file announces 25 columns; "
+        "write the file again with `hienet-deploy`",
+        pair="{edges} C Si",
+    ),
     "no memory": Wrong("not enough memory for the network; use more ranks", pair="{greedy} C Si"),
     "unknown keyword": Wrong("unknown keyword `gpu`; keywords are `device`", style="gpu 1"),
     "keyword without value": Wrong("keyword `device` has no value", style="device"),
@@ -83,13 +88,15 @@ class Shell(torch.nn.Module):
 
 
 class WrongShape(LennardJones):
-    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
-        return torch.zeros(n_local + 1, dtype=torch.float64)
+    @torch.jit.export
+    def readout(self, state: Tensor, species: Tensor) -> Tensor:
+        return torch.zeros(species.size(0) + 1, dtype=torch.float64)
 
 
 class Greedy(LennardJones):
-    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
-        return torch.zeros(100000000000000, n_local, dtype=torch.float64).sum(0)
+    @torch.jit.export
+    def readout(self, state: Tensor, species: Tensor) -> Tensor:
+        return torch.zeros(100000000000000, species.size(0), dtype=torch.float64).sum(0)
 
 
 class Breaks(Walks):
@@ -118,10 +125,23 @@ def files(models, tmp_path_factory) -> dict[str, Path]:
     write_deployed(LennardJones(), folder / "other", LJ_STAGES, format="something")
     write_deployed(Shell(), folder / "shell", LJ_STAGES)
     write_deployed(WrongShape(), folder / "energies", LJ_STAGES)
+    write_deployed(LennardJones(), folder / "edges", LJ_STAGES, edge_width=25)
     write_deployed(Greedy(), folder / "greedy", LJ_STAGES)
     write_deployed(Breaks(), folder / "breaks", WALK_STAGES)
     write_deployed(LennardJones(), folder / "incomplete", LJ_STAGES, architecture=None)
-    names = ("text", "truncated", "script", "newer", "other", "shell", "energies", "greedy", "breaks", "incomplete")
+    names = (
+        "text",
+        "truncated",
+        "script",
+        "newer",
+        "other",
+        "shell",
+        "energies",
+        "edges",
+        "greedy",
+        "breaks",
+        "incomplete",
+    )
     return {name: folder / name for name in names} | {
         "folder": folder,
         "model": models["float64"],

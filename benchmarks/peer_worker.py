@@ -1,0 +1,202 @@
+"""One model in a process of its own, asked by peers.py over pipes: `python peer_worker.py '{"kind": ..., ...}'`.
+
+Runs in the environment of that model, so it needs no more than ASE and the model's own packages. It answers each line
+of its input, a JSON object, with one line of JSON; what libraries print goes to the error output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from memory import peak_growth
+from structures import structure
+
+Builder = Callable[[Any], tuple[Callable[[], object], int]]
+"""A structure to the evaluation of its prebuilt graph, and the number of edges."""
+
+
+def main() -> None:
+    """Load the model, say what it is, then answer."""
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    options = json.loads(sys.argv[1])
+    torch.set_num_threads(options["threads"])
+    torch.set_flush_denormal(True)
+    prepare, description = KINDS[options["kind"]](options)
+    work: Callable[[], object] = lambda: None  # noqa: E731
+    print(json.dumps(description), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, float] = {}
+        if request["do"] == "prepare":
+            work, answer["n_edges"] = prepare(structure(request["system"]))
+            for _ in range(3):
+                work()
+        elif request["do"] == "measure":
+            answer = measure(work, request["seconds"])
+        elif request["do"] == "memory":
+            small = structure("si8")
+            symbols = structure(request["system"]).get_chemical_symbols()
+            small.set_chemical_symbols([symbols[i % len(symbols)] for i in range(8)])
+            answer["bytes"] = peak_growth(prepare(structure(request["system"]))[0], prepare(small)[0])
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def measure(work: Callable[[], object], seconds: float) -> dict[str, float]:
+    """Mean seconds of an evaluation over at least `seconds`."""
+    count, begin, cpu_begin = 0, time.perf_counter(), time.process_time()
+    while count == 0 or time.perf_counter() - begin < seconds:
+        work()
+        count += 1
+    return {
+        "seconds": (time.perf_counter() - begin) / count,
+        "cpu_seconds": (time.process_time() - cpu_begin) / count,
+    }
+
+
+def described(module: Any, cutoff: float, packages: tuple[str, ...]) -> dict[str, object]:
+    """What a worker says first."""
+    return {
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "cutoff": cutoff,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """A contender of speed.py; `file` is its file."""
+    from common import evaluation, load_contender, prebuilt_graph
+
+    model = load_contender(options["mode"], options["file"])
+
+    def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        return evaluation(options["mode"], model, atoms), prebuilt_graph(model, atoms).center.shape[0]
+
+    description = described(model.module, model.cutoff, ("hienet", "torch", "e3nn"))
+    # Compiled files keep what they made of the weights, not the weights.
+    description["n_parameters"] = model.info.get("n_parameters", description["n_parameters"])
+    return prepare, description
+
+
+def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """SevenNet-l3i5 with the weights of its package.
+
+    `eager`: as its calculator runs it; `torchscript`: scripted and frozen, as its `deploy` does for LAMMPS, where
+    forces and virial are sums of the gradient with respect to the edges.
+    """
+    import sevenn._keys as KEY
+    from sevenn import util
+    from sevenn.atom_graph_data import AtomGraphData
+    from sevenn.train.dataload import unlabeled_atoms_to_graph
+
+    checkpoint = util.load_checkpoint("7net-l3i5")
+    module = checkpoint.build_model()
+    module.set_is_batch_data(False)
+    module.eval().requires_grad_(False)
+    cutoff, type_map = checkpoint.config["cutoff"], checkpoint.config["_type_map"]
+    description = described(module, cutoff, ("sevenn", "torch", "e3nn"))
+    scripted = options["mode"] == "torchscript"
+    if scripted:
+        from e3nn.util.jit import script
+
+        module.delete_module_by_key("force_output")
+        module.eval_type_map = False
+        module = torch.jit.freeze(script(module))
+
+    def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False))
+        if not scripted:
+            # The model adds its results to what it is given.
+            return lambda: module(data.clone()), data.edge_index.shape[1]
+        tensors = {key: value for key, value in data.to_dict().items() if isinstance(value, torch.Tensor)}
+        tensors[KEY.NODE_FEATURE] = torch.tensor([type_map[number] for number in atoms.numbers])
+
+        def work() -> object:
+            vectors = tensors[KEY.EDGE_VEC].detach().requires_grad_()
+            found = module({**tensors, KEY.EDGE_VEC: vectors})
+            (gradient,) = torch.autograd.grad([found[KEY.PRED_TOTAL_ENERGY].sum()], [vectors])
+            forces = torch.zeros(len(atoms), 3)
+            for sign, end in ((1.0, 0), (-1.0, 1)):
+                forces.index_add_(0, tensors[KEY.EDGE_IDX][end], gradient, alpha=sign)
+            return forces, vectors.detach().t() @ gradient
+
+        return work, data.edge_index.shape[1]
+
+    return prepare, description
+
+
+def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """A MACE of two layers with random weights and the hyperparameters of MACE-MP-0, apart from `irreps` and `cutoff`.
+
+    `eager`: as its calculator runs it; `torchscript`: scripted, as for LAMMPS; `compile`: torch.compile through its
+    calculator.
+    """
+    # MACE reads files of e3nn's that need this with a recent torch; it says so itself when it is imported first.
+    import mace.modules as modules
+    import numpy as np
+    from ase.data import atomic_numbers
+    from e3nn import o3
+    from mace.calculators import MACECalculator
+
+    numbers = sorted(atomic_numbers[symbol] for symbol in options["elements"])
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    model = modules.ScaleShiftMACE(
+        atomic_inter_scale=0.8,
+        atomic_inter_shift=0.0,
+        r_max=options["cutoff"],
+        num_bessel=10,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        interaction_cls_first=modules.interaction_classes["RealAgnosticInteractionBlock"],
+        num_interactions=2,
+        num_elements=len(numbers),
+        hidden_irreps=o3.Irreps(options["irreps"]),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(len(numbers)),
+        avg_num_neighbors=35.0,
+        atomic_numbers=numbers,
+        correlation=3,
+        gate=torch.nn.functional.silu,
+        radial_MLP=[64, 64, 64],
+    )
+    description = described(model, options["cutoff"], ("mace-torch", "torch", "e3nn"))
+    compiled = options["mode"] == "compile"
+    calculator = MACECalculator(
+        models=[model], device="cpu", default_dtype="float32", compile_mode="default" if compiled else None
+    )
+    module = calculator.models[0]
+    if options["mode"] == "torchscript":
+        from e3nn.util.jit import compile as script
+
+        module = script(module)
+
+    def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        batch = calculator._atoms_to_batch(atoms)
+
+        def work() -> object:
+            data = calculator._clone_batch(batch).to_dict()
+            tensors = {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
+            return module(tensors, compute_stress=True, training=compiled)
+
+        from matscipy.neighbours import neighbour_list
+
+        return work, len(neighbour_list("i", atoms, options["cutoff"]))
+
+    return prepare, description
+
+
+KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The benchmarks run and write what their documentation says; how fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hienet.derivatives import predict
+from hienet.graph import graph_from_atoms
+from hienet.testing import silicon_carbide, tiny_model
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def eager_class(monkeypatch) -> type:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from eager import EagerHIENet
+
+    return EagerHIENet
+
+
+@pytest.mark.parametrize("values", [{"n_invariant_layers": 2}, {"smooth_cutoff": False, "l_max": 2}])
+def test_the_eager_e3nn_model_is_the_same_function(eager_class, values):
+    model = tiny_model(scale=(40.0, 55.0), **values)
+    graph = graph_from_atoms(silicon_carbide(), model.elements, model.cutoff)
+    expected = predict(model.module, graph)
+    found = predict(eager_class.from_model(model.module), graph)
+    for name in ("energies", "forces", "stress"):
+        largest = getattr(expected, name).abs().max()
+        assert largest > 1e-3
+        assert (getattr(found, name) - getattr(expected, name)).abs().max() < 1e-10 * max(1.0, largest)
+
+
+def run(script: str, folder: Path, *arguments: str) -> dict:
+    """What a benchmark writes, with the smallest settings."""
+    output = folder / f"{script}.json"
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--preset", "small", "--json", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *arguments], check=True, capture_output=True, text=True, timeout=600, env=environment)
+    return json.loads(output.read_text())
+
+
+def assert_positive(values: dict, *keys: str) -> None:
+    for key in keys:
+        assert math.isfinite(values[key]), key
+        assert values[key] > 0, key
+
+
+@pytest.mark.slow
+def test_speed_writes_the_figures_of_the_headline(tmp_path):
+    result = run(
+        *("speed", tmp_path, "--systems", "si8", "sic8", "--threads", "1", "--rounds", "2", "--seconds", "0.02"),
+        "--memory",
+    )
+    assert result["headline"] == {"system": "si8", "threads": 1}
+    assert_positive(result, "eager_ms_per_atom", "deployed_ms_per_atom", "plain_ms_per_atom", "ratio")
+    assert_positive(result, "eager_mb_per_atom", "deployed_mb_per_atom", "plain_mb_per_atom")
+    assert 0 < result["max_force_error_ev_per_angstrom"] < 1e-4
+    for name in ("si8", "sic8"):
+        system = result["systems"][name]
+        assert system["n_atoms"] == 8
+        assert_positive(system["threads_1"], "eager_ms_per_atom", "deployed_ms_per_atom", "eager_over_deployed")
+    assert_positive(result["machine"], "cpus")
+    assert result["machine"]["versions"]["torch"]
+
+
+@pytest.mark.slow
+def test_scaling_writes_a_row_a_size_and_draws(tmp_path):
+    result = run(
+        *("scaling", tmp_path, "--sizes", "8", "16", "--neighbors", "12", "28", "--neighbor-atoms", "8"),
+        *("--threads", "1", "--rounds", "2", "--seconds", "0.02", "--no-memory", "--plot", str(tmp_path / "plot.png")),
+    )
+    assert [row["n_atoms"] for row in result["sizes"]] == [8, 16]
+    assert [row["neighbors"] for row in result["neighbors"]] == pytest.approx([12, 28], abs=2)
+    for row in result["sizes"] + result["neighbors"]:
+        assert_positive(row, "ms_per_atom", "us_per_edge")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_peak_growth_sees_what_a_function_holds_and_frees(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from memory import peak_growth
+
+    size = 64 << 20
+    found = peak_growth(lambda: bytearray(b"x") * size, lambda: None)
+    # Linux counts resident pages to within some dozens for each thread.
+    assert 0.95 * size < found < 1.5 * size
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ge64", r"unknown structure `ge64`; expected a name like si64, sic512, alloy108"),
+        ("si9", r"9 atoms are not a whole number of cells of 8 atoms; take a multiple"),
+    ],
+)
+def test_unknown_structures_are_refused(monkeypatch, name, message):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from structures import structure
+
+    with pytest.raises(ValueError, match=message):
+        structure(name)
