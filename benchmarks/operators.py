@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import (
@@ -20,22 +21,19 @@ from common import (
     write_json,
 )
 from e3nn import o3
-from hienet.ops.convolution import FusedConvolution
 from rich.table import Table
 from structures import structure
-from torch import Tensor
+from torch import Tensor, nn
 
 from hienet.graph import AtomicGraph, graph_from_atoms
+from hienet.models.factory import build_model, make_config
+from hienet.models.hienet import HIENet
 from hienet.nn.convolution import TensorProductConvolution
-from hienet.ops.library import load_operators
-
-FULL = "512x0e+128x1e+64x2e+32x3e"
-CONVOLUTIONS = {
-    "paper, first": ("512x0e", 3, FULL),
-    "paper, middle": (FULL, 3, FULL),
-    "paper, last": (FULL, 3, "512x0e"),
-    "small, middle": ("32x0e+16x1e+8x2e", 2, "32x0e+16x1e+8x2e"),
-}
+from hienet.nn.embedding import split_edges
+from hienet.nn.radial import polynomial_envelope
+from hienet.ops.compile import compile_model
+from hienet.ops.interaction import FusedEquivariantLayer
+from hienet.ops.invariant import TabulatedInvariantLayer
 
 
 @dataclass
@@ -64,56 +62,153 @@ class Case:
     others: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
-def cases(graph: AtomicGraph) -> Iterator[Case]:
-    """All operators of the library. A new operator gets a function here that yields its cases."""
-    yield from convolution_cases(graph)
+def cases(graph: AtomicGraph, preset: str) -> Iterator[Case]:
+    """All operators of the library, as a model of one element calls them."""
+    config = make_config("hienet", preset, {"elements": ("Si",)})
+    plain = cast(HIENet, build_model("hienet", config, 0).requires_grad_(False))
+    compiled = copy.deepcopy(plain)
+    compile_model(compiled, n_intervals=64)
+    plain, compiled = plain.float(), compiled.float()
+    compiled.load_elements(torch.tensor([0]))
+    vectors = graph.edge_vectors.float()
+    edges = compiled.embed_edges(vectors)
+    yield edge_geometry_case(vectors, plain, compiled)
+    for i, (before, after) in enumerate(zip(plain.layers, compiled.layers, strict=True)):
+        if isinstance(after, TabulatedInvariantLayer):
+            yield pair_message_case(graph, edges, plain, before, after)
+        elif isinstance(after, FusedEquivariantLayer):
+            yield from equivariant_cases(graph, edges, i + 1, plain, before, after)
 
 
-def convolution_cases(graph: AtomicGraph) -> Iterator[Case]:
-    """The tensor-product convolution, against plain torch and against e3nn."""
+def edge_geometry_case(vectors: Tensor, plain: nn.Module, compiled: nn.Module) -> Case:
+    """Distances and harmonics; each term of the recursion is two multiplications and an addition."""
+    geometry = compiled.edge_embedding
+
+    def with_torch(edge_vectors: Tensor) -> Tensor:
+        distance = torch.linalg.vector_norm(edge_vectors, dim=1, keepdim=True)
+        return torch.cat([distance, plain.edge_embedding.spherical_harmonics(edge_vectors)], dim=1)
+
+    return Case(
+        name="edge_geometry",
+        unit="edge",
+        count=vectors.shape[0],
+        function=geometry,
+        inputs=[vectors.clone().requires_grad_()],
+        flop=3.0 * geometry.coefficients.numel() + 10.0,
+        bytes_moved=4.0 * (4 + geometry.n_harmonics),
+        others={"plain": with_torch},
+    )
+
+
+def pair_message_case(
+    graph: AtomicGraph, edges: Tensor, plain: nn.Module, before: nn.Module, after: TabulatedInvariantLayer
+) -> Case:
+    """The whole first layer: sums of splines of 6 coefficients, and the update of the atoms."""
+    state = plain.embed_nodes(graph.species)
+    indices = (graph.species, graph.center, graph.neighbor, graph.n_local)
+    per_atom = graph.center.shape[0] / graph.n_local
+    return Case(
+        name=f"pair_message_sum and update, {after.channels} channels",
+        unit="edge",
+        count=graph.center.shape[0],
+        function=lambda edges: after(state, edges, *indices),
+        inputs=[edges.detach().clone().requires_grad_()],
+        flop=12.0 * after.channels,
+        bytes_moved=4.0 * (1 + after.channels / per_atom),
+        backward=1.0,
+        others={"plain": lambda edges: before(state, plain_edges(plain, edges), *indices)},
+    )
+
+
+def equivariant_cases(
+    graph: AtomicGraph, edges: Tensor, number: int, plain: nn.Module, before: nn.Module, after: FusedEquivariantLayer
+) -> Iterator[Case]:
+    """The three operators of an equivariant layer."""
     n_edges, n_atoms = graph.center.shape[0], graph.n_local
-    arguments = (graph.center, graph.neighbor, graph.n_local)
-    for name, (irreps, l_max, irreps_out) in CONVOLUTIONS.items():
-        harmonics = o3.Irreps.spherical_harmonics(l_max, p=1)
-        plain = TensorProductConvolution(irreps, harmonics, irreps_out).float()
-        fused = FusedConvolution(plain)
-        width = o3.Irreps(irreps).dim
-        others = {"plain": plain, "e3nn": e3nn_convolution(plain, o3.Irreps(irreps), harmonics)}
-        yield Case(
-            name=f"convolution, {name}",
-            unit="edge",
-            count=n_edges,
-            function=lambda *inputs, fused=fused: fused(*inputs, *arguments),
-            inputs=[
-                torch.randn(n_atoms, width, requires_grad=True),
-                torch.randn(n_edges, harmonics.dim, requires_grad=True),
-                torch.randn(n_edges, plain.n_weights, requires_grad=True),
-            ],
-            flop=convolution_flop(fused),
-            bytes_moved=4.0 * (harmonics.dim + plain.n_weights + (width + plain.irreps_out.dim) * n_atoms / n_edges),
-            others={key: lambda *inputs, module=module: module(*inputs, *arguments) for key, module in others.items()},
-        )
+    irreps = before.convolution.irreps_features
+    harmonics = before.convolution.irreps_harmonics
+    linear = linear_flop(after.prepared.plan)
+    yield Case(
+        name=f"irreps_linear, layer {number}",
+        unit="atom",
+        count=n_atoms,
+        function=after.prepared,
+        inputs=[torch.randn(n_atoms, irreps.dim, requires_grad=True)],
+        flop=linear,
+        bytes_moved=4.0 * (irreps.dim + after.state_width),
+        backward=1.0,
+        others={"plain": before.prepare},
+    )
+    indices = (graph.center, graph.neighbor, graph.n_local)
+
+    def fused(state: Tensor, edges: Tensor) -> Tensor:
+        return after.interaction(state, edges, *indices)
+
+    def unfused(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def interaction(state: Tensor, edges: Tensor) -> Tensor:
+            radial, _, angular = split_edges(plain_edges(plain, edges), before.n_radial)
+            weights = before.radial_network(radial)
+            messages = convolution(state, angular, weights, *indices) / before.avg_num_neighbors
+            return before.linear_out(messages) + state[:n_atoms, before.sent_width :]
+
+        return interaction
+
+    yield Case(
+        name=f"interaction, layer {number}",
+        unit="edge",
+        count=n_edges,
+        function=fused,
+        inputs=[torch.randn(n_atoms, after.state_width, requires_grad=True), edges.detach().clone().requires_grad_()],
+        flop=convolution_flop(after) + linear_flop(after.linear) * n_atoms / n_edges,
+        bytes_moved=4.0 * (edges.shape[1] + (after.state_width + after.kept_width) * n_atoms / n_edges),
+        others={
+            "plain": unfused(before.convolution),
+            "e3nn": unfused(e3nn_convolution(before.convolution, irreps, harmonics)),
+        },
+    )
+    gate_in = before.gate.irreps_in.dim
+    yield Case(
+        name=f"gate, layer {number}",
+        unit="atom",
+        count=n_atoms,
+        function=after.gate,
+        inputs=[torch.randn(n_atoms, gate_in, requires_grad=True)],
+        flop=20.0 * gate_in,
+        bytes_moved=8.0 * gate_in,
+        others={"plain": before.gate},
+    )
 
 
-def convolution_flop(fused: FusedConvolution) -> int:
+def plain_edges(plain: nn.Module, edges: Tensor) -> Tensor:
+    """What plain layers read, made of the distance and the harmonics of compiled ones."""
+    embedding = plain.edge_embedding
+    distance = edges[:, :1]
+    envelope = polynomial_envelope(distance, embedding.cutoff, embedding.envelope_power)
+    return torch.cat([embedding.basis(distance) * envelope, envelope, edges[:, 1:]], dim=1)
+
+
+def linear_flop(plan: Tensor) -> float:
+    """Operations of one atom: a multiplication and an addition for each weight and component."""
+    return sum(2.0 * fan_in * dim * fan_out for _, fan_in, dim, _, fan_out, _, _ in plan.tolist())
+
+
+def convolution_flop(layer: FusedEquivariantLayer) -> float:
     """Operations of one edge with the couplings given: a multiplication and an addition for each coupling and channel,
-    and the path weights on the smaller side. The backward is counted as twice that."""
+    the path weights on the smaller side, and their splines. The backward is counted as twice that."""
     count = 0
-    for _, dim_in, channels, *_, dim_out, _, _, _ in fused.paths.tolist():
-        count += channels * (2 * dim_in * dim_out + min(dim_in, dim_out))
-    return count
+    for _, dim_in, channels, *_, dim_out, _, _ in layer.paths.tolist():
+        count += channels * (2 * dim_in * dim_out + min(dim_in, dim_out) + 10)
+    return float(count)
 
 
-def e3nn_convolution(
-    plain: TensorProductConvolution, irreps: o3.Irreps, harmonics: o3.Irreps
-) -> Callable[..., torch.Tensor]:
-    """Gather, `o3.TensorProduct` (compiled by e3nn), sum: the same paths and normalisation, in e3nn's layout."""
+def e3nn_convolution(plain: TensorProductConvolution, irreps: o3.Irreps, harmonics: o3.Irreps) -> Callable[..., Tensor]:
+    """Gather, `o3.TensorProduct` (compiled by e3nn), sum: the same amount of work; features are not permuted."""
     mid, order, _ = o3.Irreps([(path.channels, (path.l, path.parity)) for path in plain.paths]).sort()
     instructions = [(p.feature, p.harmonic, order[i], "uvu", True) for i, p in enumerate(plain.paths)]
     product = o3.TensorProduct(irreps, harmonics, mid, instructions, shared_weights=False, internal_weights=False)
 
     def convolution(features, angular, weights, center, neighbor, n_local):  # type: ignore[no-untyped-def]
-        messages = product(features.index_select(0, neighbor), angular, weights)
+        messages = product(features[:, : irreps.dim].index_select(0, neighbor), angular, weights)
         return messages.new_zeros(n_local, mid.dim).index_add(0, center, messages)
 
     return convolution
@@ -127,9 +222,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=0.2, help="of each operator in a round [default: 0.2]")
     options.add_argument("--only", default="", help="measure only operators with this in their name")
     arguments = options.parse_args()
-    load_operators()
     graph = graph_from_atoms(structure(arguments.system), sorted(set(structure(arguments.system).symbols)), 5.0)
-    chosen = [case for case in cases(graph) if arguments.only in case.name]
+    chosen = [case for case in cases(graph, arguments.preset) if arguments.only in case.name]
     result: dict[str, Any] = {
         "benchmark": "operators",
         "system": arguments.system,

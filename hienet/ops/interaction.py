@@ -95,7 +95,11 @@ class FusedEquivariantLayer(nn.Module):
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
         """As `EquivariantLayer.forward`, with `edges` of `EdgeGeometry`."""
-        messages = torch.ops.hienet.interaction(
+        return self.gate(self.interaction(state, edges, center, neighbor, n_local))
+
+    def interaction(self, state: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, n_local: int) -> Tensor:
+        """What the gate reads, `[n_local, kept_width]`."""
+        return torch.ops.hienet.interaction(
             state,
             edges,
             self.table,
@@ -111,7 +115,6 @@ class FusedEquivariantLayer(nn.Module):
             self.linear,
             self.sent_width,
         )
-        return self.gate(messages)
 
 
 def convolution_plan(plain: TensorProductConvolution) -> tuple[Tensor, Tensor, Tensor]:
