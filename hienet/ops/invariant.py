@@ -42,10 +42,10 @@ class _TabulatedNetwork(nn.Module):
         self.register_buffer("second", plain.second.weight.detach().t(), persistent=False)
         self.register_buffer("bias", plain.second.bias.detach().clone(), persistent=False)
 
-    def forward(self, center: int, neighbor: int, radial: Tensor) -> Tensor:
-        """Species of two atoms and `[n, n_radial]` float64 to `[n, channels]` float64."""
-        of_nodes = (self.of_center[center] + self.of_neighbor[neighbor]).to(torch.float64)
-        hidden = radial @ self.of_radial.to(torch.float64) + of_nodes
+    def forward(self, center: int, neighbors: Tensor, radial: Tensor) -> Tensor:
+        """A species, others `[m]`, and `[n, n_radial]` float64 to `[n, m, channels]` float64."""
+        of_nodes = (self.of_center[center] + self.of_neighbor.index_select(0, neighbors)).to(torch.float64)
+        hidden = (radial @ self.of_radial.to(torch.float64)).unsqueeze(1) + of_nodes
         return F.silu(hidden) @ self.second.to(torch.float64) + self.bias.to(torch.float64)
 
 
@@ -151,30 +151,37 @@ class TabulatedInvariantLayer(nn.Module):
         rows = torch.full_like(self.pair_row, -1)
         row = 0
         for center in chosen:
-            for neighbor in chosen:
-                samples = self.message(center, neighbor, radial, envelope).view(self.n_intervals, self.samples, -1)
+            # A few neighbours at once keep several threads busy and little memory in use.
+            for neighbors in torch.unique(species).split(max(1, 2048 // distance.size(0))):
+                samples = self.messages(center, neighbors, radial, envelope)
+                splines = spline_coefficients(samples.view(self.n_intervals, self.samples, -1), fit)
                 # The map after the sum is linear: it takes the coefficients, which are fewer than the samples.
-                table[row] = in_lanes(spline_coefficients(samples, fit) @ output, self.lanes)
-                rows[center, neighbor] = row
-                row += 1
+                mapped = splines.view(self.n_intervals, splines.size(1), -1, self.channels) @ output
+                for i in range(neighbors.size(0)):
+                    table[row] = in_lanes(mapped[:, :, i], self.lanes)
+                    rows[center, neighbors[i]] = row
+                    row += 1
         self.pair_row = rows
         self.table = table
         return table.numel() * table.element_size()
 
-    def message(self, center: int, neighbor: int, radial: Tensor, envelope: Tensor) -> Tensor:
-        """Message between two species, without the linear map after the sum, `[n, channels]` float64."""
+    def messages(self, center: int, neighbors: Tensor, radial: Tensor, envelope: Tensor) -> Tensor:
+        """From several species `[m]` to one, without the linear map after the sum: `[n, m, channels]` float64.
+
+        `radial` `[n, n_radial]` and `envelope` `[n, 1]` are those of n distances.
+        """
         query = self.query[center].to(torch.float64)
         attention = F.layer_norm(
-            query * self.key_network(center, neighbor, radial),
+            query * self.key_network(center, neighbors, radial),
             [self.channels],
             self.attention_weight.to(torch.float64),
             self.attention_bias.to(torch.float64),
             self.epsilon,
         )
-        message = self.message_network(center, neighbor, radial) * torch.sigmoid(attention)
+        messages = self.message_network(center, neighbors, radial) * torch.sigmoid(attention)
         if self.smooth_cutoff:
-            message = message * envelope
-        return message
+            messages = messages * envelope.unsqueeze(1)
+        return messages
 
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int

@@ -6,9 +6,6 @@
 
 namespace hienet {
 
-/// Edges of a piece: what kernels keep of them, of tables and of features fits the second cache.
-static constexpr int64_t PIECE_EDGES = 448;
-
 EdgeList::EdgeList(const at::Tensor &center, const at::Tensor &neighbors, int64_t n_centers,
                    int64_t n_nodes) : n_local(n_centers)
 {
@@ -50,15 +47,14 @@ std::vector<int64_t> EdgeList::parts() const
   return bounds;
 }
 
-int64_t EdgeList::end_of_piece(int64_t first, int64_t last) const
+int64_t EdgeList::end_of_piece(int64_t n, int64_t first, int64_t last) const
 {
   const auto begin = row_start.begin();
-  const auto end =
-      std::upper_bound(begin + first + 1, begin + last + 1, row_start[first] + PIECE_EDGES);
+  const auto end = std::upper_bound(begin + first + 1, begin + last + 1, row_start[first] + n);
   return std::max(first + 1, static_cast<int64_t>(end - begin) - 1);
 }
 
-int64_t EdgeList::largest_piece() const
-{ return std::max(largest_degree, std::min(PIECE_EDGES, n_edges)); }
+int64_t EdgeList::largest_piece(int64_t n) const
+{ return std::max(largest_degree, std::min(n, n_edges)); }
 
 }    // namespace hienet

@@ -26,21 +26,22 @@ struct EdgeList {
   /// Contiguous ranges of centers with about equally many edges, one for each thread: `[parts + 1]`.
   std::vector<int64_t> parts() const;
 
-  /// work(begin, end) for pieces of the centers `first .. last-1` with few edges, or one center.
-  template <typename Work> void for_each_piece(int64_t first, int64_t last, const Work &work) const
+  /// work(begin, end) for pieces of the centers `first .. last-1` with at most `n` edges, or one center.
+  template <typename Work>
+  void for_each_piece(int64_t n, int64_t first, int64_t last, const Work &work) const
   {
     while (first < last) {
-      const int64_t end = end_of_piece(first, last);
+      const int64_t end = end_of_piece(n, first, last);
       work(first, end);
       first = end;
     }
   }
 
-  /// No piece has more edges, wherever it begins.
-  int64_t largest_piece() const;
+  /// No piece of `n` edges has more edges, wherever it begins.
+  int64_t largest_piece(int64_t n) const;
 
  private:
-  int64_t end_of_piece(int64_t first, int64_t last) const;
+  int64_t end_of_piece(int64_t n, int64_t first, int64_t last) const;
 };
 
 /// work(part, first, last) for the centers of every part, each on a thread and below autograd.

@@ -28,6 +28,9 @@ using at::Tensor;
 /// Most centers whose messages pass through the linear map together: enough for a matrix product to be efficient, and a
 /// multiple of the rows that it keeps in registers, 14 or 6.
 static constexpr int64_t BLOCK_CENTERS = 42;
+/// Edges that the convolution takes at a time: what they need of the tables and features fits the second cache.
+static constexpr int64_t PIECE_EDGES = 448;
+
 // ----------------------------------------------------------------------
 // inputs
 // ----------------------------------------------------------------------
@@ -154,7 +157,7 @@ static int64_t block_size(int64_t n)
 /// Scratch memory for any piece.
 template <typename T> static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list)
 {
-  return at::empty({kernel<T>().scratch_size(c, list.largest_piece())},
+  return at::empty({kernel<T>().scratch_size(c, list.largest_piece(PIECE_EDGES))},
                    at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
 }
 
@@ -187,7 +190,7 @@ template <typename T> static void run_forward(const InteractionInputs &in, const
     const Tensor messages = at::empty({size, in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += size) {
       const int64_t n = std::min(size, last - begin);
-      in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
+      in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
                             in.message_width, from, to, scratch.data_ptr<T>());
       });
@@ -221,7 +224,7 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
     for (int64_t begin = first; begin < last; begin += size) {
       const int64_t n = std::min(size, last - begin);
       in.linear.apply_transposed(gradient.narrow(0, begin, n), messages.narrow(0, 0, n), false);
-      in.list.for_each_piece(begin, begin + n, [&](int64_t from, int64_t to) {
+      in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
                              in.message_width, g, from, to, scratch.data_ptr<T>());
       });

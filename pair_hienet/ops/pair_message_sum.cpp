@@ -12,6 +12,10 @@ namespace hienet {
 
 using at::Tensor;
 
+/// Edges that pass through all channels together: the more, the less often a large table is read; what the backward keeps
+/// of them fits the second cache.
+static constexpr int64_t PIECE_EDGES = 2048;
+
 template <typename T> static const PairMessageKernel<T> &kernel();
 template <> const PairMessageKernel<float> &kernel<float>()
 { return HIENET_CHOSEN(PAIR_MESSAGE_FLOAT); }
@@ -35,7 +39,9 @@ struct PairMessageInputs {
   }
 
   template <typename T> Tensor scratch() const
-  { return at::empty({kernel<T>().scratch_size(list.largest_piece())}, edges.options()); }
+  {
+    return at::empty({kernel<T>().scratch_size(list.largest_piece(PIECE_EDGES))}, edges.options());
+  }
 };
 
 /// Which splines belong to each edge.
@@ -96,7 +102,7 @@ template <typename T> static void run_forward(const PairMessageInputs &in, const
 {
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
     const Tensor scratch = in.scratch<T>();
-    in.list.for_each_piece(first, last, [&](int64_t begin, int64_t end) {
+    in.list.for_each_piece(PIECE_EDGES, first, last, [&](int64_t begin, int64_t end) {
       kernel<T>().forward(in.view<T>(), sums.data_ptr<T>(), sums.stride(0), begin, end,
                           scratch.data_ptr<T>());
     });
@@ -109,7 +115,7 @@ static void run_backward(const PairMessageInputs &in, const Tensor &gradient,
 {
   for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
     const Tensor scratch = in.scratch<T>();
-    in.list.for_each_piece(first, last, [&](int64_t begin, int64_t end) {
+    in.list.for_each_piece(PIECE_EDGES, first, last, [&](int64_t begin, int64_t end) {
       kernel<T>().backward(in.view<T>(), gradient.data_ptr<T>(), gradient.stride(0),
                            of_edges.data_ptr<T>(), of_edges.stride(0), begin, end,
                            scratch.data_ptr<T>());
