@@ -59,7 +59,7 @@ def main() -> None:
     """Measure and report."""
     options = parser(__doc__, rounds=5)
     options.add_argument("--atoms", type=int, default=4000, help="of silicon, a multiple of 16 [default: 4000]")
-    options.add_argument("--budget", type=float, default=30.0, help="seconds of each LAMMPS run [default: 30]")
+    options.add_argument("--budget", type=float, default=15.0, help="seconds of each LAMMPS run [default: 15]")
     arguments = options.parse_args()
     half, whole = arguments.atoms // 2, arguments.atoms
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ from hienet.calculator import LoadedModel, load_model
 
 def main() -> None:
     """Measure and report."""
-    options = parser(__doc__)
+    options = parser(__doc__, rounds=5)
     options.add_argument("--systems", nargs="+", default=["si64", "sic512", "alloy108"], help=f"[default: {NAMES}]")
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="[default: 1 2]")
     options.add_argument("--seconds", type=float, default=1.0, help="of each contender in a round [default: 1]")
@@ -55,7 +55,8 @@ def main() -> None:
             for threads in arguments.threads:
                 set_threads(threads)
                 works = {key: evaluation(key, model, atoms[name]) for key, model in models.items()}
-                turns = in_turns(works, arguments.rounds, arguments.seconds)
+                rounds = arguments.rounds if name == headline["system"] else max(3, arguments.rounds // 2)
+                turns = in_turns(works, rounds, arguments.seconds)
                 systems[name][f"threads_{threads}"] = summary(turns, len(atoms[name]))
         memory: dict[str, dict[str, float]] = {}
         for name in dict.fromkeys([headline["system"], *arguments.memory]):

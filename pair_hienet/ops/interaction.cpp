@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -154,26 +153,76 @@ static int64_t block_size(int64_t n)
   return (n + blocks - 1) / blocks;
 }
 
-/// Scratch memory for any piece.
-template <typename T> static Tensor scratch_for(const Convolution<T> &c, const EdgeList &list)
-{
-  return at::empty({kernel<T>().scratch_size(c, list.largest_piece(PIECE_EDGES))},
-                   at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
-}
+/// Memory that threads work in: messages of a block of centers, and scratch memory for any piece of it.
+///
+/// One allocation by the caller's thread: what other threads free, the allocator keeps for them.
+template <typename T> class Workspace {
+ public:
+  Workspace(const InteractionInputs &in, const Convolution<T> &c,
+            const std::vector<int64_t> &bounds) : message_width(in.message_width)
+  {
+    for (size_t part = 0; part + 1 < bounds.size(); part++)
+      largest_block = std::max(largest_block, block_size(bounds[part + 1] - bounds[part]));
+    const int64_t scratch = kernel<T>().scratch_size(c, in.list.largest_piece(PIECE_EDGES));
+    // Whole vectors, so that every thread's part is aligned.
+    scratch_size = (scratch + LANES - 1) / LANES * LANES;
+    const int64_t size = scratch_size + largest_block * message_width;
+    memory =
+        at::empty({static_cast<int64_t>(bounds.size()) - 1, (size + LANES - 1) / LANES * LANES},
+                  in.state.options());
+  }
 
-/// The nodes that the edges of a part come from, and a row for each: parts write gradients of the same neighbour without
-/// waiting for each other.
+  T *scratch(int64_t part) const { return memory.data_ptr<T>() + part * memory.stride(0); }
+
+  /// `[n, message_width]`
+  Tensor messages(int64_t part, int64_t n) const
+  { return memory[part].narrow(0, scratch_size, n * message_width).view({n, message_width}); }
+
+ private:
+  int64_t message_width, scratch_size, largest_block = 0;
+  Tensor memory;
+};
+
+/// Rows of gradients of features for the parts behind the first, which write what belongs to the same neighbour without
+/// waiting for each other. The first part writes into the result.
 struct OwnRows {
-  std::vector<int32_t> slot;    // of a node, or -1
+  std::vector<std::vector<int32_t>> slot;    // of a part and node, or -1
+  std::vector<int64_t> first_row;            // of a part
   Tensor gradient;
 
-  OwnRows(const InteractionInputs &in, int64_t first_edge, int64_t last_edge) :
-      slot(in.state.size(0), -1)
+  OwnRows(const InteractionInputs &in, const std::vector<int64_t> &bounds) :
+      slot(bounds.size() - 1), first_row(bounds.size(), 0)
   {
-    int32_t n = 0;
-    for (int64_t e = first_edge; e < last_edge; e++)
-      if (slot[in.list.neighbor[e]] < 0) slot[in.list.neighbor[e]] = n++;
-    gradient = at::zeros({n, in.read_width}, in.state.options());
+    for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
+      if (part == 0) return;
+      slot[part].assign(in.state.size(0), -1);
+      int32_t n = 0;
+      for (int64_t e = in.list.row_start[first]; e < in.list.row_start[last]; e++) {
+        int32_t &place = slot[part][in.list.neighbor[e]];
+        if (place < 0) place = n++;
+      }
+      first_row[part + 1] = n;
+    });
+    for (size_t part = 1; part < first_row.size(); part++) first_row[part] += first_row[part - 1];
+    gradient = at::zeros({first_row.back(), in.read_width}, in.state.options());
+  }
+
+  template <typename T> T *rows(int64_t part) const
+  { return gradient.data_ptr<T>() + first_row[part] * gradient.stride(0); }
+
+  /// Always in the order of the parts, so that a sum does not depend on who is faster.
+  template <typename T> void add_to(const Tensor &of_state) const
+  {
+    const int64_t width = gradient.size(1);
+    at::parallel_for(0, of_state.size(0), 16, [&](int64_t first, int64_t last) {
+      for (int64_t node = first; node < last; node++)
+        for (size_t part = 1; part < slot.size(); part++) {
+          if (slot[part][node] < 0) continue;
+          T *const to = of_state.data_ptr<T>() + node * of_state.stride(0);
+          const T *const from = rows<T>(part) + slot[part][node] * width;
+          for (int64_t i = 0; i < width; i++) to[i] += from[i];
+        }
+    });
   }
 };
 
@@ -184,19 +233,20 @@ struct OwnRows {
 template <typename T> static void run_forward(const InteractionInputs &in, const Tensor &output)
 {
   const auto c = convolution<T>(in);
-  for_each_part(in.list.parts(), [&](int64_t, int64_t first, int64_t last) {
-    const Tensor scratch = scratch_for<T>(c, in.list);
+  const auto bounds = in.list.parts();
+  const Workspace<T> workspace(in, c, bounds);
+  for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     const int64_t size = block_size(last - first);
-    const Tensor messages = at::empty({size, in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += size) {
       const int64_t n = std::min(size, last - begin);
+      const Tensor messages = workspace.messages(part, n);
       in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
-                            in.message_width, from, to, scratch.data_ptr<T>());
+                            in.message_width, from, to, workspace.scratch(part));
       });
       const Tensor block = output.narrow(0, begin, n);
       block.copy_(in.state.narrow(0, begin, n).narrow(1, in.kept_start, in.linear.width_out()));
-      in.linear.apply(messages.narrow(0, 0, n), block, true);
+      in.linear.apply(messages, block, true);
     }
   });
 }
@@ -207,44 +257,31 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
 {
   const auto c = convolution<T>(in);
   const auto bounds = in.list.parts();
-  const int64_t n_parts = static_cast<int64_t>(bounds.size()) - 1;
-  std::vector<std::unique_ptr<OwnRows>> own(n_parts);
+  const Workspace<T> workspace(in, c, bounds);
+  const OwnRows own(in, bounds);
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     Gradients<T> g = {of_state.data_ptr<T>(), of_edges.data_ptr<T>(), of_state.stride(0),
                       of_edges.stride(0), nullptr};
-    if (n_parts > 1) {
-      own[part] = std::make_unique<OwnRows>(in, in.list.row_start[first], in.list.row_start[last]);
-      g.features = own[part]->gradient.template data_ptr<T>();
+    if (part > 0) {
+      g.features = own.rows<T>(part);
       g.feature_stride = in.read_width;
-      g.slot = own[part]->slot.data();
+      g.slot = own.slot[part].data();
     }
-    const Tensor scratch = scratch_for<T>(c, in.list);
     const int64_t size = block_size(last - first);
-    const Tensor messages = at::empty({size, in.message_width}, in.state.options());
     for (int64_t begin = first; begin < last; begin += size) {
       const int64_t n = std::min(size, last - begin);
-      in.linear.apply_transposed(gradient.narrow(0, begin, n), messages.narrow(0, 0, n), false);
+      const Tensor messages = workspace.messages(part, n);
+      in.linear.apply_transposed(gradient.narrow(0, begin, n), messages, false);
       in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
         kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
-                             in.message_width, g, from, to, scratch.data_ptr<T>());
+                             in.message_width, g, from, to, workspace.scratch(part));
       });
     }
     of_state.narrow(0, first, last - first)
         .narrow(1, in.kept_start, in.linear.width_out())
         .copy_(gradient.narrow(0, first, last - first));
   });
-  if (n_parts == 1) return;
-  const int64_t width = in.read_width;
-  at::parallel_for(0, of_state.size(0), 16, [&](int64_t first, int64_t last) {
-    // Always in the order of the parts, so that a sum does not depend on who is faster.
-    for (int64_t node = first; node < last; node++)
-      for (const auto &rows : own) {
-        if (rows->slot[node] < 0) continue;
-        T *const to = of_state.data_ptr<T>() + node * of_state.stride(0);
-        const T *const from = rows->gradient.template data_ptr<T>() + rows->slot[node] * width;
-        for (int64_t i = 0; i < width; i++) to[i] += from[i];
-      }
-  });
+  own.add_to<T>(of_state);
 }
 
 static Tensor forward_cpu(const Tensor &state, const Tensor &edges, const Tensor &table,
