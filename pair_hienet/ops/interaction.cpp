@@ -11,6 +11,7 @@
 #include "differentiable.h"
 #include "edge_list.h"
 #include "irreps_linear.h"
+#include "scratch_memory.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -26,7 +27,7 @@ using at::Tensor;
 
 /// Most centers whose messages pass through the linear map together: enough for a matrix product to be efficient, and a
 /// multiple of the rows that it keeps in registers, 14 or 6.
-static constexpr int64_t BLOCK_CENTERS = 42;
+static constexpr int64_t BLOCK_CENTERS = 28;
 /// Edges that the convolution takes at a time: what they need of the tables and features fits the second cache.
 static constexpr int64_t PIECE_EDGES = 448;
 
@@ -153,34 +154,40 @@ static int64_t block_size(int64_t n)
   return (n + blocks - 1) / blocks;
 }
 
-/// Memory that threads work in: messages of a block of centers, and scratch memory for any piece of it.
-///
-/// One allocation by the caller's thread: what other threads free, the allocator keeps for them.
+/// What each thread works in: scratch memory for any piece, and messages of a block of centers.
 template <typename T> class Workspace {
  public:
   Workspace(const InteractionInputs &in, const Convolution<T> &c,
-            const std::vector<int64_t> &bounds) : message_width(in.message_width)
+            const std::vector<int64_t> &bounds) :
+      message_width(in.message_width), options(in.state.options()),
+      scratch_size(whole(kernel<T>().scratch_size(c, in.list.largest_piece(PIECE_EDGES)))),
+      part_size(scratch_size + whole(largest_block(bounds) * message_width)),
+      memory(static_cast<int64_t>(bounds.size() - 1) * part_size * sizeof(T))
   {
-    for (size_t part = 0; part + 1 < bounds.size(); part++)
-      largest_block = std::max(largest_block, block_size(bounds[part + 1] - bounds[part]));
-    const int64_t scratch = kernel<T>().scratch_size(c, in.list.largest_piece(PIECE_EDGES));
-    // Whole vectors, so that every thread's part is aligned.
-    scratch_size = (scratch + LANES - 1) / LANES * LANES;
-    const int64_t size = scratch_size + largest_block * message_width;
-    memory =
-        at::empty({static_cast<int64_t>(bounds.size()) - 1, (size + LANES - 1) / LANES * LANES},
-                  in.state.options());
   }
 
-  T *scratch(int64_t part) const { return memory.data_ptr<T>() + part * memory.stride(0); }
+  T *scratch(int64_t part) const { return static_cast<T *>(memory.data()) + part * part_size; }
 
   /// `[n, message_width]`
   Tensor messages(int64_t part, int64_t n) const
-  { return memory[part].narrow(0, scratch_size, n * message_width).view({n, message_width}); }
+  { return at::from_blob(scratch(part) + scratch_size, {n, message_width}, options); }
 
  private:
-  int64_t message_width, scratch_size, largest_block = 0;
-  Tensor memory;
+  const int64_t message_width;
+  const at::TensorOptions options;
+  const int64_t scratch_size, part_size;
+  const ScratchMemory memory;
+
+  /// Whole vectors, so that every part is aligned.
+  static int64_t whole(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
+
+  static int64_t largest_block(const std::vector<int64_t> &bounds)
+  {
+    int64_t largest = 0;
+    for (size_t part = 0; part + 1 < bounds.size(); part++)
+      largest = std::max(largest, block_size(bounds[part + 1] - bounds[part]));
+    return largest;
+  }
 };
 
 /// Rows of gradients of features for the parts behind the first, which write what belongs to the same neighbour without
