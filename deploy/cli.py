@@ -78,8 +78,10 @@ def _report(deployment: Deployment) -> None:
     if metadata["operators"]:
         tables = metadata["tables"]
         console.print(
-            f"compiled for the CPU, functions of the distance in {tables['n_intervals']} intervals for a tolerance of "
-            f"{tables['tolerance']:.0e} eV/Å; for GPUs deploy with --no-compile"
+            f"compiled for the CPU; for GPUs deploy with --no-compile. Functions of the distance are splines of "
+            f"{tables['n_intervals']} intervals, for a tolerance of {tables['tolerance']:.0e} eV/Å: "
+            f"{tables['bytes'] / 1e6:.1f} MB in the file, {tables['bytes_for_each_pair'] / 1e6:.1f} MB for each pair "
+            "of elements when it is loaded"
         )
     if not metadata["smooth_cutoff"]:
         console.print(

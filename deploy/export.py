@@ -20,7 +20,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
-from hienet.ops.compile import compile_model
+from hienet.ops.compile import compile_model, table_bytes
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, tolerances, verification_structures
@@ -93,6 +93,8 @@ def export(
         metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
         metadata["tables"] = {"n_intervals": n_intervals, "tolerance": tolerance}
     model.to(DTYPES[dtype])
+    if compiled:
+        metadata["tables"] |= table_bytes(model)
     metadata |= describe_stages(model, DTYPES[dtype])
     script = _scripted(model)
     with atomic_path(path) as temporary:

@@ -171,7 +171,8 @@ def test_tables_follow_the_elements_in_use(files):
 @pytest.mark.parametrize(("tolerance", "n_intervals"), [(1e-4, 64), (1e-9, 256)])
 def test_tables_are_as_fine_as_the_tolerance_asks(tolerance, n_intervals, checkpoint_path, tmp_path):
     deployment = export(checkpoint_path, tmp_path / "m.hienet.pt", dtype="float64", tolerance=tolerance)
-    assert deployment.metadata["tables"] == {"n_intervals": n_intervals, "tolerance": tolerance}
+    tables = deployment.metadata["tables"]
+    assert (tables["n_intervals"], tables["tolerance"]) == (n_intervals, tolerance)
     assert max(comparison.forces for comparison in deployment.comparisons) <= tolerance
 
 
@@ -197,7 +198,12 @@ def test_a_file_says_which_operators_it_needs(files):
     assert (compiled["format_version"], compiled["operators"]) == (3, OPERATORS)
     plain = read_metadata(files["plain"])
     assert (plain["format_version"], plain["operators"], plain["tables"]) == (1, [], None)
-    assert compiled["tables"] == {"n_intervals": 192, "tolerance": 1e-8}
+    tables = compiled["tables"]
+    assert (tables["n_intervals"], tables["tolerance"]) == (192, 1e-8)
+    # One block of 16 columns for the 8 channels of the first layer.
+    assert tables["bytes_for_each_pair"] == 192 * 6 * 16 * 8
+    assert tables["bytes"] % tables["bytes_for_each_pair"] == 0
+    assert tables["bytes"] > 0
     assert compiled["n_parameters"] == plain["n_parameters"] > 1000
 
 
@@ -205,8 +211,8 @@ def test_the_command_compiles_unless_told_not_to(checkpoint_path, tmp_path):
     path = tmp_path / "m.hienet.pt"
     result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(path)])
     assert result.exit_code == 0, result.output
-    assert "compiled for the CPU, functions of the distance in 64 intervals" in result.output
-    assert "for GPUs deploy with --no-compile" in result.output
+    assert "compiled for the CPU; for GPUs deploy with --no-compile" in result.output
+    assert "splines of 64 intervals, for a tolerance of 1e-05 eV/Å" in result.output
     result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(path), "--no-compile"])
     assert result.exit_code == 0, result.output
     assert "compiled" not in result.output

@@ -95,5 +95,21 @@ def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
     model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
-    used = {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
-    return sorted(used)
+    return sorted(operators_of(model))
+
+
+def operators_of(model: nn.Module) -> set[str]:
+    """The operators that a compiled model calls."""
+    return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
+
+
+def table_bytes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the splines of a compiled model in its present dtype: in its file, and for each ordered pair of elements
+    when they are loaded."""
+    in_file = sum(m.table.nbytes for m in model.modules() if isinstance(m, FusedEquivariantLayer))
+    pair = sum(
+        m.table[0:0].new_empty(m.table.shape[1:]).nbytes
+        for m in model.modules()
+        if isinstance(m, TabulatedInvariantLayer)
+    )
+    return {"bytes": in_file, "bytes_for_each_pair": pair}
