@@ -45,7 +45,8 @@ def main() -> None:
             answer = measure(work, request["seconds"])
         elif request["do"] == "memory":
             small = structure("si8")
-            symbols = structure(request["system"]).get_chemical_symbols()
+            # All elements, so that what a model makes for each is there.
+            symbols = sorted(set(structure(request["system"]).get_chemical_symbols()))
             small.set_chemical_symbols([symbols[i % len(symbols)] for i in range(8)])
             answer["bytes"] = peak_growth(prepare(structure(request["system"]))[0], prepare(small)[0])
         print(json.dumps(answer), file=answers, flush=True)
