@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import evaluation, load_contender, set_threads
 from memory import peak_growth
-from structures import structure
+from structures import small_cell_of_all_elements, structure
 
 
 def main() -> None:
@@ -21,11 +21,7 @@ def main() -> None:
     set_threads(int(threads))
     model = load_contender(name, Path(path))
     atoms = structure(system)
-    small = structure("si8")
-    # All elements, so that their tables are there.
-    elements = sorted(set(atoms.symbols))
-    small.set_chemical_symbols([elements[i % len(elements)] for i in range(8)])
-    work, warm_up = evaluation(name, model, atoms), evaluation(name, model, small)
+    work, warm_up = (evaluation(name, model, one) for one in (atoms, small_cell_of_all_elements(atoms)))
     print(json.dumps({"bytes": peak_growth(work, warm_up)}))
 
 

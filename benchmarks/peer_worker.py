@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from memory import peak_growth
-from structures import structure
+from structures import small_cell_of_all_elements, structure
 
 Builder = Callable[[Any], tuple[Callable[[], object], int]]
 """A structure to the evaluation of its prebuilt graph, and the number of edges."""
@@ -44,11 +44,8 @@ def main() -> None:
         elif request["do"] == "measure":
             answer = measure(work, request["seconds"])
         elif request["do"] == "memory":
-            small = structure("si8")
-            # All elements, so that what a model makes for each is there.
-            symbols = sorted(set(structure(request["system"]).get_chemical_symbols()))
-            small.set_chemical_symbols([symbols[i % len(symbols)] for i in range(8)])
-            answer["bytes"] = peak_growth(prepare(structure(request["system"]))[0], prepare(small)[0])
+            atoms = structure(request["system"])
+            answer["bytes"] = peak_growth(prepare(atoms)[0], prepare(small_cell_of_all_elements(atoms))[0])
         print(json.dumps(answer), file=answers, flush=True)
 
 

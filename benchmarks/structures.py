@@ -74,3 +74,11 @@ def _repeated(cell: ase.Atoms, n_atoms: int) -> ase.Atoms:
     atoms = cell.repeat(min(triples, key=lambda triple: max(triple) - min(triple)))
     atoms.rattle(RATTLE, seed=0)
     return atoms
+
+
+def small_cell_of_all_elements(atoms: ase.Atoms) -> ase.Atoms:
+    """Eight atoms with every element of `atoms`: what a model makes once for each element is there after it."""
+    small = structure("si8")
+    elements = sorted(set(atoms.symbols))
+    small.set_chemical_symbols([elements[i % len(elements)] for i in range(len(small))])
+    return small

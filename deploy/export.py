@@ -23,7 +23,7 @@ from hienet.files import atomic_path
 from hienet.ops.compile import compile_model, table_bytes
 
 from .metadata import describe, describe_stages
-from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, tolerances, verification_structures
+from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
 
 INTERVALS = (64, 96, 128, 192, 256, 384, 512, 768)
 """Sizes of tables that are tried."""
@@ -99,7 +99,7 @@ def export(
     script = _scripted(model)
     with atomic_path(path) as temporary:
         _write(script, metadata, temporary)
-        comparisons = compare(expected, load_model(temporary), tolerances(tolerance))
+        comparisons = compare(expected, load_model(temporary), tolerance)
         failed = [comparison for comparison in comparisons if not comparison.passed]
         if failed:
             worst = max(failed, key=lambda comparison: comparison.forces)
@@ -130,7 +130,7 @@ def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], toleranc
         module = checkpoint.build(torch.float64).requires_grad_(False)
         compile_model(module, n_intervals)
         model = LoadedModel(module, config.elements, config.cutoff, torch.float64, torch.device("cpu"), {})
-        comparisons = compare(deciding, model, tolerances(tolerance / 3.0))
+        comparisons = compare(deciding, model, tolerance / 3.0)
         if all(comparison.passed for comparison in comparisons):
             return n_intervals
         error = max(comparison.forces for comparison in comparisons)

@@ -15,11 +15,6 @@ FORCE_TOLERANCES = {"float32": 1e-5, "float64": 1e-8}
 """Largest error of a force (eV/Å) that an export allows unless told otherwise; relative above 1."""
 
 
-def tolerances(forces: float) -> dict[str, float]:
-    """Largest errors of energy (eV/atom), forces (eV/Å) and stress (eV/Å^3), given that of forces; relative above 1."""
-    return {"energy": forces, "forces": forces, "stress": forces}
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Largest errors of one structure: energy (eV/atom), forces (eV/Å), stress (eV/Å^3; None without a cell)."""
@@ -87,12 +82,15 @@ def references(source: LoadedModel, structures: dict[str, ase.Atoms]) -> list[Re
     ]
 
 
-def compare(expected: list[Reference], deployed: LoadedModel, tolerance: dict[str, float]) -> list[Comparison]:
-    """Errors of `deployed` on each structure; `tolerance` as of `tolerances`."""
+def compare(expected: list[Reference], deployed: LoadedModel, tolerance: float) -> list[Comparison]:
+    """Errors of `deployed` on each structure.
+
+    `tolerance` is for energy (eV/atom), forces (eV/Å) and stress (eV/Å^3) alike, relative above 1.
+    """
     return [_compared(reference, deployed.predict(reference.atoms), tolerance) for reference in expected]
 
 
-def _compared(reference: Reference, found: Prediction, tolerance: dict[str, float]) -> Comparison:
+def _compared(reference: Reference, found: Prediction, tolerance: float) -> Comparison:
     atoms, expected = reference.atoms, reference.prediction
     assert expected.forces is not None
     assert found.forces is not None
@@ -110,7 +108,7 @@ def _compared(reference: Reference, found: Prediction, tolerance: dict[str, floa
             _largest(to_voigt(found.stress.double() - expected.stress)),
             _largest(to_voigt(expected.stress)),
         )
-    passed = all(error <= tolerance[key] * max(1.0, magnitude) for key, (error, magnitude) in errors.items())
+    passed = all(error <= tolerance * max(1.0, magnitude) for error, magnitude in errors.values())
     stress = errors["stress"][0] if has_stress else None
     return Comparison(reference.name, len(atoms), errors["energy"][0], errors["forces"][0], stress, passed)
 

@@ -29,6 +29,12 @@ def polynomial_envelope(distance: Tensor, cutoff: float, power: int) -> Tensor:
     return torch.where(u < 1.0, value, torch.zeros_like(value))
 
 
+def bessel_basis(distance: Tensor, frequencies: Tensor, cutoff: float) -> Tensor:
+    """(2 / r_c) sin(c_n d) / d of distances `[n, 1]` (Å) for frequencies c `[n_functions]`: `[n, n_functions]`."""
+    # sinc(x) = sin(pi x)/(pi x) is exact and differentiable at zero.
+    return 2.0 / cutoff * frequencies * torch.sinc(frequencies * distance / math.pi)
+
+
 class BesselBasis(nn.Module):
     """b_n(d) = (2 / r_c) sin(c_n d) / d, with trainable c_n that start at n pi / r_c.
 
@@ -37,13 +43,12 @@ class BesselBasis(nn.Module):
 
     def __init__(self, cutoff: float, n_functions: int) -> None:
         super().__init__()
-        self.prefactor = 2.0 / cutoff
+        self.cutoff = cutoff
         self.frequencies = nn.Parameter(torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances `[n_edges, 1]` (Å) to `[n_edges, n_functions]`."""
-        # sinc(x) = sin(pi x)/(pi x) is exact and differentiable at zero.
-        return self.prefactor * self.frequencies * torch.sinc(self.frequencies * distance / math.pi)
+        return bessel_basis(distance, self.frequencies, self.cutoff)
 
 
 class RadialNetwork(nn.Module):

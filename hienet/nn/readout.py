@@ -26,10 +26,15 @@ class EnergyReadout(nn.Module):
 
     def forward(self, features: Tensor, species: Tensor) -> Tensor:
         """Features `[n_local, channels]` and species `[n_local]` to energies `[n_local]` (eV, float64)."""
-        output = self.energy(self.dropout(self.hidden(features))).squeeze(1).to(torch.float64)
-        scale = self.scale.to(torch.float64).sum(0).index_select(0, species)
-        shift = self.shift.to(torch.float64).sum(0).index_select(0, species)
-        return scale * output + shift
+        output = self.energy(self.dropout(self.hidden(features))).squeeze(1)
+        return scaled_and_shifted(output, self.scale, self.shift, species)
+
+
+def scaled_and_shifted(output: Tensor, scale: Tensor, shift: Tensor, species: Tensor) -> Tensor:
+    """scale[species] * output + shift[species], `[n]` float64; `scale` and `shift` are pairs, `[2, n_species]`."""
+    of_scale = scale.to(torch.float64).sum(0).index_select(0, species)
+    of_shift = shift.to(torch.float64).sum(0).index_select(0, species)
+    return of_scale * output.to(torch.float64) + of_shift
 
 
 def _as_float32_pairs(values: list[float]) -> Tensor:

@@ -1,5 +1,6 @@
 """From a model in plain torch to the same model in compiled operators."""
 
+import math
 from typing import cast
 
 import torch
@@ -107,9 +108,6 @@ def table_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes of the splines of a compiled model in its present dtype: in its file, and for each ordered pair of elements
     when they are loaded."""
     in_file = sum(m.table.nbytes for m in model.modules() if isinstance(m, FusedEquivariantLayer))
-    pair = sum(
-        m.table[0:0].new_empty(m.table.shape[1:]).nbytes
-        for m in model.modules()
-        if isinstance(m, TabulatedInvariantLayer)
-    )
+    tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
+    pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
     return {"bytes": in_file, "bytes_for_each_pair": pair}

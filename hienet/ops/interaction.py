@@ -59,6 +59,7 @@ class FusedEquivariantLayer(nn.Module):
         super().__init__()
         load_operators()
         self.sent_width, self.kept_width = plain.sent_width, plain.kept_width
+        self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
         self.cutoff = embedding.cutoff
         self.prepared = FusedLinear([plain.linear_in, plain.linear_skip])
         self.gate = FusedGate(plain.gate)
@@ -72,16 +73,6 @@ class FusedEquivariantLayer(nn.Module):
         self.register_buffer("transposed", transposed / plain.avg_num_neighbors, persistent=False)
         splines = tabulate_path_weights(plain, embedding, n_intervals)
         self.register_buffer("table", in_padded_lanes(splines, plain.convolution), persistent=False)
-
-    @property
-    def state_width(self) -> int:
-        """Columns of the state that the layer reads."""
-        return self.sent_width + self.kept_width
-
-    @property
-    def exchanged_width(self) -> int:
-        """Leading columns that it reads of neighbours."""
-        return self.sent_width
 
     def prepare(self, features: Tensor) -> Tensor:
         """As `EquivariantLayer.prepare`."""

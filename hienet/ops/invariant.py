@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer, PairNetwork
-from hienet.nn.radial import polynomial_envelope
+from hienet.nn.radial import bessel_basis, polynomial_envelope
 from hienet.ops.library import load_operators
 from hienet.ops.spline import LANES, SAMPLES, fit_matrix, in_lanes, sample_distances, spline_coefficients
 
@@ -134,15 +134,15 @@ class TabulatedInvariantLayer(nn.Module):
         Raises:
             ValueError: a species that the model does not have.
         """
-        chosen: list[int] = torch.unique(species).tolist()
+        kinds = torch.unique(species)
+        chosen: list[int] = kinds.tolist()
         n_species = self.pair_row.size(0)
         for kind in chosen:
             if kind < 0 or kind >= n_species:
                 raise ValueError(f"species must be below {n_species}, got {kind}")
         distance = sample_distances(self.cutoff, self.n_intervals, self.samples).unsqueeze(1)
-        argument = self.frequencies.to(torch.float64) * distance
         envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
-        radial = 2.0 / self.cutoff * self.frequencies.to(torch.float64) * torch.sinc(argument / math.pi) * envelope
+        radial = bessel_basis(distance, self.frequencies.to(torch.float64), self.cutoff) * envelope
         fit = fit_matrix(self.samples)
         output = self.output.to(torch.float64)
         # Allocated once: together with a list of tables it would take twice the memory.
@@ -152,7 +152,7 @@ class TabulatedInvariantLayer(nn.Module):
         row = 0
         for center in chosen:
             # A few neighbours at once keep several threads busy and little memory in use.
-            for neighbors in torch.unique(species).split(max(1, 2048 // distance.size(0))):
+            for neighbors in kinds.split(max(1, 2048 // distance.size(0))):
                 samples = self.messages(center, neighbors, radial, envelope)
                 splines = spline_coefficients(samples.view(self.n_intervals, self.samples, -1), fit)
                 # The map after the sum is linear: it takes the coefficients, which are fewer than the samples.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hienet.nn.readout import EnergyReadout
+from hienet.nn.readout import EnergyReadout, scaled_and_shifted
 
 
 class MergedReadout(nn.Module):
@@ -30,7 +30,4 @@ class MergedReadout(nn.Module):
 
     def forward(self, features: Tensor, species: Tensor) -> Tensor:
         """As `EnergyReadout.forward`."""
-        output = torch.mv(features, self.weight).to(torch.float64)
-        scale = self.scale.to(torch.float64).sum(0).index_select(0, species)
-        shift = self.shift.to(torch.float64).sum(0).index_select(0, species)
-        return scale * output + shift
+        return scaled_and_shifted(torch.mv(features, self.weight), self.scale, self.shift, species)
