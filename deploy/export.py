@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hienet.calculator import DTYPES, LoadedModel, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
-from hienet.ops.compile import compile_model, table_bytes
+from hienet.ops.compile import compile_model, has_compiled_form, table_bytes
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
@@ -65,7 +64,8 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
-        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device.
+        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device. An
+            architecture without a compiled form is always written plain.
         tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
             for that of the dtype (`FORCE_TOLERANCES`).
 
@@ -88,6 +88,7 @@ def export(
     expected = references(model_of(whole), verification_structures(checkpoint.config.elements))
     model = checkpoint.build(torch.float64).requires_grad_(False)
     metadata = describe(checkpoint, model, dtype)
+    compiled = compiled and has_compiled_form(model)
     if compiled:
         n_intervals = choose_intervals(checkpoint, expected, tolerance)
         metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
@@ -178,10 +179,10 @@ def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
     if len(set(elements)) != len(elements):
         raise HIENetError(f"an element is named twice in {', '.join(elements)}; name each once")
     rows = [config.elements.index(symbol) for symbol in elements]
-    # The embedding divides by the square root of the number of species.
-    factor = math.sqrt(len(elements) / len(config.elements))
-    weights: dict[str, Tensor] = dict(checkpoint.weights)
-    weights["species_embedding.weight"] = weights["species_embedding.weight"].double()[rows] * factor
+    model = checkpoint.build(torch.float64)
+    for module in model.modules():
+        if hasattr(module, "keep_species"):
+            module.keep_species(rows)  # type: ignore[operator]
     selected = config.model_copy(
         update={
             "elements": tuple(elements),
@@ -189,4 +190,4 @@ def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
             "shift": tuple(config.shift[row] for row in rows),
         }
     )
-    return replace(checkpoint, config=selected, weights=weights)
+    return replace(checkpoint, config=selected, weights=model.state_dict())

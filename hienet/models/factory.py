@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -16,16 +17,36 @@ from hienet.models.staged import ModelConfig
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture of the package."""
+    """One architecture of the package.
+
+    Attributes:
+        config: what defines a model of it, apart from the weights.
+        module: called with the configuration, makes the untrained module, a `StagedModel`.
+        presets: named values of the configuration; `small`, for a few elements on a laptop, is among them.
+        summary: one line for a person.
+        symmetry: of the energy: O(3), or SO(3) where a structure and its mirror image may differ; by default
+            hyperparameters.
+    """
 
     config: type[ModelConfig]
     module: type[nn.Module]
     presets: Mapping[str, Mapping[str, object]]
+    summary: str
+    symmetry: Literal["O(3)", "SO(3)"]
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "hienet": Architecture(hienet.HIENetConfig, hienet.HIENet, hienet.PRESETS),
+    "hienet": Architecture(
+        hienet.HIENetConfig,
+        hienet.HIENet,
+        hienet.PRESETS,
+        "invariant layers first, equivariant layers after",
+        symmetry="SO(3)",
+    ),
 }
+
+DEFAULT_PRESET = "small"
+"""Every architecture has it."""
 
 
 def find_architecture(name: str) -> Architecture:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from e3nn import o3
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from hienet.models.staged import ModelConfig, Stage
+from hienet.models.layered import LayeredModel
+from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
@@ -84,14 +84,13 @@ PRESETS: dict[str, dict[str, object]] = {
 """`paper`: the paper's text and Table 5; `published`: the released checkpoint; `small`: a few elements on a laptop."""
 
 
-class HIENet(nn.Module):
-    """Embedding, invariant layers, equivariant layers, readout, as stages (docs/conventions.md)."""
+class HIENet(LayeredModel):
+    """Embedding, invariant layers, equivariant layers, readout."""
 
     def __init__(self, config: HIENetConfig) -> None:
-        super().__init__()
-        self.edge_embedding = EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max)
         channels = config.invariant_channels
-        self.species_embedding = SpeciesEmbedding(len(config.elements), channels, config.dropout)
+        edge_embedding = EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max)
+        species_embedding = SpeciesEmbedding(len(config.elements), channels, config.dropout)
         layers: list[nn.Module] = [
             InvariantLayer(channels, config.n_radial, config.dropout, config.attention_dropout, config.smooth_cutoff)
             for _ in range(config.n_invariant_layers)
@@ -110,61 +109,7 @@ class HIENet(nn.Module):
                 )
             )
             irreps = o3.Irreps(text)
-        self.layers = nn.ModuleList(layers)
-        self.energy_readout = EnergyReadout(
+        energy_readout = EnergyReadout(
             irreps.dim, config.readout_channels, list(config.scale), list(config.shift), config.dropout
         )
-
-    def stages(self) -> list[Stage]:
-        """The state that each layer reads."""
-        return [
-            Stage(f"{type(layer).__name__} {i + 1}", layer.state_width, layer.exchanged_width if i else 0)  # type: ignore[arg-type]
-            for i, layer in enumerate(self.layers)
-        ]
-
-    @torch.jit.export
-    def load_elements(self, species: Tensor) -> int:
-        """Build the tables that a compiled model needs for these species, `[n]` int64; returns their bytes."""
-        n_bytes = 0
-        for layer in self.layers:
-            n_bytes += layer.load_elements(species)  # type: ignore[operator]
-        return n_bytes
-
-    @torch.jit.export
-    def embed_edges(self, edge_vectors: Tensor) -> Tensor:
-        """`[n_edges, 3]` (Å) to edge features `[n_edges, edge_width]`."""
-        return self.edge_embedding(edge_vectors)
-
-    @torch.jit.export
-    def embed_nodes(self, species: Tensor) -> Tensor:
-        """`[n_nodes]` to the state that the first stage reads."""
-        features = self.species_embedding(species)
-        for i, layer in enumerate(self.layers):
-            if i == 0:
-                features = layer.prepare(features)  # type: ignore[operator]
-        return features
-
-    @torch.jit.export
-    def stage(
-        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
-    ) -> Tensor:
-        """Layer `index`, and what the next one wants of it: `[n_nodes, width]` to `[n_local, next width]`."""
-        for i, layer in enumerate(self.layers):
-            if i == index:
-                state = layer(state, edges, species, center, neighbor, n_local)
-            elif i == index + 1:
-                state = layer.prepare(state)  # type: ignore[operator]
-        return state
-
-    @torch.jit.export
-    def readout(self, state: Tensor, species: Tensor) -> Tensor:
-        """Energies of the owned atoms, `[n_local]` (eV, float64)."""
-        return self.energy_readout(state, species)
-
-    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
-        """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
-        edges = self.embed_edges(edge_vectors)
-        features = self.species_embedding(species)
-        for layer in self.layers:
-            features = layer(layer.prepare(features), edges, species, center, neighbor, n_local)  # type: ignore[operator]
-        return self.energy_readout(features, species[:n_local])
+        super().__init__(edge_embedding, species_embedding, layers, energy_readout)

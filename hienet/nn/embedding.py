@@ -23,6 +23,12 @@ class SpeciesEmbedding(nn.Module):
         """`[n_nodes]` int64 to `[n_nodes, channels]`."""
         return self.dropout((self.weight / math.sqrt(float(self.weight.shape[0]))).index_select(0, species))
 
+    @torch.jit.unused
+    def keep_species(self, rows: list[int]) -> None:
+        """Forget all species but these, which get the numbers 0, 1, ...; their features stay what they are."""
+        factor = math.sqrt(len(rows) / self.weight.shape[0])
+        self.weight = nn.Parameter(self.weight.detach()[rows] * factor)
+
 
 class EdgeEmbedding(nn.Module):
     """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor."""

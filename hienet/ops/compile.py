@@ -1,11 +1,14 @@
 """From a model in plain torch to the same model in compiled operators."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
@@ -66,19 +69,8 @@ class RadialBasisLayer(nn.Module):
         return self.plain(state, plain_edges, species, center, neighbor, n_local)
 
 
-def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
-    """Replace the parts of `model` by compiled ones.
-
-    Args:
-        model: a HIENet in float64 and evaluation mode; convert afterwards.
-        n_intervals: of every spline that replaces a function of the distance.
-
-    Returns:
-        the operators that it calls now.
-
-    Raises:
-        HIENetError: the library of operators is not compiled.
-    """
+def compile_layers(model: nn.Module, n_intervals: int) -> None:
+    """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
     layers = cast(nn.ModuleList, model.layers)
     compiled: list[nn.Module] = []
@@ -89,13 +81,65 @@ def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
-        elif isinstance(layer, InvariantLayer):
-            compiled.append(RadialBasisLayer(layer, embedding))
         else:
-            raise TypeError(f"no compiled form of {type(layer).__name__} is known")
+            compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
     model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+
+
+def layers_have_compiled_forms(model: nn.Module) -> bool:
+    """Whether `compile_layers` knows every part of this `LayeredModel`."""
+    return all(isinstance(layer, (EquivariantLayer, InvariantLayer)) for layer in cast(nn.ModuleList, model.layers))
+
+
+@dataclass(frozen=True)
+class CompileRule:
+    """How the models of one class are compiled.
+
+    Attributes:
+        knows: whether this model, with its hyperparameters, has a compiled form.
+        compile: replaces parts of the model; the number is that of the splines' intervals.
+    """
+
+    knows: Callable[[nn.Module], bool]
+    compile: Callable[[nn.Module, int], None]
+
+
+RULES: dict[type[nn.Module], CompileRule] = {LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers)}
+"""By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
+
+
+def _rule(model: nn.Module) -> CompileRule | None:
+    for kind, rule in RULES.items():
+        if isinstance(model, kind) and rule.knows(model):
+            return rule
+    return None
+
+
+def has_compiled_form(model: nn.Module) -> bool:
+    """Whether `compile_model` can compile it."""
+    return _rule(model) is not None
+
+
+def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
+    """Replace the parts of `model` by compiled ones.
+
+    Args:
+        model: one with a compiled form, in float64 and evaluation mode; convert afterwards.
+        n_intervals: of every spline that replaces a function of the distance.
+
+    Returns:
+        the operators that it calls now.
+
+    Raises:
+        HIENetError: the library of operators is not compiled.
+        TypeError: the model has no compiled form.
+    """
+    rule = _rule(model)
+    if rule is None:
+        raise TypeError(f"{type(model).__name__} has no compiled form; see `has_compiled_form`")
+    rule.compile(model, n_intervals)
     return sorted(operators_of(model))
 
 
