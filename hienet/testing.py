@@ -15,6 +15,16 @@ from hienet.calculator import LoadedModel, model_of
 from hienet.checkpoint import Checkpoint, save_checkpoint
 from hienet.models.factory import build_model, make_config
 
+_EQUIVARIANT: dict[str, object] = {
+    "channels": 8,
+    "equivariant_irreps": ("8x0e+4x1e+3x2e+2x3e", "8x0e+5x1e+2x2e", "6x0e"),
+    "radial_hidden": (16,),
+    "readout_channels": 4,
+    "l_max": 3,
+    "cutoff": 4.0,
+    "avg_num_neighbors": 12.0,
+}
+
 TINY: dict[str, dict[str, object]] = {
     "hienet": {
         "invariant_channels": 8,
@@ -27,6 +37,18 @@ TINY: dict[str, dict[str, object]] = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
     },
+    "invnet": {
+        "channels": 8,
+        "n_layers": 3,
+        "readout_channels": 4,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "eqvnet": {**_EQUIVARIANT, "dropout": 0.0},
+    "sevennet": {**_EQUIVARIANT, "species_self_connection": True},
+    "inv_sevennet": _EQUIVARIANT,
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import hienet
+from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
 from hienet.models.staged import ModelConfig
 
 
@@ -41,6 +41,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         hienet.HIENet,
         hienet.PRESETS,
         "invariant layers first, equivariant layers after",
+        symmetry="SO(3)",
+    ),
+    "invnet": Architecture(
+        invnet.InvNetConfig, invnet.InvNet, invnet.PRESETS, "HIENet's invariant layers alone", symmetry="O(3)"
+    ),
+    "eqvnet": Architecture(
+        eqvnet.EqvNetConfig, eqvnet.EqvNet, eqvnet.PRESETS, "HIENet's equivariant layers alone", symmetry="SO(3)"
+    ),
+    "sevennet": Architecture(
+        sevennet.SevenNetConfig,
+        sevennet.SevenNet,
+        sevennet.PRESETS,
+        "equivariant layers of the NequIP family; reads SevenNet's potentials",
+        symmetry="SO(3)",
+    ),
+    "inv_sevennet": Architecture(
+        inv_sevennet.InvSevNetConfig,
+        inv_sevennet.InvSevNet,
+        inv_sevennet.PRESETS,
+        "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
     ),
 }

@@ -54,7 +54,7 @@ class LayeredModel(nn.Module):
         features = self.species_embedding(species)
         for i, layer in enumerate(self.layers):
             if i == 0:
-                features = layer.prepare(features)  # type: ignore[operator]
+                features = layer.prepare(features, species)  # type: ignore[operator]
         return features
 
     @torch.jit.export
@@ -66,7 +66,7 @@ class LayeredModel(nn.Module):
             if i == index:
                 state = layer(state, edges, species, center, neighbor, n_local)
             elif i == index + 1:
-                state = layer.prepare(state)  # type: ignore[operator]
+                state = layer.prepare(state, species[:n_local])  # type: ignore[operator]
         return state
 
     @torch.jit.export
@@ -79,5 +79,5 @@ class LayeredModel(nn.Module):
         edges = self.embed_edges(edge_vectors)
         features = self.species_embedding(species)
         for layer in self.layers:
-            features = layer(layer.prepare(features), edges, species, center, neighbor, n_local)  # type: ignore[operator]
+            features = layer(layer.prepare(features, species), edges, species, center, neighbor, n_local)  # type: ignore[operator]
         return self.energy_readout(features, species[:n_local])

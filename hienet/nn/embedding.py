@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hienet.nn.radial import BesselBasis, polynomial_envelope
+from hienet.nn.radial import BesselBasis, PolynomialEnvelope, XPLOREnvelope
 
 
 class SpeciesEmbedding(nn.Module):
@@ -33,10 +33,17 @@ class SpeciesEmbedding(nn.Module):
 class EdgeEmbedding(nn.Module):
     """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor."""
 
-    def __init__(self, cutoff: float, n_radial: int, envelope_power: int, l_max: int) -> None:
+    def __init__(
+        self, cutoff: float, n_radial: int, envelope_power: int, l_max: int, xplor_onset: float | None = None
+    ) -> None:
+        """The envelope is the polynomial one unless `xplor_onset` (Å) is given."""
         super().__init__()
         self.cutoff = cutoff
-        self.envelope_power = envelope_power
+        self.envelope: PolynomialEnvelope | XPLOREnvelope
+        if xplor_onset is None:
+            self.envelope = PolynomialEnvelope(cutoff, envelope_power)
+        else:
+            self.envelope = XPLOREnvelope(cutoff, xplor_onset)
         self.n_radial = n_radial
         self.basis = BesselBasis(cutoff, n_radial)
         self.spherical_harmonics = o3.SphericalHarmonics(
@@ -46,7 +53,7 @@ class EdgeEmbedding(nn.Module):
     def forward(self, edge_vectors: Tensor) -> Tensor:
         """`[n_edges, 3]` (Å) to `[n_edges, n_radial + 1 + (l_max+1)^2]`."""
         distance = torch.linalg.vector_norm(edge_vectors, dim=1, keepdim=True)
-        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        envelope = self.envelope(distance)
         return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
 
 

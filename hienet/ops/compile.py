@@ -12,16 +12,19 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
-from hienet.nn.radial import polynomial_envelope
 from hienet.nn.readout import EnergyReadout
+from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
+from hienet.ops.linear import FusedLinear
 from hienet.ops.readout import MergedReadout
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
-    FusedEquivariantLayer: ("hienet::gate", "hienet::interaction", "hienet::irreps_linear"),
+    FusedEquivariantLayer: ("hienet::interaction",),
+    FusedGate: ("hienet::gate",),
+    FusedLinear: ("hienet::irreps_linear",),
     TabulatedInvariantLayer: ("hienet::pair_message_sum",),
 }
 """What the compiled modules call."""
@@ -48,12 +51,12 @@ class RadialBasisLayer(nn.Module):
     def __init__(self, plain: InvariantLayer, embedding: EdgeEmbedding) -> None:
         super().__init__()
         self.plain, self.basis = plain, embedding.basis
-        self.cutoff, self.envelope_power = embedding.cutoff, embedding.envelope_power
+        self.envelope = embedding.envelope
         self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
 
-    def prepare(self, features: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
         """As `InvariantLayer.prepare`."""
-        return self.plain.prepare(features)
+        return self.plain.prepare(features, species)
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: none."""
@@ -64,7 +67,7 @@ class RadialBasisLayer(nn.Module):
     ) -> Tensor:
         """As `InvariantLayer.forward`, with `edges` of `EdgeGeometry`."""
         distance = edges[:, :1]
-        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        envelope = self.envelope(distance)
         plain_edges = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
         return self.plain(state, plain_edges, species, center, neighbor, n_local)
 
