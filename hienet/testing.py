@@ -49,6 +49,16 @@ TINY: dict[str, dict[str, object]] = {
     "eqvnet": {**_EQUIVARIANT, "dropout": 0.0},
     "sevennet": {**_EQUIVARIANT, "species_self_connection": True},
     "inv_sevennet": _EQUIVARIANT,
+    "geodite": {
+        "channels": 12,
+        "n_layers": 3,
+        "n_heads": 3,
+        "n_radial": 6,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "distance_weighting": True,
+        "universal_screening": True,
+    },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

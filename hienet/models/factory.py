@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
+from hienet.models import eqvnet, geodite, hienet, inv_sevennet, invnet, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
@@ -63,6 +63,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
+    ),
+    "geodite": Architecture(
+        geodite.GeoditeConfig,
+        geodite.Geodite,
+        geodite.PRESETS,
+        "attention without tensor products, with physical priors",
+        symmetry="O(3)",
     ),
 }
 
