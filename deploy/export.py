@@ -92,12 +92,12 @@ def export(
     compiled = compiled and has_compiled_form(model)
     if compiled:
         n_intervals = choose_intervals(checkpoint, expected, tolerance)
-        metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
+        metadata["operators"] = compile_model(model, n_intervals)
         metadata["tables"] = {"n_intervals": n_intervals, "tolerance": tolerance}
     model.to(DTYPES[dtype])
     if compiled:
         metadata["tables"] |= table_bytes(model)
-    metadata |= describe_stages(model, DTYPES[dtype])
+    metadata |= describe_stages(model, DTYPES[dtype], compiled)
     script = _scripted(model)
     with atomic_path(path) as temporary:
         _write(script, metadata, temporary)
