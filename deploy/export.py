@@ -95,6 +95,7 @@ def export(
         metadata["operators"] = compile_model(model, n_intervals)
         metadata["tables"] = {"n_intervals": n_intervals, "tolerance": tolerance}
     model.to(DTYPES[dtype])
+    fix_constants(model)
     if compiled:
         metadata["tables"] |= table_bytes(model)
     metadata |= describe_stages(model, DTYPES[dtype], compiled)
@@ -114,6 +115,13 @@ def export(
         metadata["verification"] = [asdict(comparison) for comparison in comparisons]
         _write(script, metadata, temporary)
     return Deployment(path, metadata, comparisons)
+
+
+def fix_constants(model: torch.nn.Module) -> None:
+    """Have the parts of a model keep what follows from its weights alone, in the dtype that it has now."""
+    for module in list(model.modules()):
+        if hasattr(module, "fix_constants"):
+            module.fix_constants()  # type: ignore[operator]
 
 
 def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], tolerance: float) -> int:

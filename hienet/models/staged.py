@@ -40,7 +40,8 @@ class StagedModel(Protocol):
     """The methods of a model. TorchScript exports them under these names; the pair style calls them.
 
     A module in it whose parameters depend on the species, by shape or by a factor, also has `keep_species(rows)` as
-    `hienet.nn.embedding.SpeciesEmbedding` has it, so that a model can be deployed for some of its elements.
+    `hienet.nn.embedding.SpeciesEmbedding` has it, so that a model can be deployed for some of its elements. One that
+    computes something of its weights alone may have `fix_constants()`: when it is deployed, it is told to keep that.
     """
 
     def stages(self) -> list[Stage]:
