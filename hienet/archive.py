@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from hienet.errors import HIENetError
+from hienet.memory import is_out_of_memory
 
 _LARGEST_RATIO = 100
 """Of the contents to the file. Torch compresses code alone, and weights are most of a file."""
@@ -26,10 +27,10 @@ def check_archive(path: str | Path) -> None:
             damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"the record `{damaged}` does not match its checksum")
-    except MemoryError:
-        raise
     except PermissionError as error:
         raise HIENetError(f"cannot read `{path}`: {error.strerror}; check the permissions") from error
     # Numbers that make no sense lead zipfile to every kind of exception.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise HIENetError(f"`{path}` is truncated or damaged ({error}); copy it again, or write it anew") from error

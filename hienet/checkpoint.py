@@ -16,6 +16,7 @@ import hienet
 from hienet.archive import check_archive
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.memory import is_out_of_memory
 from hienet.models.factory import build_model, make_config
 from hienet.models.staged import ModelConfig
 
@@ -159,10 +160,10 @@ def read_archive(path: str | Path) -> dict[str, Any]:
     check_archive(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     # What torch's restricted unpickler does with nonsense is not documented; it may raise anything.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(
             f"`{path}` cannot be read as a checkpoint: {reason}; copy it again, or write it anew"

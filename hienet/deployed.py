@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import hienet
 from hienet.archive import check_archive
 from hienet.errors import HIENetError
+from hienet.memory import is_out_of_memory
 from hienet.ops.library import require_operators
 
 FORMAT = "hienet-deployed"
@@ -74,10 +75,10 @@ def load_deployed(
     check_archive(path)
     try:
         module = torch.jit.load(path, map_location=device)
-    except MemoryError:
-        raise
     # Torch's readers of code and of pickles may raise anything.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(f"`{path}` cannot be read as a deployed model: {reason}; deploy it again") from error
     return module.eval(), metadata
@@ -97,10 +98,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
                     metadata = json.loads(archive.read(name))
     except (json.JSONDecodeError, UnicodeDecodeError):
         metadata = {}
-    except MemoryError:
-        raise
     # Numbers that make no sense lead zipfile to every kind of exception.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise HIENetError(f"`{path}` cannot be read as a deployed model: {error}; deploy it again") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise HIENetError(

@@ -182,7 +182,7 @@ def _error_of(output: str, status: int) -> str:
                     break
                 more.append(following.strip())
             return "LAMMPS stopped: " + " ".join([line, *more])
-    killed = re.search(r"KILLED BY SIGNAL: (9|15) ", output)
+    killed = re.search(r"\bsignal (9|15)\b", "\n".join(lines[-15:]))
     number = int(killed[1]) if killed else -status if status < 0 else 256 - status
     if number in (signal.SIGKILL, signal.SIGTERM):
         return (

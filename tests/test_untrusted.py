@@ -156,10 +156,10 @@ def test_damaged_files_are_refused_or_harmless(kind, intact, tmp_path):
     """A small sample of what tests/fuzz.py does."""
     whole = tmp_path / "whole.hienet.pt"
     whole.write_bytes(intact[kind].read_bytes())
-    results = campaign(kind, whole, 0, 60, seed=0, batch=60)
+    results = campaign(kind, whole, 0, 25, seed=0, batch=25)
     assert [result for result in results if result[1] not in HARMLESS] == []
-    assert [number for number, _, _ in results] == list(range(60))
-    assert sum(outcome == "refused" for _, outcome, _ in results) > 40
+    assert [number for number, _, _ in results] == list(range(25))
+    assert sum(outcome == "refused" for _, outcome, _ in results) > 15
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_files_made_by_somebody_who_means_harm_do_not_crash_the_reader(intact, t
     """Their checksums are right, their contents are not. Numbers may differ: these are other models."""
     whole = tmp_path / "whole.pt"
     whole.write_bytes(intact["checkpoint"].read_bytes())
-    results = campaign("checkpoint", whole, 0, 60, seed=0, batch=60, valid_checksums=True)
+    results = campaign("checkpoint", whole, 0, 25, seed=0, batch=25, valid_checksums=True)
     assert [result for result in results if result[1] not in (*HARMLESS, "different")] == []
 
 
