@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -22,13 +23,13 @@ from hienet.translate_official import convert_official
 
 
 class Payload:
-    """Unpickled without care, it creates the file `executed`."""
+    """Unpickled without care, it creates the folder `executed`."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (open, (str(self.witness), "w"))
+        return (os.mkdir, (str(self.witness),))
 
 
 READERS = {
