@@ -1,4 +1,4 @@
-"""Torch's files are zip archives with a CRC-32 of every record, which torch itself does not compare when it reads one."""
+"""Torch's files are zip archives with a CRC-32 of every record, which torch does not compare when it reads one."""
 
 from __future__ import annotations
 

@@ -218,7 +218,9 @@ def parse_config(values: object, source: str = "the configuration") -> TrainConf
         HIENetError: the first key that is unknown, missing or has a value that is not allowed, in one sentence.
     """
     if not isinstance(values, Mapping):
-        raise HIENetError(f"{source} must hold the sections {', '.join(TrainConfig.model_fields)}, got `{shortened(values)}`")
+        raise HIENetError(
+            f"{source} must hold the sections {', '.join(TrainConfig.model_fields)}, got `{shortened(values)}`"
+        )
     try:
         config = TrainConfig.model_validate(values)
     except ValidationError as error:

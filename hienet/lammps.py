@@ -102,7 +102,8 @@ def run_deck(
 def _signals_as_exceptions() -> Iterator[None]:
     """SIGTERM and SIGHUP, of which a process dies without a word to its children, end it by way of SystemExit.
 
-    What the program has installed for them stays; so does everything outside the main thread, which alone may change it.
+    What the program has installed for them stays, and so does everything outside the main thread, which alone may
+    change it.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:

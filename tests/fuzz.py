@@ -78,7 +78,9 @@ def _damage(whole: bytes, rng: np.random.Generator) -> bytes:
     # Half of the damage falls where the table of contents lies, which is small.
     place = int(rng.integers(size)) if rng.random() < 0.5 else size - 1 - int(rng.integers(min(size, 16384)))
     length = min(size - place, int(2 ** rng.uniform(0, 12)))
-    kind = rng.choice(["truncate", "flip", "flips", "zero", "remove", "repeat", "noise"], p=[0.15, 0.4, 0.15, *[0.075] * 4])
+    kind = rng.choice(
+        ["truncate", "flip", "flips", "zero", "remove", "repeat", "noise"], p=[0.15, 0.4, 0.15, *[0.075] * 4]
+    )
     if kind == "truncate":
         return data[:place].tobytes()
     if kind == "flip":
@@ -184,7 +186,16 @@ def campaign(
     number = first
     while number < first + n:
         size = min(batch, first + n - number)
-        command = [sys.executable, str(FOLDER / "fuzz.py"), "--worker", kind, str(whole), str(number), str(size), str(seed)]
+        command = [
+            sys.executable,
+            str(FOLDER / "fuzz.py"),
+            "--worker",
+            kind,
+            str(whole),
+            str(number),
+            str(size),
+            str(seed),
+        ]
         process = subprocess.Popen(
             [*command, "--valid-checksums"] if valid_checksums else command,
             stdout=subprocess.PIPE,
@@ -237,7 +248,9 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     options.add_argument(
-        "--valid-checksums", action="store_true", help="files made by somebody who means harm: other numbers are allowed"
+        "--valid-checksums",
+        action="store_true",
+        help="files made by somebody who means harm: other numbers are allowed",
     )
     arguments = options.parse_args()
     allowed = (*HARMLESS, "different") if arguments.valid_checksums else HARMLESS

@@ -48,9 +48,7 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
     """A program of its own, whose limits nobody else suffers from."""
     command = [sys.executable, "-c", LIMITS + code, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
 
 
 # Training
@@ -118,8 +116,10 @@ def test_a_batch_that_does_not_fit_the_memory_is_explained(tmp_path):
     values["model"] |= {"radial_hidden": [200000]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     code = TRAIN.format(when=-1, what="pass").replace(
-        "step, count", "run = hienet.train.run.Run.train\n"
-        "hienet.train.run.Run.train = lambda self: (leave_memory(300), run(self))[1]\nstep, count", 1
+        "step, count",
+        "run = hienet.train.run.Run.train\n"
+        "hienet.train.run.Run.train = lambda self: (leave_memory(300), run(self))[1]\nstep, count",
+        1,
     )
     process = run_python(code, tmp_path / "config.yaml")
     assert process.returncode == 1
@@ -177,7 +177,10 @@ def test_only_exhausted_memory_is_explained_as_such():
     with pytest.raises(RuntimeError, match="another reason"), memory_explained("it", "do that"):
         raise RuntimeError("another reason")
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")):
-        with pytest.raises(OutOfMemoryError, match="not enough memory for it; do that"), memory_explained("it", "do that"):
+        with (
+            pytest.raises(OutOfMemoryError, match="not enough memory for it; do that"),
+            memory_explained("it", "do that"),
+        ):
             raise error
     outer = memory_explained("all of it", "do this")
     with pytest.raises(OutOfMemoryError, match="for all of it; do this"), outer, memory_explained("it", "do that"):

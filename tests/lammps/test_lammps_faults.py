@@ -1,4 +1,4 @@
-"""What may happen to a run from outside: killed ranks, signals, no memory, vanished files. Nothing hangs or stays behind."""
+"""What may happen to a run: killed ranks, signals, no memory, vanished files. Nothing hangs or stays behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from runs import Setup, lammps_cell, run, write_data
 from hienet_deploy.export import export
+from runs import Setup, run
 
 from hienet.errors import HIENetError
 from hienet.lammps import _program, run_deck
@@ -63,7 +62,9 @@ def test_a_killed_rank_ends_the_run_and_the_message_says_so(ranks, models, tmp_p
             seen.extend(ranks_below(os.getpid()))
             os.kill(seen[-1], signal.SIGKILL)
 
-    with pytest.raises(HIENetError, match=r"killed by SIGKILL; unless somebody did that, the machine ran out of memory"):
+    with pytest.raises(
+        HIENetError, match=r"killed by SIGKILL; unless somebody did that, the machine ran out of memory"
+    ):
         run_deck(endless(models, tmp_path), ranks, timeout=PATIENCE, cwd=tmp_path, echo=kill_one)
     assert len(seen) == ranks
     wait_for(lambda: all(map(has_ended, seen)), "the other ranks end")
@@ -143,14 +144,18 @@ def test_a_file_deleted_between_runs_is_not_missed_and_then_not_found(ranks, mod
     model.write_bytes(models["float64"].read_bytes())
     setup = Setup(model)
     setup.write(tmp_path / "data.test", ATOMS)
-    deck = setup.preamble(ATOMS, tmp_path / "data.test") + f"thermo_style custom step pe\nrun 0\nshell rm {model}\nrun 0\n"
+    deck = (
+        setup.preamble(ATOMS, tmp_path / "data.test") + f"thermo_style custom step pe\nrun 0\nshell rm {model}\nrun 0\n"
+    )
     output = run_deck(deck, ranks, timeout=PATIENCE, cwd=tmp_path)
     lines = output.splitlines()
     energies = [lines[i + 1].split()[1] for i, line in enumerate(lines) if line.split() == ["Step", "PotEng"]]
     assert len(energies) == 2
     assert energies[0] == energies[1]
     model.write_bytes(models["float64"].read_bytes())
-    with pytest.raises(HIENetError, match=r"cannot open the model file `.*`: No such file or directory; check the name"):
+    with pytest.raises(
+        HIENetError, match=r"cannot open the model file `.*`: No such file or directory; check the name"
+    ):
         run_deck(f"{deck}pair_coeff * * {model} C Si\n", ranks, timeout=PATIENCE, cwd=tmp_path)
 
 
