@@ -4,6 +4,7 @@
 
 #include "model_archive.h"
 #include "neighbor_graph.h"
+#include "ops/pooled_memory.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
@@ -401,7 +402,11 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
   });
 }
 
-StagedModel::~StagedModel() = default;
+StagedModel::~StagedModel()
+{
+  torch_.reset();
+  release_pooled_memory();
+}
 
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }
