@@ -30,8 +30,8 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 KINDS = ("checkpoint", "foreign", "deployed", "compiled", "lammps")
-"""`checkpoint`: of this package; `foreign`: one of the HIENet authors, to be converted; `deployed`, `compiled`: deployed
-files, plain and compiled, in Python; `lammps`: a compiled one in `pair_coeff`."""
+"""`checkpoint`: of this package; `foreign`: one of the HIENet authors, to be converted; `deployed` and `compiled`:
+deployed files, plain and compiled, in Python; `lammps`: a compiled one in `pair_coeff`."""
 MEMORY = 2 << 30
 """Bytes of address space that reading files may add to a process."""
 PATIENCE = 20.0

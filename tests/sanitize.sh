@@ -55,7 +55,7 @@ valgrind)
   folder=$("$python" -c 'from hienet.plugin import plugin_directory; print(plugin_directory())')
   echo "== LAMMPS"
   LD_LIBRARY_PATH="$mpi" LAMMPS_PLUGIN_PATH="$folder" valgrind --error-exitcode=0 --leak-check=no --num-callers=40 \
-    --log-file="$build/valgrind.log" \
+    --suppressions=tests/valgrind.supp --log-file="$build/valgrind.log" \
     "$packages/lammps/lmp" -in "$build/in.deck" -log none -screen "$build/valgrind.out"
   grep "Loop time" "$build/valgrind.out"
   tail -1 "$build/valgrind.log"
