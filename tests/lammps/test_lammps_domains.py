@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import ase
@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from conftest import structures, with_velocities
 from hienet_deploy.export import export
-from runs import TIMEOUT, Setup, types_of, write_data
+from runs import TIMEOUT, Setup
 
 from hienet.calculator import load_model
-from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.testing import silicon_carbide
 
@@ -87,7 +86,9 @@ DIVISIONS = {
     "sorted atoms": Division("thin", "processors 2 2 1", "atom_modify sort 1 2.0\nrun 4"),
     "npt": Division("tilt +", "processors 2 2 1", "unfix nve\nfix n all npt temp 300 300 0.1 tri 0 0 1\nrun 5"),
     "minimize": Division("slab", "processors 2 2 1", "minimize 0 0 4 20\nrun 0"),
-    "box/relax": Division("thin", "processors 4 1 1", "fix r all box/relax aniso 0.0\nminimize 0 0 3 10\nunfix r\nrun 0"),
+    "box/relax": Division(
+        "thin", "processors 4 1 1", "fix r all box/relax aniso 0.0\nminimize 0 0 3 10\nunfix r\nrun 0"
+    ),
     "run 0 twice": Division("thin", "processors 1 2 2", "run 0\nrun 0"),
     "several runs": Division("thin", "processors 1 2 2", "run 2\nrun 2 pre no\nrun 2"),
     "multiple time steps": Division("thin", "processors 2 2 1", "run_style respa 2 2 bond 1 pair 2\nrun 3"),
