@@ -81,7 +81,7 @@ DIVISIONS = {
     "grand canonical": Division(
         "corner",
         "processors 4 1 1\natom_modify map array",
-        "fix g all gcmc 1 6 0 1 29494 30000.0 -3.0 0.1 full_energy\nrun 3\nunfix g\nrun 0",
+        "fix g all gcmc 1 6 0 1 29494 30000.0 -3.0 0.1 full_energy overlap_cutoff 1.0\nrun 3\nunfix g\nrun 0",
     ),
     "sorted atoms": Division("thin", "processors 2 2 1", "atom_modify sort 1 2.0\nrun 4"),
     "npt": Division("tilt +", "processors 2 2 1", "unfix nve\nfix n all npt temp 300 300 0.1 tri 0 0 1\nrun 5"),
