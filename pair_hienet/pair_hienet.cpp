@@ -11,6 +11,7 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "group.h"
 #include "info.h"
 #include "memory.h"
 #include "neigh_list.h"
@@ -33,6 +34,9 @@ using namespace LAMMPS_NS;
 
 /// Edges are shared among threads, and summed, by blocks of so many nodes.
 static constexpr int64_t BLOCK = 256;
+
+/// The group `all` is LAMMPS' first.
+static constexpr int ALL = 0;
 
 /// The nine components of a virial, in the order of centroid stresses: xx, yy, zz, xy, xz, yz, yx, zx, zy.
 static constexpr int VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
@@ -413,14 +417,32 @@ void PairHIENet::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-/// A many-body energy needs every neighbour: refuse what would take pairs out of the list.
+/// Bits of the groups whose members interact with nobody: they have no part in the network, reference energy
+/// included. So `fix gcmc` and `fix widom` switch off an atom while they try to delete it.
+int PairHIENet::absent_groups() const
+{
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    if (first == ALL || second == ALL) bits |= group->bitmask[first == ALL ? second : first];
+  }
+  return bits;
+}
+
+/// A many-body energy needs every neighbour: refuse what would take some pairs of an atom out of the list.
 void PairHIENet::check_exclusions()
 {
-  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
+  bool partial = neighbor->nex_type || neighbor->nex_mol;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    const int other = first == ALL ? second : first;
+    partial |= (first != ALL && second != ALL) || other == ALL || group->dynamic[other];
+  }
+  if (partial)
     error->all(FLERR,
                "pair_style hienet: `neigh_modify exclude` takes neighbors away from a many-body "
                "potential; remove it (`neigh_modify exclude none`), and hold atoms with `fix "
-               "setforce 0 0 0` instead");
+               "setforce 0 0 0` instead, or exclude a group from all (`exclude group G all`)");
   if (neighbor->includegroup)
     error->all(
         FLERR,
@@ -451,9 +473,10 @@ void PairHIENet::check_exclusions()
           k + 1);
 }
 
-/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms.
+/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms, and fixes their exclusions.
 void PairHIENet::setup()
 {
+  check_exclusions();
   const double reach = comm->get_comm_cutoff();
   if (reach < impl->cutoff)
     error->all(FLERR,
@@ -588,7 +611,8 @@ std::string PairHIENet::build_graph()
   // LAMMPS' arrays are one block of memory.
   const hienet::AtomsView atoms = {
       atom->nlocal, n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type};
+      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type,
+      atom->mask, absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;

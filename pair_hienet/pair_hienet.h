@@ -48,6 +48,7 @@ class PairHIENet : public Pair {
   void load(const std::string &, char **);
   void report(const std::string &);
   void check_exclusions();
+  int absent_groups() const;
   void publish_comm_size();
   void agree(const std::string &);
 
