@@ -3,6 +3,7 @@
 #include "staged_model.h"
 
 #include "neighbor_graph.h"
+#include "ops/pooled_memory.h"
 #include "row_buffer.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -335,7 +336,11 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
   });
 }
 
-StagedModel::~StagedModel() = default;
+StagedModel::~StagedModel()
+{
+  torch_.reset();
+  release_pooled_memory();
+}
 
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }
