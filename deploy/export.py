@@ -20,6 +20,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, table_bytes
 
 from .metadata import describe, describe_stages
@@ -83,6 +84,13 @@ def export(
     if is_torchscript(source):
         raise HIENetError(f"`{source}` is already a deployed model; give the checkpoint that it was made from")
     path = deployed_path(source) if output is None else Path(output)
+    with memory_explained(f"deploying `{source}`", "keep fewer elements (--elements), or use a machine with more"):
+        return _export(source, path, dtype, elements, compiled, tolerance)
+
+
+def _export(
+    source: str | Path, path: Path, dtype: str, elements: list[str] | None, compiled: bool, tolerance: float
+) -> Deployment:
     whole = load_checkpoint(source)
     checkpoint = whole if elements is None else keep_elements(whole, elements)
     expected = references(model_of(whole), verification_structures(checkpoint.config.elements))

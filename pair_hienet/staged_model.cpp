@@ -2,6 +2,7 @@
 
 #include "staged_model.h"
 
+#include "model_archive.h"
 #include "neighbor_graph.h"
 #include "ops/pooled_memory.h"
 #include "row_buffer.h"
@@ -20,7 +21,6 @@
 #include <chrono>
 #include <cstring>
 #include <new>
-#include <optional>
 #include <sstream>
 
 namespace hienet {
@@ -65,8 +65,10 @@ template <typename Work> static auto translated(const char *what, Work &&work) -
     message = error.what();
   }
   // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
+  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
   if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos)
+      message.find("out of memory") != std::string::npos ||
+      message.find("bad_alloc") != std::string::npos)
     throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
   throw ModelError(std::string(what) + ": " + first_sentence(message));
 }
@@ -85,20 +87,30 @@ static std::string read_description(const std::string &bytes)
 {
   if (bytes.size() < 4 || bytes.compare(0, 2, "PK") != 0)
     throw foreign("it does not begin like a TorchScript archive");
-  std::istringstream stream(bytes);
-  std::optional<caffe2::serialize::PyTorchStreamReader> reader;
+  const auto damaged = [](const std::string &why) {
+    return ModelError("the file is truncated or damaged (" + why +
+                      "); copy it again, or write it again with `hienet-deploy model.pt`");
+  };
   try {
-    reader.emplace(&stream);
+    std::istringstream stream(bytes);
+    caffe2::serialize::PyTorchStreamReader reader(&stream);
+    const auto read = [&reader](const std::string &name) {
+      auto [data, size] = reader.getRecord(name);
+      return std::string(static_cast<const char *>(data.get()), size);
+    };
+    // Torch leaves the folder in which all records lie out of their names.
+    const std::string damage = damage_of_archive(bytes, [&](const std::string &name) {
+      return read(name.substr(name.find('/') + 1));
+    });
+    if (!damage.empty()) throw damaged(damage);
+    if (!reader.hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
+    return read("extra/hienet.json");
+  } catch (const ModelError &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    throw ModelError("not enough memory to read the file");
   } catch (const std::exception &) {
-    throw ModelError("the file is truncated or damaged; copy it again, or write it again with "
-                     "`hienet-deploy model.pt`");
-  }
-  if (!reader->hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
-  try {
-    auto [data, size] = reader->getRecord("extra/hienet.json");
-    return std::string(static_cast<const char *>(data.get()), size);
-  } catch (const std::exception &) {
-    throw ModelError("the file is damaged; write it again with `hienet-deploy model.pt`");
+    throw damaged("it is not a whole archive");
   }
 }
 

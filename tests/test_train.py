@@ -324,7 +324,10 @@ def test_a_finished_run_can_be_resumed_and_reports_again(data: Path) -> None:
     assert again.errors == first.errors
 
 
-def test_an_interrupted_run_in_its_folder_ends_as_an_uninterrupted_one(data: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_ends_after_the_present_step_and_resumed_as_an_uninterrupted_one(
+    data: Path, number: signal.Signals
+) -> None:
     whole = Run(config_of(data), False, quiet())
     whole.train()
     values = {**tiny_values(data, data.parent / "other")}
@@ -335,12 +338,15 @@ def test_an_interrupted_run_in_its_folder_ends_as_an_uninterrupted_one(data: Pat
         nonlocal count
         count += 1
         if count == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     step = run.trainer.optimizer.step
     run.trainer.optimizer.step = lambda *a, **k: (step(*a, **k), interrupt())[0]  # type: ignore[method-assign]
-    with pytest.raises(InterruptedTrainingError, match=r"stopped by SIGTERM in epoch 2; go on with: hienet train"):
+    with pytest.raises(
+        InterruptedTrainingError, match=rf"stopped by {number.name} in epoch 2; go on with: hienet train"
+    ):
         run.train()
+    assert run.trainer.state.step == count == 4
     Run(parse_config(values), True, quiet()).train()
     folders = [data.parent / name for name in ("run", "other")]
     one, other = (dict(load_checkpoint(folder / "best.pt").weights) for folder in folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import Repr
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +23,9 @@ class Architecture:
     module: type[nn.Module]
     presets: Mapping[str, Mapping[str, object]]
 
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 ARCHITECTURES: dict[str, Architecture] = {
     "hienet": Architecture(hienet.HIENetConfig, hienet.HIENet, hienet.PRESETS),
@@ -87,8 +91,13 @@ def describe_validation_error(error: ValidationError, schema: type, where: str) 
         return f"key `{key}` is missing: {first['msg'].lower()}"
     message = first["msg"].removeprefix("Value error, ")
     more = len(error.errors()) - 1
-    given = "" if isinstance(first["input"], dict) else f" (given: `{first['input']}`)"
+    given = "" if isinstance(first["input"], dict) else f" (given: `{shortened(first['input'])}`)"
     return f"key `{key}`: {message}{given}" + (f"; and {more} more mistakes" if more else "")
+
+
+def shortened(value: object) -> str:
+    """A value of the input for a message, however large it is; YAML can name a list many times over in few words."""
+    return value if isinstance(value, str) and len(value) < 500 else _SHORT.repr(value)
 
 
 def _schema_at(schema: type, location: tuple[int | str, ...]) -> type[ModelConfig] | None:
