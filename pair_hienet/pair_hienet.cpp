@@ -720,8 +720,9 @@ void PairHIENet::exchange_reverse(int k)
 
 /// Energies and dE/d(edge_vectors) -> energy, forces and virial: the signs of docs/conventions.md.
 ///
-/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g, and the edge's
-/// virial -r (x) g is shared equally by its two atoms.
+/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g. The edge's virial
+/// -r (x) g is shared equally by its two atoms in a stress per atom; in a centroid stress, of which heat fluxes are
+/// made, the neighbor has all of it, since the energy is the center's and the heat flows to where it is.
 void PairHIENet::accumulate()
 {
   const auto &graph = impl->graph;
@@ -780,7 +781,6 @@ void PairHIENet::scatter(int64_t first, int64_t last)
   auto share_virial = [&](int i, const double *w) {
     for (int a = 0; a < 6 && vflag_atom; a++)
       vatom[i][a] += a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]);
-    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[i][a] += 0.5 * w[a];
   };
   auto to_neighbor = [&](int64_t e, const std::array<double, 3> &g) {
     if (neighbors[e] < first || neighbors[e] >= last) return;
@@ -790,6 +790,7 @@ void PairHIENet::scatter(int64_t first, int64_t last)
     double w[9] = {};
     add_virial(e, g, w);
     share_virial(j, w);
+    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[j][a] += w[a];
   };
 
   const int64_t first_center = std::min<int64_t>(first, graph.n_local);
