@@ -113,7 +113,7 @@ def exact_flux(model: LoadedModel, atoms: ase.Atoms, step: float = 1e-5) -> Arra
     def energies(time: float) -> Array:
         moved = atoms.copy()
         moved.positions += time * v
-        return model.predict(moved, derivatives=False).energies.numpy()
+        return model.predict(moved, derivatives=False).energies.detach().numpy()
 
     rate = (8 * (energies(step) - energies(-step)) - (energies(2 * step) - energies(-2 * step))) / (12 * step)
     return atoms.positions.T @ (power + rate)
