@@ -78,7 +78,9 @@ def build_model(architecture: str, config: ModelConfig, seed: int | None = None)
             torch.manual_seed(seed)
         model = family.module(config).eval()
     if config.zbl and not any(isinstance(part, ZBLRepulsion) for part in model.modules()):
-        raise HIENetError(f"the architecture `{architecture}` has no ZBL repulsion; remove `zbl` from its configuration")
+        raise HIENetError(
+            f"the architecture `{architecture}` has no ZBL repulsion; remove `zbl` from its configuration"
+        )
     return model
 
 

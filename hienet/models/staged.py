@@ -9,7 +9,6 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-
 _LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 

@@ -29,8 +29,8 @@ class ZBLRepulsion(nn.Module):
     A model adds the result as a last column to the state that its last stage returns, and its readout takes it off
     again: so it is never exchanged.
 
-    It is computed in float64 whatever the dtype of the model, and only for the edges that are short enough: in a crystal
-    near equilibrium hardly any.
+    It is computed in float64 whatever the dtype of the model, and only for the edges that are short enough: in a
+    crystal near equilibrium hardly any.
     """
 
     atomic_numbers: Tensor

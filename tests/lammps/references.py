@@ -2,8 +2,8 @@
 
     python tests/lammps/references.py
 
-evaluates the committed example model in float64 on one rank, and writes `references/*.yaml` anew. That is needed only when a
-change of the numbers is meant; `test_lammps_references.py` compares every variant with the files.
+evaluates the committed example model in float64 on one rank, and writes `references/*.yaml` anew. That is needed only
+when a change of the numbers is meant; `test_lammps_references.py` compares every variant with the files.
 """
 
 from __future__ import annotations

@@ -58,9 +58,13 @@ def per_atom(atoms: ase.Atoms, setup: Setup, folder: Path, ranks: int = 1, steps
     deck = setup.preamble(atoms, folder / "data.test") + OUTPUT.format(steps=max(steps, 1), run=steps)
     output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=folder)
     number = r"[-+]?\d[-+.\de]*"
-    rows = [[float(x) for x in line.split()] for line in re.findall(rf"^ *(?:{number} +){{14}}{number} *$", output, re.M)]
+    rows = [
+        [float(x) for x in line.split()] for line in re.findall(rf"^ *(?:{number} +){{14}}{number} *$", output, re.M)
+    ]
     blocks = (folder / "dump.test").read_text().split("ITEM: ATOMS")[1:]
-    tables = [np.array([[float(x) for x in line.split()] for line in b.splitlines()[1 : 1 + len(atoms)]]) for b in blocks]
+    tables = [
+        np.array([[float(x) for x in line.split()] for line in b.splitlines()[1 : 1 + len(atoms)]]) for b in blocks
+    ]
     assert len(rows) == len(tables) == 1 + (steps > 0), output
     return [_per_atom(np.array(row), table) for row, table in zip(rows, tables, strict=True)]
 
@@ -168,7 +172,7 @@ def test_the_heat_flux_of_several_layers_is_not(models, tmp_path):
     atoms = cluster()
     exact = exact_flux(load_model(models["float64"]), atoms)
     found = per_atom(atoms, Setup(models["float64"]), tmp_path)[0]
-    center, neighbor, terms = edge_terms(load_model(models["float64"]), atoms)
+    _, neighbor, terms = edge_terms(load_model(models["float64"]), atoms)
     expected = np.einsum("eab,eb->a", terms, atoms.arrays["velocities"][neighbor])
     np.testing.assert_allclose(found.flux, expected, atol=1e-6 * np.abs(expected).max())
     assert np.abs(found.flux - exact).max() > 1e-3 * np.abs(exact).max()
@@ -190,7 +194,9 @@ def moving() -> ase.Atoms:
     return with_velocities(silicon_carbide((2, 1, 1)))
 
 
-@pytest.mark.parametrize(("name", "ranks", "grid"), [("float64", 2, "2 1 1"), ("float64", 4, "2 1 2"), ("float32", 2, "1 2 1")])
+@pytest.mark.parametrize(
+    ("name", "ranks", "grid"), [("float64", 2, "2 1 1"), ("float64", 4, "2 1 2"), ("float32", 2, "1 2 1")]
+)
 def test_ranks_agree_on_every_atom_and_on_the_heat_flux(name, ranks, grid, models, serial, tmp_path):
     setup = Setup(models[name], before_box=f"processors {grid}")
     tolerance = 1e-7 if name == "float64" else 2e-4
