@@ -93,7 +93,8 @@ def _export(
 ) -> Deployment:
     whole = load_checkpoint(source)
     checkpoint = whole if elements is None else keep_elements(whole, elements)
-    expected = references(model_of(whole), verification_structures(checkpoint.config.elements))
+    structures = verification_structures(checkpoint.config.elements, overlapping=checkpoint.config.zbl)
+    expected = references(model_of(whole), structures)
     model = checkpoint.build(torch.float64).requires_grad_(False)
     metadata = describe(checkpoint, model, dtype)
     if compiled:

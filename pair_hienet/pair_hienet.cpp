@@ -955,9 +955,10 @@ void PairHIENet::exchange_reverse(const Member &member, int k)
 
 /// Energies and dE/d(edge_vectors) -> energy, forces and virial: the signs of docs/conventions.md.
 ///
-/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g, and the edge's
-/// virial -r (x) g is shared equally by its two atoms. Of a committee the member's weight of it is added, and with
-/// `compared` its forces are kept for the deviation.
+/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g. The edge's virial
+/// -r (x) g is shared equally by its two atoms in a stress per atom; in a centroid stress, of which heat fluxes are
+/// made, the neighbor has all of it, since the energy is the center's and the heat flows to where it is. Of a
+/// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
 void PairHIENet::accumulate(const Member &member, bool compared)
 {
   const auto &graph = impl->graphs[member.graph];
@@ -1018,7 +1019,6 @@ void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int
   auto share_virial = [&](int i, const double *w) {
     for (int a = 0; a < 6 && vflag_atom; a++)
       vatom[i][a] += share * (a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]));
-    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[i][a] += share * 0.5 * w[a];
   };
   auto add_force = [&](int i, double sign, const double *force) {
     for (int a = 0; a < 3; a++) f[i][a] += sign * share * force[a];
@@ -1034,6 +1034,7 @@ void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int
     double w[9] = {};
     add_virial(e, g, w);
     share_virial(j, w);
+    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[j][a] += share * w[a];
   };
 
   const int64_t first_center = std::min<int64_t>(first, graph.n_local);

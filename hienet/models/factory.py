@@ -13,6 +13,7 @@ from torch import nn
 from hienet.errors import HIENetError
 from hienet.models import hienet
 from hienet.models.staged import ModelConfig
+from hienet.nn.zbl import ZBLRepulsion
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,20 @@ def build_model(architecture: str, config: ModelConfig, seed: int | None = None)
         architecture: its name.
         config: its configuration.
         seed: of the initial weights; None draws from torch's global generator.
+
+    Raises:
+        HIENetError: unknown architecture, or one without the repulsion that the configuration asks for.
     """
     family = find_architecture(architecture)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return family.module(config).eval()
+        model = family.module(config).eval()
+    if config.zbl and not any(isinstance(part, ZBLRepulsion) for part in model.modules()):
+        raise HIENetError(
+            f"the architecture `{architecture}` has no ZBL repulsion; remove `zbl` from its configuration"
+        )
+    return model
 
 
 def describe_validation_error(error: ValidationError, schema: type, where: str) -> str:

@@ -12,6 +12,7 @@ from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import ZBLRepulsion
 
 
 class HIENetConfig(ModelConfig):
@@ -89,7 +90,9 @@ class HIENet(nn.Module):
 
     def __init__(self, config: HIENetConfig) -> None:
         super().__init__()
-        self.edge_embedding = EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max)
+        self.edge_embedding = EdgeEmbedding(
+            config.cutoff, config.n_radial, config.envelope_power, config.l_max, with_distance=config.zbl
+        )
         channels = config.invariant_channels
         self.species_embedding = SpeciesEmbedding(len(config.elements), channels, config.dropout)
         layers: list[nn.Module] = [
@@ -111,9 +114,11 @@ class HIENet(nn.Module):
             )
             irreps = o3.Irreps(text)
         self.layers = nn.ModuleList(layers)
+        self.n_layers = len(layers)
         self.energy_readout = EnergyReadout(
             irreps.dim, config.readout_channels, list(config.scale), list(config.shift), config.dropout
         )
+        self.repulsion = ZBLRepulsion(config.elements, config.cutoff, config.zbl_outer) if config.zbl else None
 
     def stages(self) -> list[Stage]:
         """The state that each layer reads."""
@@ -148,23 +153,42 @@ class HIENet(nn.Module):
     def stage(
         self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
-        """Layer `index`, and what the next one wants of it: `[n_nodes, width]` to `[n_local, next width]`."""
+        """Layer `index`, and what the next one wants of it: `[n_nodes, width]` to `[n_local, next width]`.
+
+        The last one adds the column of the repulsion.
+        """
+        features = self.edge_embedding.features(edges)
         for i, layer in enumerate(self.layers):
             if i == index:
-                state = layer(state, edges, species, center, neighbor, n_local)
+                state = layer(state, features, species, center, neighbor, n_local)
             elif i == index + 1:
                 state = layer.prepare(state)  # type: ignore[operator]
+        if index == self.n_layers - 1:
+            state = self.with_repulsion(state, edges, species, center, neighbor, n_local)
+        return state
+
+    def with_repulsion(
+        self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        """Features `[n_local, width]`, and as a last column the energy of repulsion (eV) of a model that has one."""
+        if self.repulsion is not None:
+            distance = self.edge_embedding.distance(edges)
+            state = torch.cat([state, self.repulsion(distance, species, center, neighbor, n_local)], dim=1)
         return state
 
     @torch.jit.export
     def readout(self, state: Tensor, species: Tensor) -> Tensor:
         """Energies of the owned atoms, `[n_local]` (eV, float64)."""
+        if self.repulsion is not None:
+            return self.energy_readout(state[:, :-1], species) + state[:, -1].to(torch.float64)
         return self.energy_readout(state, species)
 
     def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
         edges = self.embed_edges(edge_vectors)
+        edge_features = self.edge_embedding.features(edges)
         features = self.species_embedding(species)
         for layer in self.layers:
-            features = layer(layer.prepare(features), edges, species, center, neighbor, n_local)  # type: ignore[operator]
-        return self.energy_readout(features, species[:n_local])
+            features = layer(layer.prepare(features), edge_features, species, center, neighbor, n_local)  # type: ignore[operator]
+        state = self.with_repulsion(features, edges, species, center, neighbor, n_local)
+        return self.readout(state, species[:n_local])
