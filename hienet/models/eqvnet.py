@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "dropout": 0.0,
     },
 }
-"""`large`: as HIENet's `paper`, with an equivariant layer in the place of the invariant one; `small`: a few elements."""
+"""`large`: HIENet's `paper` with an equivariant layer in the place of the invariant one; `small`: a few elements."""
 
 
 class EqvNet(LayeredModel):
