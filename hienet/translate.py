@@ -60,7 +60,7 @@ def _rebuild_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarra
     """numpy's `_reconstruct`: an empty array, which the state that follows in the file fills."""
     if kind is not np.ndarray or tuple(shape) != (0,):
         raise ValueError("an array is described in an unknown way")
-    return np.ndarray((0,), np.dtype(code))
+    return np.empty((0,), np.dtype(code.decode("ascii")))
 
 
 def _rebuild_number(kind: np.dtype, data: bytes) -> Any:
