@@ -137,7 +137,7 @@ def model_of(
 def force_deviation(forces: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far the forces `[n_models, n_atoms, 3]` of several models are apart, `[n_atoms]`.
 
-    With the forces F_ik of K models on atom i, and their mean <F_i>, sqrt(sum_k |F_ik - <F_i>|^2 / K): the model deviation
+    With the forces F_ik of K models on atom i, and their mean <F_i>, sqrt(sum_k |F_ik - <F_i>|^2 / K): the deviation
     of Zhang et al., Phys. Rev. Materials 3, 023804 (2019), as `pair_style hienet` has it.
     """
     return np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
@@ -167,9 +167,7 @@ class HIENetCalculator(Calculator):
         "force_deviation",
     ]
 
-    def __init__(
-        self, path: str | Path | Sequence[str | Path], device: str = "cpu", dtype: str | None = None
-    ) -> None:
+    def __init__(self, path: str | Path | Sequence[str | Path], device: str = "cpu", dtype: str | None = None) -> None:
         """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`), or several.
 
         Args:

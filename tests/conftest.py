@@ -11,6 +11,7 @@ import torch
 
 from hienet.build import build
 from hienet.calculator import LoadedModel
+from hienet.models.factory import ARCHITECTURES
 from hienet.ops.library import load_operators
 from hienet.testing import tiny_model, write_tiny_checkpoint
 
@@ -27,6 +28,18 @@ def reference_folder() -> Path:
 def model() -> LoadedModel:
     """A tiny random HIENet in float64."""
     return tiny_model()
+
+
+@pytest.fixture(scope="session", params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each of the package."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_of_architecture(architecture: str) -> LoadedModel:
+    """A tiny random model of each architecture, in float64."""
+    return tiny_model(architecture=architecture)
 
 
 @pytest.fixture(scope="session")

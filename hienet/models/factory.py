@@ -5,32 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from reprlib import Repr
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import hienet
+from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture of the package."""
+    """One architecture of the package.
+
+    Attributes:
+        config: what defines a model of it, apart from the weights.
+        module: called with the configuration, makes the untrained module, a `StagedModel`.
+        presets: named values of the configuration; `small`, for a few elements on a laptop, is among them.
+        summary: one line for a person.
+        symmetry: of the energy: O(3), or SO(3) where a structure and its mirror image may differ; by default
+            hyperparameters.
+    """
 
     config: type[ModelConfig]
     module: type[nn.Module]
     presets: Mapping[str, Mapping[str, object]]
+    summary: str
+    symmetry: Literal["O(3)", "SO(3)"]
 
 
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "hienet": Architecture(hienet.HIENetConfig, hienet.HIENet, hienet.PRESETS),
+    "hienet": Architecture(
+        hienet.HIENetConfig,
+        hienet.HIENet,
+        hienet.PRESETS,
+        "invariant layers first, equivariant layers after",
+        symmetry="SO(3)",
+    ),
+    "invnet": Architecture(
+        invnet.InvNetConfig, invnet.InvNet, invnet.PRESETS, "HIENet's invariant layers alone", symmetry="O(3)"
+    ),
+    "eqvnet": Architecture(
+        eqvnet.EqvNetConfig, eqvnet.EqvNet, eqvnet.PRESETS, "HIENet's equivariant layers alone", symmetry="SO(3)"
+    ),
+    "sevennet": Architecture(
+        sevennet.SevenNetConfig,
+        sevennet.SevenNet,
+        sevennet.PRESETS,
+        "equivariant layers of the NequIP family; reads SevenNet's potentials",
+        symmetry="SO(3)",
+    ),
+    "inv_sevennet": Architecture(
+        inv_sevennet.InvSevNetConfig,
+        inv_sevennet.InvSevNet,
+        inv_sevennet.PRESETS,
+        "an invariant layer in front of SevenNet",
+        symmetry="SO(3)",
+    ),
 }
+
+DEFAULT_PRESET = "small"
+"""Every architecture has it."""
 
 
 def find_architecture(name: str) -> Architecture:

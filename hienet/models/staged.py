@@ -23,7 +23,11 @@ class Stage:
 
 
 class StagedModel(Protocol):
-    """The methods of a model. TorchScript exports them under these names; the pair style calls them."""
+    """The methods of a model. TorchScript exports them under these names; the pair style calls them.
+
+    A module in it whose parameters depend on the species, by shape or by a factor, also has `keep_species(rows)` as
+    `hienet.nn.embedding.SpeciesEmbedding` has it, so that a model can be deployed for some of its elements.
+    """
 
     def stages(self) -> list[Stage]:
         """One description for each stage."""

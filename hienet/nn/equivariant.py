@@ -1,7 +1,5 @@
 """Equivariant message passing: one interaction layer of the NequIP family."""
 
-from __future__ import annotations
-
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from hienet.nn.embedding import split_edges
 from hienet.nn.gate import Gate
 from hienet.nn.linear import IrrepsLinear
 from hienet.nn.radial import RadialNetwork
+from hienet.nn.species_linear import SpeciesLinear
 
 
 class EquivariantLayer(nn.Module):
@@ -20,6 +19,9 @@ class EquivariantLayer(nn.Module):
     messages do. The linear maps have no biases, so an isolated atom keeps Gate(Linear_skip(x)).
     """
 
+    # What is not compiled for the other value does not fit the other kind of `linear_skip`.
+    __constants__ = ("by_species",)
+
     def __init__(
         self,
         irreps_in: o3.Irreps | str,
@@ -28,12 +30,19 @@ class EquivariantLayer(nn.Module):
         n_radial: int,
         radial_hidden: list[int],
         avg_num_neighbors: float,
+        n_species: int | None = None,
     ) -> None:
+        """With `n_species`, Linear_skip has a matrix for each species, as in NequIP."""
         super().__init__()
         self.n_radial = n_radial
         self.gate = Gate(irreps_out)
         self.linear_in = IrrepsLinear(irreps_in, irreps_in)
-        self.linear_skip = IrrepsLinear(irreps_in, self.gate.irreps_in)
+        self.by_species = n_species is not None
+        self.linear_skip: IrrepsLinear | SpeciesLinear
+        if n_species is None:
+            self.linear_skip = IrrepsLinear(irreps_in, self.gate.irreps_in)
+        else:
+            self.linear_skip = SpeciesLinear(irreps_in, self.gate.irreps_in, n_species)
         self.convolution = TensorProductConvolution(irreps_in, irreps_harmonics, irreps_out)
         self.radial_network = RadialNetwork([n_radial, *radial_hidden, self.convolution.n_weights])
         self.linear_out = IrrepsLinear(self.convolution.irreps_out, self.gate.irreps_in)
@@ -51,9 +60,13 @@ class EquivariantLayer(nn.Module):
         """Leading columns that it reads of neighbours."""
         return self.sent_width
 
-    def prepare(self, features: Tensor) -> Tensor:
-        """Features `[n, irreps_in.dim]` to the state: what neighbours read, then the atom's own part of the update."""
-        return torch.cat([self.linear_in(features), self.linear_skip(features)], dim=1)
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
+        """Features `[n, irreps_in.dim]` to the state: what neighbours read, then the atom's own part of the update.
+
+        `species`: `[n]` int64.
+        """
+        kept = self.linear_skip(features, species) if self.by_species else self.linear_skip(features)
+        return torch.cat([self.linear_in(features), kept], dim=1)
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: a plain layer has none."""

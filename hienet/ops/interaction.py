@@ -10,7 +10,7 @@ from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.embedding import EdgeEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import irrep_blocks
-from hienet.nn.radial import polynomial_envelope
+from hienet.nn.species_linear import SpeciesLinear
 from hienet.ops.gate import FusedGate
 from hienet.ops.library import load_operators
 from hienet.ops.linear import FusedLinear, linear_plan
@@ -35,6 +35,8 @@ class FusedEquivariantLayer(nn.Module):
     * `table` `[blocks, n_intervals, 6, LANES]`: splines of the path weights (hienet.ops.spline).
     """
 
+    # What is not compiled for the other value may call modules that the layer lacks.
+    __constants__ = ("by_species",)
     # TorchScript reads these annotations, and only where they are not strings.
     table: Tensor
     weights: Tensor
@@ -61,8 +63,13 @@ class FusedEquivariantLayer(nn.Module):
         self.sent_width, self.kept_width = plain.sent_width, plain.kept_width
         self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
         self.cutoff = embedding.cutoff
-        self.prepared = FusedLinear([plain.linear_in, plain.linear_skip])
-        self.gate = FusedGate(plain.gate)
+        self.by_species = plain.by_species
+        if isinstance(plain.linear_skip, SpeciesLinear):
+            self.prepared, self.linear_skip = FusedLinear([plain.linear_in]), plain.linear_skip
+        else:
+            self.prepared = FusedLinear([plain.linear_in, plain.linear_skip])
+        # tanh has no operator: odd scalars are rare.
+        self.gate = plain.gate if plain.gate.n_odd else FusedGate(plain.gate)
         paths, terms, coefficients = convolution_plan(plain.convolution)
         self.register_buffer("paths", paths, persistent=False)
         self.register_buffer("terms", terms, persistent=False)
@@ -74,9 +81,12 @@ class FusedEquivariantLayer(nn.Module):
         splines = tabulate_path_weights(plain, embedding, n_intervals)
         self.register_buffer("table", in_padded_lanes(splines, plain.convolution), persistent=False)
 
-    def prepare(self, features: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
         """As `EquivariantLayer.prepare`."""
-        return self.prepared(features)
+        prepared = self.prepared(features)
+        if self.by_species:
+            prepared = torch.cat([prepared, self.linear_skip(features, species)], dim=1)
+        return prepared
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: this layer's do not depend on them."""
@@ -145,10 +155,9 @@ def tabulate_path_weights(plain: EquivariantLayer, embedding: EdgeEmbedding, n_i
 
     def path_weights(distance: Tensor) -> Tensor:
         d = distance.unsqueeze(1)
-        envelope = polynomial_envelope(d, embedding.cutoff, embedding.envelope_power)
-        return plain.radial_network(embedding.basis(d) * envelope)
+        return plain.radial_network(embedding.basis(d) * embedding.envelope(d))
 
-    return tabulate(path_weights, embedding.cutoff, n_intervals)
+    return tabulate(path_weights, embedding.cutoff, n_intervals, embedding.envelope.kink)
 
 
 def in_padded_lanes(splines: Tensor, plain: TensorProductConvolution) -> Tensor:
