@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
+from hienet.models import eqvnet, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
 
 
@@ -62,6 +62,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
+    ),
+    "nemp": Architecture(
+        nemp.NEMPConfig,
+        nemp.NEMP,
+        nemp.PRESETS,
+        "tensor products on atoms instead of edges; ranks exchange little",
+        symmetry="O(3)",
     ),
 }
 
