@@ -62,6 +62,16 @@ TINY: dict[str, dict[str, object]] = {
         "n_blocks": 1,
         "cutoff": 4.0,
     },
+    "geodite": {
+        "channels": 12,
+        "n_layers": 3,
+        "n_heads": 3,
+        "n_radial": 6,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "distance_weighting": True,
+        "universal_screening": True,
+    },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

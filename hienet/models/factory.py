@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, hienet, inv_sevennet, invnet, nemp, sevennet
+from hienet.models import eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
@@ -73,6 +73,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         nemp.NEMP,
         nemp.PRESETS,
         "tensor products on atoms instead of edges; ranks exchange little",
+        symmetry="O(3)",
+    ),
+    "geodite": Architecture(
+        geodite.GeoditeConfig,
+        geodite.Geodite,
+        geodite.PRESETS,
+        "attention without tensor products, with physical priors",
         symmetry="O(3)",
     ),
 }
