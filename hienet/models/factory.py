@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
+from hienet.models import botnet, eqvnet, hienet, inv_sevennet, invnet, sevennet
 from hienet.models.staged import ModelConfig
 
 
@@ -62,6 +62,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
+    ),
+    "botnet": Architecture(
+        botnet.BOTNetConfig,
+        botnet.BOTNet,
+        botnet.PRESETS,
+        "body-ordered: linear updates of equivariant features, a readout at every layer; NequIP by its options",
+        symmetry="O(3)",
     ),
 }
 
