@@ -49,6 +49,15 @@ TINY: dict[str, dict[str, object]] = {
     "eqvnet": {**_EQUIVARIANT, "dropout": 0.0},
     "sevennet": {**_EQUIVARIANT, "species_self_connection": True},
     "inv_sevennet": _EQUIVARIANT,
+    "botnet": {
+        "channels": 3,
+        "n_layers": 4,
+        "l_max": 2,
+        "radial_hidden": (16,),
+        "readout_hidden": (4,),
+        "cutoff": 4.0,
+        "avg_num_neighbors": 4.0,
+    },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

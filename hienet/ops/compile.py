@@ -12,6 +12,7 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
+from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
@@ -80,6 +81,9 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
     for i, layer in enumerate(layers):
         if isinstance(layer, EquivariantLayer):
             compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
+        elif isinstance(layer, LayerWithReadout):
+            layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
+            compiled.append(layer)
         elif isinstance(layer, InvariantLayer) and i == 0:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
@@ -88,12 +92,21 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
-    model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+    if isinstance(model.energy_readout, EnergyReadout):
+        model.energy_readout = MergedReadout(model.energy_readout)
 
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
-    return all(isinstance(layer, (EquivariantLayer, InvariantLayer)) for layer in cast(nn.ModuleList, model.layers))
+    return all(_has_compiled_form(layer) for layer in cast(nn.ModuleList, model.layers))
+
+
+def _has_compiled_form(layer: nn.Module) -> bool:
+    if isinstance(layer, LayerWithReadout):
+        return _has_compiled_form(layer.layer)
+    if isinstance(layer, EquivariantLayer):
+        return not layer.radial_by_species
+    return isinstance(layer, InvariantLayer)
 
 
 @dataclass(frozen=True)
