@@ -16,6 +16,7 @@ from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import reachable_irreps
 from hienet.nn.layer_readout import LayerWithReadout, ScalarReadout, SummedReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class BOTNetConfig(ModelConfig):
@@ -84,6 +85,7 @@ class BOTNet(LayeredModel):
             SpeciesEmbedding(n_species, config.channels, dropout=0.0),
             body_ordered_layers(config, n_species),
             SummedReadout(list(config.scale), list(config.shift)),
+            repulsion_of(config),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from hienet.errors import HIENetError
 from hienet.models import botnet, eqvnet, hienet, inv_sevennet, invnet, sevennet
 from hienet.models.staged import ModelConfig
+from hienet.nn.zbl import ZBLRepulsion
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Architecture:
     summary: str
     symmetry: Literal["O(3)", "SO(3)"]
 
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 ARCHITECTURES: dict[str, Architecture] = {
     "hienet": Architecture(
@@ -115,12 +120,20 @@ def build_model(architecture: str, config: ModelConfig, seed: int | None = None)
         architecture: its name.
         config: its configuration.
         seed: of the initial weights; None draws from torch's global generator.
+
+    Raises:
+        HIENetError: unknown architecture, or one without the repulsion that the configuration asks for.
     """
     family = find_architecture(architecture)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return family.module(config).eval()
+        model = family.module(config).eval()
+    if config.zbl and not any(isinstance(part, ZBLRepulsion) for part in model.modules()):
+        raise HIENetError(
+            f"the architecture `{architecture}` has no ZBL repulsion; remove `zbl` from its configuration"
+        )
+    return model
 
 
 def describe_validation_error(error: ValidationError, schema: type, where: str) -> str:
@@ -135,8 +148,13 @@ def describe_validation_error(error: ValidationError, schema: type, where: str) 
         return f"key `{key}` is missing: {first['msg'].lower()}"
     message = first["msg"].removeprefix("Value error, ")
     more = len(error.errors()) - 1
-    given = "" if isinstance(first["input"], dict) else f" (given: `{first['input']}`)"
+    given = "" if isinstance(first["input"], dict) else f" (given: `{shortened(first['input'])}`)"
     return f"key `{key}`: {message}{given}" + (f"; and {more} more mistakes" if more else "")
+
+
+def shortened(value: object) -> str:
+    """A value of the input for a message, however large it is; YAML can name a list many times over in few words."""
+    return value if isinstance(value, str) and len(value) < 500 else _SHORT.repr(value)
 
 
 def _schema_at(schema: type, location: tuple[int | str, ...]) -> type[ModelConfig] | None:

@@ -12,6 +12,7 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.irreps import reachable_irreps
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class SevenNetConfig(EquivariantConfig):
@@ -100,4 +101,5 @@ class SevenNet(LayeredModel):
                 list(config.shift),
                 dropout=0.0,
             ),
+            repulsion_of(config),
         )

@@ -20,6 +20,7 @@ from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
 from hienet.ops.linear import FusedLinear
 from hienet.ops.readout import MergedReadout
+from hienet.ops.spline import intervals_with_knot
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
@@ -76,6 +77,8 @@ class RadialBasisLayer(nn.Module):
 def compile_layers(model: nn.Module, n_intervals: int) -> None:
     """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
+    if embedding.envelope.kink is not None:
+        n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, embedding.envelope.kink)
     layers = cast(nn.ModuleList, model.layers)
     compiled: list[nn.Module] = []
     for i, layer in enumerate(layers):
@@ -98,7 +101,12 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
-    return all(_has_compiled_form(layer) for layer in cast(nn.ModuleList, model.layers))
+    layers = cast(nn.ModuleList, model.layers)
+    if not all(_has_compiled_form(layer) for layer in layers):
+        return False
+    # The tables of pairs are built when the file is loaded, with no regard to a kink.
+    kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
+    return kink is None or not isinstance(layers[0], InvariantLayer)
 
 
 def _has_compiled_form(layer: nn.Module) -> bool:
@@ -164,10 +172,12 @@ def operators_of(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
 
 
-def table_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of the splines of a compiled model in its present dtype: in its file, and for each ordered pair of elements
-    when they are loaded."""
-    in_file = sum(m.table.nbytes for m in model.modules() if isinstance(m, FusedEquivariantLayer))
+def describe_tables(model: nn.Module) -> dict[str, int]:
+    """Intervals of the splines of a compiled model, and their bytes in its present dtype: in its file, and for each
+    ordered pair of elements when they are loaded."""
+    fused = [m.table for m in model.modules() if isinstance(m, FusedEquivariantLayer)]
+    in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    return {"bytes": in_file, "bytes_for_each_pair": pair}
+    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
+    return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

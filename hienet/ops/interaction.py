@@ -172,7 +172,7 @@ def tabulate_path_weights(plain: EquivariantLayer, embedding: EdgeEmbedding, n_i
         d = distance.unsqueeze(1)
         return plain.radial_network(embedding.basis(d) * embedding.envelope(d))
 
-    return tabulate(path_weights, embedding.cutoff, n_intervals)
+    return tabulate(path_weights, embedding.cutoff, n_intervals, embedding.envelope.kink)
 
 
 def in_padded_lanes(splines: Tensor, plain: TensorProductConvolution) -> Tensor:
