@@ -145,6 +145,11 @@ class DataSection(Section):
         "least_squares",
         description="energy of an atom of each element (eV): least_squares on the composition, or {symbol: eV}",
     )
+    shift_to_mean: bool = Field(
+        False,
+        description="add to each reference energy the mean energy per atom that they leave; an isolated atom then no "
+        "longer has its reference energy",
+    )
 
     @model_validator(mode="after")
     def _one_source_of_stress(self) -> DataSection:

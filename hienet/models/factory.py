@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
+from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
@@ -80,6 +80,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         geodite.Geodite,
         geodite.PRESETS,
         "attention without tensor products, with physical priors",
+        symmetry="O(3)",
+    ),
+    "botnet": Architecture(
+        botnet.BOTNetConfig,
+        botnet.BOTNet,
+        botnet.PRESETS,
+        "body-ordered: linear updates of equivariant features, a readout at every layer; NequIP by its options",
         symmetry="O(3)",
     ),
 }
