@@ -19,25 +19,27 @@ namespace hienet {
 
 /// Smaller tensors are left to the C library, which keeps such blocks.
 static constexpr size_t SMALLEST_POOLED = size_t(1) << 16;
-/// Blocks of this size and more begin at a large page.
 static constexpr size_t LARGE_PAGE = size_t(1) << 21;
+/// Blocks of this size and more are made of large pages; of smaller ones, the last page would be a notable part.
+static constexpr size_t SMALLEST_OF_LARGE_PAGES = 8 * LARGE_PAGE;
 /// A free block is given back when so many other requests were served since it was last used: many steps of a model.
 static constexpr int64_t LONGEST_IDLE = 2000;
 
-/// Sizes in steps of an eighth of a power of two, so that a block fits again although the number of edges fluctuates.
+/// Sizes in steps of about 3 %, so that a block fits again although the number of edges fluctuates.
 static size_t size_class(size_t bytes)
 {
-  const size_t step = std::bit_floor(bytes) / 8;
+  const size_t step = std::bit_floor(bytes) / 32;
   return (bytes + step - 1) / step * step;
 }
 
 static void *from_system(size_t bytes)
 {
-  const size_t alignment = bytes >= LARGE_PAGE ? LARGE_PAGE : 64;
+  const bool large = bytes >= SMALLEST_OF_LARGE_PAGES;
+  const size_t alignment = large ? LARGE_PAGE : 64;
   const size_t whole = (bytes + alignment - 1) / alignment * alignment;
   void *const data = std::aligned_alloc(alignment, whole);
 #ifdef MADV_HUGEPAGE
-  if (data && bytes >= LARGE_PAGE) madvise(data, whole, MADV_HUGEPAGE);    // a wish
+  if (data && large) madvise(data, whole, MADV_HUGEPAGE);    // a wish
 #endif
   return data;
 }
