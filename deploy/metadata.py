@@ -46,12 +46,9 @@ def describe_stages(model: nn.Module, dtype: torch.dtype, compiled: bool) -> dic
     """Widths of edge features and states, and the version of the format, of the model as it is written."""
     edge_width = model.embed_edges(torch.ones(1, 3, dtype=dtype)).shape[1]  # type: ignore[operator]
     stages: list[Stage] = model.stages()  # type: ignore[operator]
-    if any(stage.edge_width is not None for stage in stages):
-        format_version = 4
-    else:
-        format_version = 3 if compiled else 1
+    edges_evolve = any(stage.edge_width is not None for stage in stages)
     return {
-        "format_version": format_version,
+        "format_version": 4 if edges_evolve else 3 if compiled else 1,
         "edge_width": edge_width,
         "stages": [stage.as_dict() for stage in stages],
     }

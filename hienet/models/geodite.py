@@ -13,7 +13,7 @@ from e3nn import o3
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hienet.models.staged import _LAST_WITH_RADIUS, ModelConfig, Stage
+from hienet.models.staged import LAST_WITH_RADIUS, ModelConfig, Stage
 from hienet.nn.distance_weighting import DistanceWeighting
 from hienet.nn.embedding import SpeciesTable
 from hienet.nn.geometric_attention import EdgeGate, EdgeNetwork, EdgeUpdate, GeometricAttention, NeighborDensity
@@ -39,7 +39,8 @@ class GeoditeConfig(ModelConfig):
     n_radial: int = Field(12, ge=1, description="number of Bessel functions")
     envelope_power: int = Field(6, ge=3, description="power p of the polynomial envelope")
     distance_weighting: bool = Field(
-        False, description="damp what is learnt where atoms overlap, by Agnesi's function of distance and covalent radii"
+        False,
+        description="damp what is learnt where atoms overlap, by Agnesi's function of distance and covalent radii",
     )
     trainable_weighting: bool = Field(False, description="the two exponents of that weighting are trained")
     edge_network: EdgeNetwork = Field("mlp", description="of the edges' features in their update: `linear` or `mlp`")
@@ -57,7 +58,7 @@ class GeoditeConfig(ModelConfig):
     def _sizes_agree(self) -> "GeoditeConfig":
         if self.channels % self.n_heads:
             raise ValueError(f"`n_heads` must divide `channels`, got {self.n_heads} and {self.channels}")
-        unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > _LAST_WITH_RADIUS]
+        unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > LAST_WITH_RADIUS]
         if self.distance_weighting and unknown:
             raise ValueError(f"the covalent radii of {unknown} are not known; set `distance_weighting: false`")
         if self.trainable_weighting and not self.distance_weighting:

@@ -51,6 +51,12 @@ def xplor_envelope(distance: Tensor, cutoff: float, onset: float) -> Tensor:
 class PolynomialEnvelope(nn.Module):
     """`polynomial_envelope` with its constants."""
 
+    @property
+    @torch.jit.unused
+    def kink(self) -> float | None:
+        """Distance below the cutoff (Å) at which a second derivative jumps: none."""
+        return None
+
     def __init__(self, cutoff: float, power: int) -> None:
         super().__init__()
         self.cutoff, self.power = cutoff, power
@@ -62,6 +68,12 @@ class PolynomialEnvelope(nn.Module):
 
 class XPLOREnvelope(nn.Module):
     """`xplor_envelope` with its constants."""
+
+    @property
+    @torch.jit.unused
+    def kink(self) -> float | None:
+        """Distance below the cutoff (Å) at which a second derivative jumps: the onset."""
+        return self.onset
 
     def __init__(self, cutoff: float, onset: float) -> None:
         super().__init__()
