@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hienet.models.staged import ModelConfig, Stage
-from hienet.nn.degrees import scale_degrees, sum_components
+from hienet.nn.degrees import scale_degrees, sum_components, sum_components_of_edges
 from hienet.nn.node_product import NodeTensorProduct, SpeciesChannelMix
 from hienet.nn.radial import PolynomialEnvelope
 from hienet.nn.readout import as_float32_pairs, scaled_and_shifted
@@ -147,10 +147,11 @@ class InitialLayer(nn.Module):
         radial = self.radial_network(torch.cat([of_basis, basis], dim=1) * envelope)
         radial = radial.view(-1, self.l_max + 3, self.channels)
         coordination = sum_over_neighbors(envelope, center, n_local)
-        density = sum_over_neighbors(radial[:, self.l_max + 1], center, n_local)
         terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), radial[:, : self.l_max + 1], self.l_max)
-        sums = sum_over_neighbors(terms.flatten(1), center, n_local) / self.normalization(coordination)
-        features = self.mix(sums.view(n_local, self.n_features, self.channels), species[:n_local])
+        terms.append(radial[:, self.l_max + 1 : self.l_max + 2])
+        sums = sum_components_of_edges(terms, center, n_local)
+        features, density = sums[:, : self.n_features], sums[:, self.n_features]
+        features = self.mix(features / self.normalization(coordination).unsqueeze(2), species[:n_local])
         invariants = torch.cat([of_edge * envelope, radial[:, self.l_max + 2]], dim=1)
         return torch.cat([features.flatten(1), coordination, density], dim=1), torch.cat([harmonics, invariants], dim=1)
 
@@ -221,24 +222,27 @@ class Iteration(nn.Module):
         coordination, densities = state[:n_local, column : column + 1], state[:n_local, column + 1 :]
         of_features = harmonics[:, : self.n_features].unsqueeze(2)
 
-        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
         scaled = features * self.degree_factor
+        of_neighbors = torch.cat([scaled, self.mix_sent(features, species)], dim=1).index_select(0, neighbor)
+        scaled_neighbors, sent = of_neighbors.split([self.n_features, self.n_features], 1)
+        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
         of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-        of_neighbor = sum_components(scaled.index_select(0, neighbor) * of_features, self.l_max)
+        of_neighbor = sum_components(scaled_neighbors * of_features, self.l_max)
         rho = self.filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
         new = math.sqrt(0.5) * (rho[:, 0] * of_center + rho[:, 1] * of_neighbor).sum(1)
         invariants = torch.cat([invariants, new], dim=1)
-        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
-        densities = self.add_density(densities, rho[:, 2], of_center, center, n_local)
 
         coefficients = self.orbitals(invariants).view(-1, self.l_max + self.l_max_density + 2, self.channels)
-        sent = self.mix_sent(features, species).index_select(0, neighbor)
-        sent = scale_degrees(sent, coefficients[:, : self.l_max + 1], self.l_max)
-        fresh = scale_degrees(harmonics.unsqueeze(2), coefficients[:, self.l_max + 1 :], self.l_max_density)
-        sent = sum_over_neighbors(sent.flatten(1), center, n_local).view(n_local, -1, self.channels)
-        fresh = sum_over_neighbors(fresh.flatten(1), center, n_local).view(n_local, -1, self.channels)
+        terms = scale_degrees(sent, coefficients[:, : self.l_max + 1], self.l_max)
+        terms += scale_degrees(harmonics.unsqueeze(2), coefficients[:, self.l_max + 1 :], self.l_max_density)
+        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
+        terms.append((rho[:, 2] * of_center).sum(1, keepdim=True))
+        sums = sum_components_of_edges(terms, center, n_local)
+        densities = torch.cat([densities, sums[:, -1]], dim=1)
         own_species, divisor = species[:n_local], self.normalization(coordination).unsqueeze(2)
-        message = self.product(fresh / divisor, sent / divisor, own_species)
+        message = self.product(
+            sums[:, self.n_features : -1] / divisor, sums[:, : self.n_features] / divisor, own_species
+        )
         features = self.mix_kept(features[:n_local], own_species) + self.mix_message(message, own_species)
         features = features * math.sqrt(0.5)
         if self.normalize:
@@ -249,14 +253,10 @@ class Iteration(nn.Module):
             rho = self.closing_filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
             scaled = features * (self.degree_factor * math.sqrt(1.0 / 3.0))
             of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-            densities = self.add_density(densities, rho.sum(1), of_center, center, n_local)
-            return torch.cat([coordination, densities], dim=1), edges[:, :0]
+            density = sum_over_neighbors((rho.sum(1) * of_center).sum(1), center, n_local)
+            return torch.cat([coordination, densities, density], dim=1), edges[:, :0]
         state = torch.cat([features.flatten(1), coordination, densities], dim=1)
         return state, torch.cat([harmonics, invariants], dim=1)
-
-    def add_density(self, densities: Tensor, rho: Tensor, of_center: Tensor, center: Tensor, n_local: int) -> Tensor:
-        """D with sum_j sum_l rho_l (Y . C_i)_l at its end."""
-        return torch.cat([densities, sum_over_neighbors((rho * of_center).sum(1), center, n_local)], dim=1)
 
 
 class NEMPReadout(nn.Module):
