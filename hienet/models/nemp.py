@@ -147,12 +147,13 @@ class InitialLayer(nn.Module):
         radial = self.radial_network(torch.cat([of_basis, basis], dim=1) * envelope)
         radial = radial.view(-1, self.l_max + 3, self.channels)
         coordination = sum_over_neighbors(envelope, center, n_local)
-        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), radial[:, : self.l_max + 1], self.l_max)
-        terms.append(radial[:, self.l_max + 1 : self.l_max + 2])
+        of_features, of_density, of_invariants = radial.split([self.l_max + 1, 1, 1], 1)
+        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), of_features, self.l_max)
+        terms.append(of_density)
         sums = sum_components_of_edges(terms, center, n_local)
         features, density = sums[:, : self.n_features], sums[:, self.n_features]
         features = self.mix(features / self.normalization(coordination).unsqueeze(2), species[:n_local])
-        invariants = torch.cat([of_edge * envelope, radial[:, self.l_max + 2]], dim=1)
+        invariants = torch.cat([of_edge * envelope, of_invariants.squeeze(1)], dim=1)
         return torch.cat([features.flatten(1), coordination, density], dim=1), torch.cat([harmonics, invariants], dim=1)
 
 
@@ -229,14 +230,16 @@ class Iteration(nn.Module):
         of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
         of_neighbor = sum_components(scaled_neighbors * of_features, self.l_max)
         rho = self.filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
-        new = math.sqrt(0.5) * (rho[:, 0] * of_center + rho[:, 1] * of_neighbor).sum(1)
+        rho_center, rho_neighbor, rho_density = rho.unbind(1)
+        new = (rho_center * of_center + rho_neighbor * of_neighbor).sum(1) * math.sqrt(0.5)
         invariants = torch.cat([invariants, new], dim=1)
 
         coefficients = self.orbitals(invariants).view(-1, self.l_max + self.l_max_density + 2, self.channels)
-        terms = scale_degrees(sent, coefficients[:, : self.l_max + 1], self.l_max)
-        terms += scale_degrees(harmonics.unsqueeze(2), coefficients[:, self.l_max + 1 :], self.l_max_density)
+        of_sent, of_fresh = coefficients.split([self.l_max + 1, self.l_max_density + 1], 1)
+        terms = scale_degrees(sent, of_sent, self.l_max)
+        terms += scale_degrees(harmonics.unsqueeze(2), of_fresh, self.l_max_density)
         # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
-        terms.append((rho[:, 2] * of_center).sum(1, keepdim=True))
+        terms.append((rho_density * of_center).sum(1, keepdim=True))
         sums = sum_components_of_edges(terms, center, n_local)
         densities = torch.cat([densities, sums[:, -1]], dim=1)
         own_species, divisor = species[:n_local], self.normalization(coordination).unsqueeze(2)
