@@ -210,14 +210,16 @@ def new(
 
 @app.command(rich_help_panel="Models")
 def convert(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the HIENet authors (.pth).", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of the HIENet authors or of SevenNet (.pth).", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
 ) -> None:
-    """Convert a checkpoint of the HIENet authors."""
+    """Convert a checkpoint of the HIENet authors or of SevenNet."""
     from hienet.checkpoint import save_checkpoint
-    from hienet.translate_official import convert_official
+    from hienet.translate import convert as converted
 
-    checkpoint = convert_official(file)
+    checkpoint = converted(file)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
     print(f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å")

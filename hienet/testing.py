@@ -62,6 +62,25 @@ TINY: dict[str, dict[str, object]] = {
         "n_blocks": 1,
         "cutoff": 4.0,
     },
+    "geodite": {
+        "channels": 12,
+        "n_layers": 3,
+        "n_heads": 3,
+        "n_radial": 6,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "distance_weighting": True,
+        "universal_screening": True,
+    },
+    "botnet": {
+        "channels": 3,
+        "n_layers": 4,
+        "l_max": 2,
+        "radial_hidden": (16,),
+        "readout_hidden": (4,),
+        "cutoff": 4.0,
+        "avg_num_neighbors": 4.0,
+    },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

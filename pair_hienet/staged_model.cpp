@@ -2,7 +2,10 @@
 
 #include "staged_model.h"
 
+#include "model_archive.h"
 #include "neighbor_graph.h"
+#include "ops/pooled_memory.h"
+#include "row_buffer.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
@@ -18,7 +21,6 @@
 #include <chrono>
 #include <cstring>
 #include <new>
-#include <optional>
 #include <sstream>
 
 namespace hienet {
@@ -63,8 +65,10 @@ template <typename Work> static auto translated(const char *what, Work &&work) -
     message = error.what();
   }
   // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
+  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
   if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos)
+      message.find("out of memory") != std::string::npos ||
+      message.find("bad_alloc") != std::string::npos)
     throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
   throw ModelError(std::string(what) + ": " + first_sentence(message));
 }
@@ -83,20 +87,30 @@ static std::string read_description(const std::string &bytes)
 {
   if (bytes.size() < 4 || bytes.compare(0, 2, "PK") != 0)
     throw foreign("it does not begin like a TorchScript archive");
-  std::istringstream stream(bytes);
-  std::optional<caffe2::serialize::PyTorchStreamReader> reader;
+  const auto damaged = [](const std::string &why) {
+    return ModelError("the file is truncated or damaged (" + why +
+                      "); copy it again, or write it again with `hienet-deploy model.pt`");
+  };
   try {
-    reader.emplace(&stream);
+    std::istringstream stream(bytes);
+    caffe2::serialize::PyTorchStreamReader reader(&stream);
+    const auto read = [&reader](const std::string &name) {
+      auto [data, size] = reader.getRecord(name);
+      return std::string(static_cast<const char *>(data.get()), size);
+    };
+    // Torch leaves the folder in which all records lie out of their names.
+    const std::string damage = damage_of_archive(bytes, [&](const std::string &name) {
+      return read(name.substr(name.find('/') + 1));
+    });
+    if (!damage.empty()) throw damaged(damage);
+    if (!reader.hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
+    return read("extra/hienet.json");
+  } catch (const ModelError &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    throw ModelError("not enough memory to read the file");
   } catch (const std::exception &) {
-    throw ModelError("the file is truncated or damaged; copy it again, or write it again with "
-                     "`hienet-deploy model.pt`");
-  }
-  if (!reader->hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
-  try {
-    auto [data, size] = reader->getRecord("extra/hienet.json");
-    return std::string(static_cast<const char *>(data.get()), size);
-  } catch (const std::exception &) {
-    throw ModelError("the file is damaged; write it again with `hienet-deploy model.pt`");
+    throw damaged("it is not a whole archive");
   }
 }
 
@@ -200,61 +214,6 @@ std::string choose_device(const std::string &keyword, int node_rank)
                        std::to_string(count) + " GPU(s), numbered from 0");
     return keyword;
   });
-}
-
-// ----------------------------------------------------------------------
-// rows on their way between ranks
-// ----------------------------------------------------------------------
-
-void RowBuffer::reshape(int n_rows, int columns, bool single)
-{
-  single_ = single;
-  stride_ = std::max(1, single ? (columns + 1) / 2 : columns);
-  data.resize(static_cast<size_t>(n_rows) * stride_);
-}
-
-void RowBuffer::set_zero()
-{ std::fill(data.begin(), data.end(), 0.0); }
-
-int RowBuffer::pack(int n, const int *list, double *out) const
-{
-  const size_t bytes = sizeof(double) * stride_;
-  for (int i = 0; i < n; i++)
-    std::memcpy(out + static_cast<size_t>(i) * stride_, row(list[i]), bytes);
-  return n * stride_;
-}
-
-void RowBuffer::unpack(int n, int first, const double *in)
-{
-  if (n > 0) std::memcpy(row(first), in, sizeof(double) * stride_ * static_cast<size_t>(n));
-}
-
-int RowBuffer::pack_range(int n, int first, double *out) const
-{
-  if (n > 0) std::memcpy(out, row(first), sizeof(double) * stride_ * static_cast<size_t>(n));
-  return n * stride_;
-}
-
-template <typename T> static void add_row(char *to, const char *from, size_t n)
-{
-  for (size_t i = 0; i < n; i++) {
-    T a, b;
-    std::memcpy(&a, to + i * sizeof(T), sizeof(T));
-    std::memcpy(&b, from + i * sizeof(T), sizeof(T));
-    a += b;
-    std::memcpy(to + i * sizeof(T), &a, sizeof(T));
-  }
-}
-
-void RowBuffer::add(int n, const int *list, const double *in)
-{
-  for (int i = 0; i < n; i++) {
-    const char *from = reinterpret_cast<const char *>(in + static_cast<size_t>(i) * stride_);
-    if (single_)
-      add_row<float>(row(list[i]), from, 2 * static_cast<size_t>(stride_));
-    else
-      add_row<double>(row(list[i]), from, stride_);
-  }
 }
 
 // ----------------------------------------------------------------------
@@ -396,7 +355,11 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
   });
 }
 
-StagedModel::~StagedModel() = default;
+StagedModel::~StagedModel()
+{
+  torch_.reset();
+  release_pooled_memory();
+}
 
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }

@@ -9,6 +9,7 @@ from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class EqvNetConfig(EquivariantConfig):
@@ -36,7 +37,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "dropout": 0.0,
     },
 }
-"""`large`: as HIENet's `paper`, with an equivariant layer in the place of the invariant one; `small`: a few elements."""
+"""`large`: HIENet's `paper` with an equivariant layer in the place of the invariant one; `small`: a few elements."""
 
 
 class EqvNet(LayeredModel):
@@ -54,4 +55,5 @@ class EqvNet(LayeredModel):
                 list(config.shift),
                 config.dropout,
             ),
+            repulsion_of(config),
         )

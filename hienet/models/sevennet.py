@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
+from hienet.nn.irreps import reachable_irreps
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class SevenNetConfig(EquivariantConfig):
@@ -46,15 +48,13 @@ class SevenNetConfig(EquivariantConfig):
         return self
 
 
-def possible_irreps(channels: int, l_max: int, parity: bool, n_layers: int) -> tuple[str, ...]:
+def possible_irreps(channels: int, l_max: int, harmonics: o3.Irreps, n_layers: int) -> tuple[str, ...]:
     """Irreps of each layer's output where SevenNet's configuration names none: every irrep with l <= l_max that the
     products of the input with the spherical harmonics have, `channels` of each; 0e only from the last layer."""
-    harmonics = [o3.Irrep(l, (-1) ** l if parity else 1) for l in range(l_max + 1)]
-    present = {o3.Irrep("0e")}
-    layers: list[str] = []
-    for _ in range(n_layers - 1):
-        present = {irrep for one in present for other in harmonics for irrep in one * other if irrep.l <= l_max}
-        layers.append(str(o3.Irreps([(channels, irrep) for irrep in sorted(present)])))
+    layers = [
+        str(o3.Irreps([(channels, irrep) for irrep in irreps]))
+        for irreps in reachable_irreps(l_max, harmonics, n_layers - 1)
+    ]
     return (*layers, f"{channels}x0e")
 
 
@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "sevennet-0": {"equivariant_irreps": (*_SEVENNET_0, "128x0e"), "l_max": 2, "xplor_onset": 4.5},
     "nequip": {
         "channels": 64,
-        "equivariant_irreps": possible_irreps(64, 2, True, 4),
+        "equivariant_irreps": possible_irreps(64, 2, o3.Irreps("0e+1o+2e"), 4),
         "l_max": 2,
         "parity": True,
         "species_self_connection": True,
@@ -101,4 +101,5 @@ class SevenNet(LayeredModel):
                 list(config.shift),
                 dropout=0.0,
             ),
+            repulsion_of(config),
         )

@@ -12,6 +12,7 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
+from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
@@ -19,6 +20,7 @@ from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
 from hienet.ops.linear import FusedLinear
 from hienet.ops.readout import MergedReadout
+from hienet.ops.spline import intervals_with_knot
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
@@ -75,11 +77,16 @@ class RadialBasisLayer(nn.Module):
 def compile_layers(model: nn.Module, n_intervals: int) -> None:
     """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
+    if embedding.envelope.kink is not None:
+        n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, embedding.envelope.kink)
     layers = cast(nn.ModuleList, model.layers)
     compiled: list[nn.Module] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, EquivariantLayer):
             compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
+        elif isinstance(layer, LayerWithReadout):
+            layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
+            compiled.append(layer)
         elif isinstance(layer, InvariantLayer) and i == 0:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
@@ -88,12 +95,26 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
-    model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+    if isinstance(model.energy_readout, EnergyReadout):
+        model.energy_readout = MergedReadout(model.energy_readout)
 
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
-    return all(isinstance(layer, (EquivariantLayer, InvariantLayer)) for layer in cast(nn.ModuleList, model.layers))
+    layers = cast(nn.ModuleList, model.layers)
+    if not all(_has_compiled_form(layer) for layer in layers):
+        return False
+    # The tables of pairs are built when the file is loaded, with no regard to a kink.
+    kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
+    return kink is None or not isinstance(layers[0], InvariantLayer)
+
+
+def _has_compiled_form(layer: nn.Module) -> bool:
+    if isinstance(layer, LayerWithReadout):
+        return _has_compiled_form(layer.layer)
+    if isinstance(layer, EquivariantLayer):
+        return not layer.radial_by_species
+    return isinstance(layer, InvariantLayer)
 
 
 @dataclass(frozen=True)
@@ -151,10 +172,12 @@ def operators_of(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
 
 
-def table_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of the splines of a compiled model in its present dtype: in its file, and for each ordered pair of elements
-    when they are loaded."""
-    in_file = sum(m.table.nbytes for m in model.modules() if isinstance(m, FusedEquivariantLayer))
+def describe_tables(model: nn.Module) -> dict[str, int]:
+    """Intervals of the splines of a compiled model, and their bytes in its present dtype: in its file, and for each
+    ordered pair of elements when they are loaded."""
+    fused = [m.table for m in model.modules() if isinstance(m, FusedEquivariantLayer)]
+    in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    return {"bytes": in_file, "bytes_for_each_pair": pair}
+    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
+    return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

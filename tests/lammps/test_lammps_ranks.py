@@ -35,6 +35,7 @@ def assert_same(found: list[Snapshot], expected: list[Snapshot], energy: float =
         np.testing.assert_allclose(a.forces, b.forces, atol=forces)
         np.testing.assert_allclose(a.stress, b.stress, atol=forces)
         # bar Å^3: 1.6e6 of them are one eV
+        np.testing.assert_allclose(a.stresses, b.stresses, atol=forces * 1.6e7)
         np.testing.assert_allclose(a.atom_stress, b.atom_stress, atol=forces * 1.6e7)
         np.testing.assert_allclose(a.centroid_stress, b.centroid_stress, atol=forces * 1.6e7)
         assert a.edges == b.edges
@@ -86,6 +87,7 @@ CASES = [
     ("half empty", 2, "2 1 1", ""),
     ("half empty", 4, "4 1 1", REBUILD_ALWAYS),
     ("leaving", 2, "2 1 1", ""),
+    ("bulk", 8, "2 2 2", REBUILD_ALWAYS),
 ]
 
 
