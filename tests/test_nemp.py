@@ -12,12 +12,14 @@ from ase.data import chemical_symbols
 from e3nn import o3
 from hienet_deploy.export import export
 
+from hienet.calculator import load_model
 from hienet.deployed import load_deployed
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
 from hienet.models.factory import build_model, make_config
 from hienet.models.nemp import NEMP
 from hienet.nn.node_product import NodeTensorProduct, natural_paths
+from hienet.nn.zbl import ZBLRepulsion
 from hienet.testing import silicon_carbide, tiny_model, write_tiny_checkpoint
 
 
@@ -192,6 +194,24 @@ def test_the_stages_of_a_deployed_model_make_up_its_forward(tmp_path):
         assert (state.shape[0], edges.shape[0]) == (n, len(graph.center))
     expected = module(graph.species, graph.center, graph.neighbor, graph.edge_vectors, n)
     torch.testing.assert_close(module.readout(state, graph.species), expected, rtol=0, atol=1e-12)
+
+
+def test_the_repulsion_of_nuclei_is_added_to_the_energy(tmp_path):
+    """In the source and in the deployed file, outside the scaling of what is learned."""
+    atoms = silicon_carbide()
+    atoms.set_cell(0.7 * atoms.cell.array, scale_atoms=True)
+    without = tiny_model(architecture="nemp").predict(atoms)
+    repulsive = load_model(write_tiny_checkpoint(tmp_path / "m.pt", architecture="nemp", zbl=True))
+    found = repulsive.predict(atoms)
+    graph = graph_from_atoms(atoms, repulsive.elements, repulsive.cutoff)
+    distance = graph.edge_vectors.norm(dim=1)
+    repulsion = ZBLRepulsion(repulsive.elements, repulsive.cutoff)
+    expected = repulsion(distance, graph.species, graph.center, graph.neighbor, graph.n_local)[:, 0]
+    assert float(expected.min()) > 0.1
+    torch.testing.assert_close(found.energies - without.energies, expected, rtol=0, atol=1e-12)
+    deployed = load_model(export(tmp_path / "m.pt", dtype="float64", compiled=False).path).predict(atoms)
+    torch.testing.assert_close(deployed.energies, found.energies, rtol=0, atol=1e-10)
+    torch.testing.assert_close(deployed.forces, found.forces, rtol=0, atol=1e-9)
 
 
 def test_fewer_harmonics_than_the_features_need_are_refused():

@@ -15,6 +15,7 @@ from hienet.nn.readout import as_float32_pairs, scaled_and_shifted
 from hienet.nn.residual_network import ResidualNetwork
 from hienet.nn.scatter import sum_over_neighbors
 from hienet.nn.species_pairs import SpeciesPairs
+from hienet.nn.zbl import ZBLRepulsion, repulsion_of
 
 
 class NEMPConfig(ModelConfig):
@@ -111,7 +112,8 @@ class InitialLayer(nn.Module):
         C_ilm = S_species sum_j q_l Y_lm / (1 + n_i)  features of the atom
     """
 
-    def __init__(self, config: NEMPConfig) -> None:
+    def __init__(self, config: NEMPConfig, repulsion: ZBLRepulsion | None) -> None:
+        """`repulsion`: its energy is one of the atom's own columns."""
         super().__init__()
         channels, n_species = config.channels, len(config.elements)
         self.cutoff, self.channels, self.l_max = config.cutoff, channels, config.l_max
@@ -135,6 +137,7 @@ class InitialLayer(nn.Module):
         )
         self.mix = SpeciesChannelMix(n_species, channels)
         self.normalization = Normalization(config.smooth_coordination)
+        self.repulsion = repulsion
 
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
@@ -154,7 +157,11 @@ class InitialLayer(nn.Module):
         features, density = sums[:, : self.n_features], sums[:, self.n_features]
         features = self.mix(features / self.normalization(coordination).unsqueeze(2), species[:n_local])
         invariants = torch.cat([of_edge * envelope, of_invariants.squeeze(1)], dim=1)
-        return torch.cat([features.flatten(1), coordination, density], dim=1), torch.cat([harmonics, invariants], dim=1)
+        own = coordination
+        if self.repulsion is not None:
+            repulsion = self.repulsion(distance.squeeze(1), species, center, neighbor, n_local)
+            own = torch.cat([coordination, repulsion], dim=1)
+        return torch.cat([features.flatten(1), own, density], dim=1), torch.cat([harmonics, invariants], dim=1)
 
 
 class Iteration(nn.Module):
@@ -184,6 +191,7 @@ class Iteration(nn.Module):
         self.channels, self.l_max, self.l_max_density = channels, config.l_max, config.l_max_density
         self.n_features, self.n_harmonics = (config.l_max + 1) ** 2, (config.l_max_density + 1) ** 2
         self.n_invariants, self.n_densities = (2 + index) * channels, (1 + index) * channels
+        self.n_own = 2 if config.zbl else 1
         self.normalize = config.normalize_features
         self.last = index == config.n_iterations - 1
 
@@ -211,7 +219,8 @@ class Iteration(nn.Module):
         """The next state of owned atoms, and the edges that the next iteration reads.
 
         Args:
-            state: `[n_nodes, width]`: features C, coordination n, densities D; of ghosts the features only.
+            state: `[n_nodes, width]`: features C, coordination n, energy of repulsion of a model that has one,
+                densities D; of ghosts the features only.
             edges: `[n_edges, edge_width]`: harmonics, invariants g.
             species: `[n_nodes]` int64.
             center, neighbor: `[n_edges]` int64.
@@ -220,7 +229,8 @@ class Iteration(nn.Module):
         harmonics, invariants = edges.split([self.n_harmonics, self.n_invariants], 1)
         column = self.n_features * self.channels
         features = state[:, :column].view(-1, self.n_features, self.channels)
-        coordination, densities = state[:n_local, column : column + 1], state[:n_local, column + 1 :]
+        own, densities = state[:n_local, column : column + self.n_own], state[:n_local, column + self.n_own :]
+        coordination = own[:, :1]
         of_features = harmonics[:, : self.n_features].unsqueeze(2)
 
         scaled = features * self.degree_factor
@@ -257,13 +267,15 @@ class Iteration(nn.Module):
             scaled = features * (self.degree_factor * math.sqrt(1.0 / 3.0))
             of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
             density = sum_over_neighbors((rho.sum(1) * of_center).sum(1), center, n_local)
-            return torch.cat([coordination, densities, density], dim=1), edges[:, :0]
-        state = torch.cat([features.flatten(1), coordination, densities], dim=1)
+            return torch.cat([own, densities, density], dim=1), edges[:, :0]
+        state = torch.cat([features.flatten(1), own, densities], dim=1)
         return state, torch.cat([harmonics, invariants], dim=1)
 
 
 class NEMPReadout(nn.Module):
     """e_i = scale [a MLP(D_i / (1 + n_i)) + b] + shift, with a, b, scale and shift of the species; in eV and float64.
+
+    The energy of repulsion of a model that has one is added.
 
     Scale and shift are statistics of the training set; a and b are weights. An atom without neighbours has
     scale b + shift.
@@ -276,6 +288,7 @@ class NEMPReadout(nn.Module):
     def __init__(self, config: NEMPConfig) -> None:
         super().__init__()
         n_species = len(config.elements)
+        self.with_repulsion = config.zbl
         self.normalization = Normalization(config.smooth_coordination)
         self.network = ResidualNetwork(
             (config.n_iterations + 2) * config.channels,
@@ -290,10 +303,13 @@ class NEMPReadout(nn.Module):
         self.register_buffer("shift", as_float32_pairs(list(config.shift)), persistent=False)
 
     def forward(self, state: Tensor, species: Tensor) -> Tensor:
-        """Coordination and densities, `[n_local, 1 + (n_iterations+2) channels]`, to energies `[n_local]`."""
-        output = self.network(state[:, 1:] / self.normalization(state[:, :1])).squeeze(1)
+        """Coordination, repulsion and densities, `[n_local, 1 (or 2) + (n_iterations+2) channels]`, to energies
+        `[n_local]`."""
+        densities = state[:, 2:] if self.with_repulsion else state[:, 1:]
+        output = self.network(densities / self.normalization(state[:, :1])).squeeze(1)
         output = self.factor.index_select(0, species) * output + self.offset.index_select(0, species)
-        return scaled_and_shifted(output, self.scale, self.shift, species)
+        energies = scaled_and_shifted(output, self.scale, self.shift, species)
+        return energies + state[:, 1].to(torch.float64) if self.with_repulsion else energies
 
     @torch.jit.unused
     def keep_species(self, rows: list[int]) -> None:
@@ -313,10 +329,14 @@ class NEMP(nn.Module):
         super().__init__()
         self.edge_embedding = EdgeGeometryEmbedding(config.cutoff, config.envelope_power, config.l_max_density)
         self.layers = nn.ModuleList(
-            [InitialLayer(config), *(Iteration(config, index) for index in range(config.n_iterations))]
+            [
+                InitialLayer(config, repulsion_of(config)),
+                *(Iteration(config, index) for index in range(config.n_iterations)),
+            ]
         )
         self.energy_readout = NEMPReadout(config)
         self.l_max, self.l_max_density, self.channels = config.l_max, config.l_max_density, config.channels
+        self.n_own = 2 if config.zbl else 1
 
     def stages(self) -> list[Stage]:
         """The features, coordination and densities that each iteration reads, and its harmonics and invariants."""
@@ -328,7 +348,7 @@ class NEMP(nn.Module):
             *(
                 Stage(
                     f"Iteration {i}",
-                    width=n_features + 1 + i * self.channels,
+                    width=n_features + self.n_own + i * self.channels,
                     exchanged_width=n_features,
                     edge_width=n_harmonics + (1 + i) * self.channels,
                 )
