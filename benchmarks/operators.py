@@ -33,7 +33,6 @@ from hienet.models.factory import build_model, make_config
 from hienet.models.hienet import HIENet
 from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.embedding import split_edges
-from hienet.nn.radial import polynomial_envelope
 from hienet.ops.compile import compile_model
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
@@ -189,7 +188,7 @@ def plain_edges(plain: nn.Module, edges: Tensor) -> Tensor:
     """What plain layers read, made of the distance and the harmonics of compiled ones."""
     embedding = plain.edge_embedding
     distance = edges[:, :1]
-    envelope = polynomial_envelope(distance, embedding.cutoff, embedding.envelope_power)
+    envelope = embedding.envelope(distance)
     return torch.cat([embedding.basis(distance) * envelope, envelope, edges[:, 1:]], dim=1)
 
 

@@ -45,10 +45,10 @@ def deploy(
     from .export import export
 
     kept = None if elements is None else [symbol.strip() for symbol in elements.split(",") if symbol.strip()]
-    _report(export(source, output, dtype, kept, compiled, tolerance))
+    _report(export(source, output, dtype, kept, compiled, tolerance), compiled)
 
 
-def _report(deployment: Deployment) -> None:
+def _report(deployment: Deployment, compiled: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -82,6 +82,11 @@ def _report(deployment: Deployment) -> None:
             f"{tables['n_intervals']} intervals, for a tolerance of {tables['tolerance']:.0e} eV/Å: "
             f"{tables['bytes'] / 1e6:.1f} MB in the file, {tables['bytes_for_each_pair'] / 1e6:.1f} MB for each pair "
             "of elements when it is loaded"
+        )
+    elif compiled:
+        console.print(
+            f"plain TorchScript, for any device: `{metadata['architecture']}` with these hyperparameters has no "
+            "compiled form, so the file is slower on a CPU than a compiled one would be"
         )
     if not metadata["smooth_cutoff"]:
         console.print(

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hienet.calculator import DTYPES, LoadedModel, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
-from hienet.ops.compile import compile_model, table_bytes
+from hienet.memory import memory_explained
+from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
@@ -65,7 +65,8 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
-        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device.
+        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device. An
+            architecture without a compiled form is always written plain.
         tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
             for that of the dtype (`FORCE_TOLERANCES`).
 
@@ -83,24 +84,32 @@ def export(
     if is_torchscript(source):
         raise HIENetError(f"`{source}` is already a deployed model; give the checkpoint that it was made from")
     path = deployed_path(source) if output is None else Path(output)
+    with memory_explained(f"deploying `{source}`", "keep fewer elements (--elements), or use a machine with more"):
+        return _export(source, path, dtype, elements, compiled, tolerance)
+
+
+def _export(
+    source: str | Path, path: Path, dtype: str, elements: list[str] | None, compiled: bool, tolerance: float
+) -> Deployment:
     whole = load_checkpoint(source)
     checkpoint = whole if elements is None else keep_elements(whole, elements)
-    expected = references(model_of(whole), verification_structures(checkpoint.config.elements))
-    model = checkpoint.build(torch.float64).requires_grad_(False)
-    metadata = describe(checkpoint, model, dtype)
-    if compiled:
-        n_intervals = choose_intervals(checkpoint, expected, tolerance)
-        metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
-        metadata["tables"] = {"n_intervals": n_intervals, "tolerance": tolerance}
-    model.to(DTYPES[dtype])
-    if compiled:
-        metadata["tables"] |= table_bytes(model)
-    metadata |= describe_stages(model, DTYPES[dtype])
-    script = _scripted(model)
+    structures = verification_structures(checkpoint.config.elements, overlapping=checkpoint.config.zbl)
+    expected = references(model_of(whole), structures)
+    sizes: list[int | None] = [None]
+    if compiled and has_compiled_form(checkpoint.build()):
+        fewest = choose_intervals(checkpoint, expected, tolerance)
+        sizes = [n_intervals for n_intervals in INTERVALS if n_intervals >= fewest]
     with atomic_path(path) as temporary:
-        _write(script, metadata, temporary)
-        comparisons = compare(expected, load_model(temporary), tolerance)
-        failed = [comparison for comparison in comparisons if not comparison.passed]
+        error = math.inf
+        for n_intervals in sizes:
+            script, metadata = _deployable(checkpoint, dtype, n_intervals, tolerance)
+            _write(script, metadata, temporary)
+            comparisons = compare(expected, load_model(temporary), tolerance)
+            failed = [comparison for comparison in comparisons if not comparison.passed]
+            before, error = error, max((comparison.forces for comparison in failed), default=0.0)
+            # Finer tables help until the rest is rounding.
+            if error == 0.0 or error > 0.5 * before:
+                break
         if failed:
             worst = max(failed, key=lambda comparison: comparison.forces)
             raise HIENetError(
@@ -114,11 +123,26 @@ def export(
     return Deployment(path, metadata, comparisons)
 
 
+def _deployable(
+    checkpoint: Checkpoint, dtype: str, n_intervals: int | None, tolerance: float
+) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
+    """The scripted model and its description; compiled unless `n_intervals`, of the tables, is None."""
+    model = checkpoint.build(torch.float64).requires_grad_(False)
+    metadata = describe(checkpoint, model, dtype)
+    if n_intervals is not None:
+        metadata["operators"] = compile_model(model, n_intervals)
+    model.to(DTYPES[dtype])
+    if n_intervals is not None:
+        metadata["tables"] = {**describe_tables(model), "tolerance": tolerance}
+    metadata |= describe_stages(model, DTYPES[dtype], compiled=n_intervals is not None)
+    return _scripted(model), metadata
+
+
 def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], tolerance: float) -> int:
     """Fewest intervals of the tables with which tabulation alone, in float64, stays below a third of `tolerance`.
 
-    Two structures decide: the first crystal and the cluster, whose atoms are close. More intervals cost memory and
-    cache, so that tables are no finer than needed.
+    Two structures decide: the first crystal and the cluster, whose atoms are close; `export` takes more where another
+    structure asks for it. More intervals cost memory and cache, so that tables are no finer than needed.
 
     Raises:
         HIENetError: even the finest tables are too coarse.
@@ -178,10 +202,10 @@ def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
     if len(set(elements)) != len(elements):
         raise HIENetError(f"an element is named twice in {', '.join(elements)}; name each once")
     rows = [config.elements.index(symbol) for symbol in elements]
-    # The embedding divides by the square root of the number of species.
-    factor = math.sqrt(len(elements) / len(config.elements))
-    weights: dict[str, Tensor] = dict(checkpoint.weights)
-    weights["species_embedding.weight"] = weights["species_embedding.weight"].double()[rows] * factor
+    model = checkpoint.build(torch.float64)
+    for module in model.modules():
+        if hasattr(module, "keep_species"):
+            module.keep_species(rows)  # type: ignore[operator]
     selected = config.model_copy(
         update={
             "elements": tuple(elements),
@@ -189,4 +213,4 @@ def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
             "shift": tuple(config.shift[row] for row in rows),
         }
     )
-    return replace(checkpoint, config=selected, weights=weights)
+    return replace(checkpoint, config=selected, weights=model.state_dict())

@@ -20,6 +20,7 @@ from hienet.deployed import is_torchscript, load_deployed
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
+from hienet.memory import memory_explained
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -58,8 +59,12 @@ class LoadedModel:
 
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of a graph of the model's species, in its dtype and on its device."""
-        self.load_elements(graph.species)
-        return predict(self.module, graph, derivatives)
+        with memory_explained(
+            f"{len(graph.species)} atoms with {len(graph.center)} edges",
+            "use a smaller structure, `float32`, or LAMMPS on several ranks",
+        ):
+            self.load_elements(graph.species)
+            return predict(self.module, graph, derivatives)
 
     def predict(self, atoms: ase.Atoms, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of one structure.
@@ -67,7 +72,10 @@ class LoadedModel:
         Raises:
             HIENetError: an element that the model does not know, or a structure that cannot be evaluated.
         """
-        graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
+        with memory_explained(
+            f"the neighbours of {len(atoms)} atoms", "use a smaller structure, or LAMMPS on several ranks"
+        ):
+            graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
         return self.predict_graph(graph, derivatives)
 
 
@@ -129,7 +137,7 @@ def model_of(
 def force_deviation(forces: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far the forces `[n_models, n_atoms, 3]` of several models are apart, `[n_atoms]`.
 
-    With the forces F_ik of K models on atom i, and their mean <F_i>, sqrt(sum_k |F_ik - <F_i>|^2 / K): the model deviation
+    With the forces F_ik of K models on atom i, and their mean <F_i>, sqrt(sum_k |F_ik - <F_i>|^2 / K): the deviation
     of Zhang et al., Phys. Rev. Materials 3, 023804 (2019), as `pair_style hienet` has it.
     """
     return np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
@@ -159,9 +167,7 @@ class HIENetCalculator(Calculator):
         "force_deviation",
     ]
 
-    def __init__(
-        self, path: str | Path | Sequence[str | Path], device: str = "cpu", dtype: str | None = None
-    ) -> None:
+    def __init__(self, path: str | Path | Sequence[str | Path], device: str = "cpu", dtype: str | None = None) -> None:
         """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`), or several.
 
         Args:

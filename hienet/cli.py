@@ -14,7 +14,7 @@ from hienet.console import run_app
 
 app = typer.Typer(
     name="hienet",
-    help="HIENet interatomic potentials: train on DFT data, evaluate, and use in LAMMPS and ASE.",
+    help="HIENet and other interatomic potentials: train on DFT data, evaluate, and use in LAMMPS and ASE.",
     epilog="A first model: `hienet init data.extxyz`, `hienet train config.yaml`, `hienet-deploy model.pt`.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,7 +28,8 @@ _EnergyKey = Annotated[str | None, typer.Option(help="Name of the energy in the 
 _ForcesKey = Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)]
 _StressKey = Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)]
 _VirialKey = Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)]
-_MPTRJ_ABSENT = {"Po", "At", "Rn", "Fr", "Ra"}
+_Architecture = Annotated[str, typer.Option(help="Architecture of the model; `hienet models` lists them.")]
+_Preset = Annotated[str, typer.Option(help="Size of the model; `hienet models` lists those of each architecture.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,8 +48,8 @@ def _root(
 def init(
     data: Annotated[list[str], typer.Argument(help="Files with labelled frames: extxyz, or anything ASE reads.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("config.yaml"),
-    preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
-    architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
+    architecture: _Architecture = "hienet",
+    preset: _Preset = "small",
     energy_key: _EnergyKey = None,
     forces_key: _ForcesKey = None,
     stress_key: _StressKey = None,
@@ -160,22 +161,40 @@ def info(
 
 
 @app.command(rich_help_panel="Models")
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the architectures: presets, parameters, and the numbers per atom that ranks exchange."""
+    from rich.console import Console
+
+    from hienet.info import describe_architectures
+    from hienet.tables import print_architectures
+
+    found = describe_architectures()
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print_architectures(Console(), found)
+
+
+@app.command(rich_help_panel="Models")
 def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
     elements: Annotated[
         str,
         typer.Option(help="Symbols separated by commas, or `mptrj` for the 89 elements of MPtrj.", show_default=False),
     ],
-    architecture: Annotated[str, typer.Option(help="Architecture of the model.")] = "hienet",
-    preset: Annotated[str, typer.Option(help="Size of the model: paper, published, small.")] = "small",
+    architecture: _Architecture = "hienet",
+    preset: _Preset = "small",
     cutoff: Annotated[float | None, typer.Option(help="Å; default: the preset's.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """Write a model with random weights, for tests and benchmarks."""
     from hienet.checkpoint import Checkpoint, save_checkpoint
+    from hienet.elements import parse_elements
     from hienet.models.factory import build_model, make_config
 
-    values: dict[str, Any] = {"elements": _parse_elements(elements)}
+    values: dict[str, Any] = {"elements": parse_elements(elements)}
     if cutoff is not None:
         values["cutoff"] = cutoff
     config = make_config(architecture, preset, values)
@@ -189,25 +208,18 @@ def new(
     )
 
 
-def _parse_elements(text: str) -> tuple[str, ...]:
-    """Symbols in alphabetical order."""
-    if text.strip().lower() == "mptrj":
-        from ase.data import chemical_symbols
-
-        return tuple(sorted(set(chemical_symbols[1:95]) - _MPTRJ_ABSENT))
-    return tuple(sorted(symbol for symbol in (part.strip() for part in text.split(",")) if symbol))
-
-
 @app.command(rich_help_panel="Models")
 def convert(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the HIENet authors (.pth).", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Checkpoint of the HIENet authors or of SevenNet (.pth).", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
 ) -> None:
-    """Convert a checkpoint of the HIENet authors."""
+    """Convert a checkpoint of the HIENet authors or of SevenNet."""
     from hienet.checkpoint import save_checkpoint
-    from hienet.translate_official import convert_official
+    from hienet.translate import convert as converted
 
-    checkpoint = convert_official(file)
+    checkpoint = converted(file)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
     print(f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å")
@@ -228,12 +240,12 @@ def build_plugin(
 
 
 @app.command(rich_help_panel="Training")
-def schema(output: _Output = None) -> None:
+def schema(output: _Output = None, architecture: _Architecture = "hienet") -> None:
     """Print the JSON schema of the configuration, for editors that complete and check YAML."""
     from hienet.config import json_schema
     from hienet.files import atomic_path
 
-    text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
+    text = json.dumps(json_schema(architecture), indent=1, ensure_ascii=False)
     if output is None:
         print(text)
         return

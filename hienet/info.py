@@ -1,14 +1,14 @@
-"""What a model file says of itself: `hienet info`."""
+"""What a model file says of itself, `hienet info`, and what models there are, `hienet models`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hienet.checkpoint import load_checkpoint
 from hienet.deployed import is_torchscript, read_metadata
-from hienet.models.factory import build_model
+from hienet.elements import MPTRJ_ELEMENTS
+from hienet.models.factory import ARCHITECTURES, build_model, make_config
 
 
 def describe_file(path: str | Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
         "dtype": _dtype_name(checkpoint.weights.values()),
         "parameters": parameters,
         "parameters_with_constants": parameters + 2 * len(config.elements) + 1,
-        "stages": [asdict(stage) for stage in model.stages()],  # type: ignore[operator]
+        "stages": [stage.as_dict() for stage in model.stages()],  # type: ignore[operator]
         "hyperparameters": config.model_dump(mode="json"),
         "training": checkpoint.training,
         "notes": checkpoint.notes,
@@ -78,4 +78,34 @@ def _describe_deployed(path: str | Path) -> dict[str, Any]:
                 "verification",
             )
         },
+    }
+
+
+def describe_architectures() -> list[dict[str, Any]]:
+    """Name, summary, symmetry and presets of every architecture.
+
+    `parameters` are the trainable ones of a preset with the 89 elements of MPtrj; `exchanged` are the numbers per atom
+    that ranks send each other before each stage but the first; as many gradients travel back.
+    """
+    return [
+        {
+            "architecture": name,
+            "summary": family.summary,
+            "symmetry": family.symmetry,
+            "presets": [_describe_preset(name, preset) for preset in family.presets],
+        }
+        for name, family in ARCHITECTURES.items()
+    ]
+
+
+def _describe_preset(architecture: str, preset: str) -> dict[str, Any]:
+    config = make_config(architecture, preset, {"elements": MPTRJ_ELEMENTS})
+    model = build_model(architecture, config, seed=0)
+    stages = model.stages()  # type: ignore[operator]
+    return {
+        "preset": preset,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_elements": len(config.elements),
+        "cutoff": config.cutoff,
+        "exchanged": [stage.exchanged_width for stage in stages[1:]],
     }

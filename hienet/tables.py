@@ -44,6 +44,23 @@ def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, flo
     console.print(table)
 
 
+def print_architectures(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    """What `hienet.info.describe_architectures` found, for a person."""
+    for family in found:
+        console.print(
+            f"[bold]{family['architecture']}[/bold]: {family['summary']}; {family['symmetry']}", highlight=False
+        )
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        n_elements = family["presets"][0]["n_elements"]
+        for name in ("  preset", f"parameters, {n_elements} elements", "cutoff, Å", "numbers exchanged, per atom"):
+            table.add_column(name, justify="left" if "preset" in name or "exchanged" in name else "right")
+        for row in family["presets"]:
+            exchanged = " + ".join(str(width) for width in row["exchanged"]) or "none"
+            table.add_row(f"  {row['preset']}", f"{row['parameters']:,}", f"{row['cutoff']:g}", exchanged)
+        console.print(table, width=None if console.is_terminal else 200, highlight=False)
+        console.print()
+
+
 def print_description(console: Console, description: Mapping[str, Any]) -> None:
     """What `hienet.info.describe_file` found, for a person."""
     table = Table(box=None, show_header=False, pad_edge=False)

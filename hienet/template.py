@@ -15,7 +15,7 @@ from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, Traini
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.graph import graph_from_atoms
-from hienet.models.factory import find_architecture
+from hienet.models.factory import DEFAULT_PRESET, find_architecture
 
 _CUTOFFS = (4.0, 5.0, 6.0)
 _STEPS = 8000
@@ -106,7 +106,7 @@ def suggestions(summary: DataSummary) -> dict[str, Any]:
     }
 
 
-def render(summary: DataSummary, output: str, architecture: str = "hienet", preset: str = "small") -> str:
+def render(summary: DataSummary, output: str, architecture: str = "hienet", preset: str = DEFAULT_PRESET) -> str:
     """The configuration as commented YAML; keys that keep their default are commented out."""
     files: Any = summary.files[0] if len(summary.files) == 1 else list(summary.files)
     lines = [

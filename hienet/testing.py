@@ -15,18 +15,74 @@ from hienet.calculator import LoadedModel, model_of
 from hienet.checkpoint import Checkpoint, save_checkpoint
 from hienet.models.factory import build_model, make_config
 
-TINY: dict[str, object] = {
-    "invariant_channels": 8,
+_EQUIVARIANT: dict[str, object] = {
+    "channels": 8,
     "equivariant_irreps": ("8x0e+4x1e+3x2e+2x3e", "8x0e+5x1e+2x2e", "6x0e"),
     "radial_hidden": (16,),
     "readout_channels": 4,
     "l_max": 3,
     "cutoff": 4.0,
     "avg_num_neighbors": 12.0,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
 }
-"""Hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
+
+TINY: dict[str, dict[str, object]] = {
+    "hienet": {
+        "invariant_channels": 8,
+        "equivariant_irreps": ("8x0e+4x1e+3x2e+2x3e", "8x0e+5x1e+2x2e", "6x0e"),
+        "radial_hidden": (16,),
+        "readout_channels": 4,
+        "l_max": 3,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "invnet": {
+        "channels": 8,
+        "n_layers": 3,
+        "readout_channels": 4,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "eqvnet": {**_EQUIVARIANT, "dropout": 0.0},
+    "sevennet": {**_EQUIVARIANT, "species_self_connection": True},
+    "inv_sevennet": _EQUIVARIANT,
+    "nemp": {
+        "channels": 4,
+        "l_max": 2,
+        "l_max_density": 3,
+        "n_iterations": 2,
+        "n_radial": 4,
+        "pair_code": 4,
+        "pair_hidden": 8,
+        "edge_hidden": 8,
+        "readout_hidden": 8,
+        "n_blocks": 1,
+        "cutoff": 4.0,
+    },
+    "geodite": {
+        "channels": 12,
+        "n_layers": 3,
+        "n_heads": 3,
+        "n_radial": 6,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "distance_weighting": True,
+        "universal_screening": True,
+    },
+    "botnet": {
+        "channels": 3,
+        "n_layers": 4,
+        "l_max": 2,
+        "radial_hidden": (16,),
+        "readout_hidden": (4,),
+        "cutoff": 4.0,
+        "avg_num_neighbors": 4.0,
+    },
+}
+"""For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 
 
 def tiny_checkpoint(
@@ -37,7 +93,7 @@ def tiny_checkpoint(
         "scale": tuple(1.0 + 0.3 * i for i in range(len(elements))),
         "shift": tuple(-2.0 - 1.5 * i for i in range(len(elements))),
     }
-    config = make_config(architecture, None, {**TINY, **statistics, "elements": elements, **values})
+    config = make_config(architecture, None, {**TINY[architecture], **statistics, "elements": elements, **values})
     return Checkpoint(architecture, config, build_model(architecture, config, seed).state_dict())
 
 

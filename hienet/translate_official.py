@@ -5,21 +5,18 @@ The file format is a torch archive with `model_state_dict`, `config` and `epoch`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from ase.data import chemical_symbols
 from e3nn import o3
 from torch import Tensor
 
-from hienet.checkpoint import Checkpoint, read_archive
+from hienet.checkpoint import Checkpoint
 from hienet.errors import HIENetError
 from hienet.models.factory import build_model, make_config
-from hienet.nn.convolution import TensorProductConvolution
-from hienet.nn.equivariant import EquivariantLayer
+from hienet.translate import common_denominator, match_wigner_signs, read_foreign, state_in_float64
 
 _INVARIANT_NAMES = {
     "query": "linear_query",
@@ -65,23 +62,19 @@ def convert_official(path: str | Path) -> Checkpoint:
             neither
             today's nor those of older e3nn versions.
     """
-    contents = read_archive(path)
-    if not isinstance(contents.get("model_state_dict"), dict) or not isinstance(contents.get("config"), dict):
-        raise HIENetError(
-            f"`{path}` is not a checkpoint of the HIENet authors: no `model_state_dict` and `config` in it"
-        )
+    contents = read_foreign(path)
     official = contents["config"]
-    state: dict[str, Tensor] = {name: value.double() for name, value in contents["model_state_dict"].items()}
     if "num_invariant_conv" not in official:
         raise HIENetError(
             f"`{path}` is not a checkpoint of the HIENet authors: its `config` has no `num_invariant_conv`"
         )
     _refuse_other_options(path, official)
     try:
+        state = state_in_float64(contents)
         config = make_config("hienet", None, _hyperparameters(official, state))
         model = build_model("hienet", config)
         weights = dict(_translated_weights(official, state))
-        flipped = _match_wigner_signs(path, model, official["num_invariant_conv"], state, weights)
+        flipped = match_wigner_signs(path, model, official["num_invariant_conv"], state, weights)
         model.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else f"{error} is missing"
@@ -116,18 +109,12 @@ def _hyperparameters(official: Mapping[str, Any], state: Mapping[str, Tensor]) -
     atomic_numbers = sorted(official["_type_map"], key=lambda number: official["_type_map"][number])
     elements = [chemical_symbols[int(number)] for number in atomic_numbers]
     irreps = [str(o3.Irreps(text)) for text in official["irreps_manual"]]
-    denominators = {float(state[f"{layer}_convolution.denominator"]) for layer in range(len(irreps) - 1)}
-    if len(denominators) != 1:
-        raise HIENetError(
-            f"the convolutions have different denominators {sorted(denominators)} (`train_denominator`), expected one; "
-            "such a model cannot be converted"
-        )
     l_max = official["lmax"] if official["lmax_edge"] < 0 else official["lmax_edge"]
     n_elements = len(elements)
     return {
         "elements": elements,
         "cutoff": official["cutoff"],
-        "avg_num_neighbors": denominators.pop(),
+        "avg_num_neighbors": common_denominator(state, len(irreps) - 1),
         "scale": state["rescale_atomic_energy.scale"].expand(n_elements).tolist(),
         "shift": state["rescale_atomic_energy.shift"].expand(n_elements).tolist(),
         "invariant_channels": o3.Irreps(irreps[0]).dim,
@@ -163,50 +150,3 @@ def _translated_weights(official: Mapping[str, Any], state: Mapping[str, Tensor]
             yield f"{layer}.radial_network.weights.{j}", state[f"{i}_convolution.weight_nn.layer{j}.weight"]
     yield "energy_readout.hidden.weight", state["reduce_input_to_hidden.linear.0.weight"]
     yield "energy_readout.energy.weight", state["reduce_hidden_to_energy.linear.weight"]
-
-
-def _match_wigner_signs(
-    path: str | Path, model: torch.nn.Module, n_invariant: int, state: Mapping[str, Tensor], weights: dict[str, Tensor]
-) -> list[str]:
-    """Change the sign of the radial weights of paths whose Wigner 3j symbol in the file is the negative of today's.
-
-    Returns the symbols that were flipped, like `1-2-2`.
-    """
-    flipped: set[str] = set()
-    for name, symbol in state.items():
-        match = re.fullmatch(r"(\d+)_convolution\.convolution\._compiled_main_left_right\._w3j_(\d+)_(\d+)_(\d+)", name)
-        if match is None:
-            continue
-        layer, l_feature, l_harmonic, l_out = (int(number) for number in match.groups())
-        today = o3.wigner_3j(l_feature, l_harmonic, l_out, dtype=torch.float64)
-        if torch.allclose(symbol, today, atol=1e-6):
-            continue
-        if not torch.allclose(symbol, -today, atol=1e-6):
-            raise HIENetError(
-                f"`{path}` was trained with a Wigner 3j symbol {l_feature}-{l_harmonic}-{l_out} "
-                "that is neither e3nn's nor its negative; "
-                "it cannot be converted"
-            )
-        flipped.add(f"{l_feature}-{l_harmonic}-{l_out}")
-        equivariant = model.layers[n_invariant + layer]  # type: ignore[index]
-        assert isinstance(equivariant, EquivariantLayer)
-        # The paths of one symbol share the sign; the last radial layer has one column for each path and channel.
-        columns = _columns_of_symbol(equivariant.convolution, l_feature, l_harmonic, l_out)
-        last = f"layers.{n_invariant + layer}.radial_network.weights.{len(equivariant.radial_network.weights) - 1}"
-        weights[last] = weights[last].clone()
-        weights[last][:, columns] *= -1.0
-    return sorted(flipped)
-
-
-def _columns_of_symbol(convolution: TensorProductConvolution, l_feature: int, l_harmonic: int, l_out: int) -> Tensor:
-    """Mask `[n_weights]` of the path weights that multiply one Wigner 3j symbol."""
-    return torch.cat(
-        [
-            torch.full(
-                (path.channels,),
-                (path.l_feature, path.l_harmonic, path.l) == (l_feature, l_harmonic, l_out),
-                dtype=torch.bool,
-            )
-            for path in convolution.paths
-        ]
-    )

@@ -13,6 +13,7 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "group.h"
 #include "info.h"
 #include "memory.h"
 #include "modify.h"
@@ -37,6 +38,9 @@ using namespace LAMMPS_NS;
 
 /// Edges are shared among threads, and summed, by blocks of so many nodes.
 static constexpr int64_t BLOCK = 256;
+
+/// The group `all` is LAMMPS' first.
+static constexpr int ALL = 0;
 
 /// The nine components of a virial, in the order of centroid stresses: xx, yy, zz, xy, xz, yz, yx, zx, zy.
 static constexpr int VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
@@ -535,14 +539,32 @@ void PairHIENet::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-/// A many-body energy needs every neighbour: refuse what would take pairs out of the list.
+/// Bits of the groups whose members interact with nobody: they have no part in the network, reference energy
+/// included. So `fix gcmc` and `fix widom` switch off an atom while they try to delete it.
+int PairHIENet::absent_groups() const
+{
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    if (first == ALL || second == ALL) bits |= group->bitmask[first == ALL ? second : first];
+  }
+  return bits;
+}
+
+/// A many-body energy needs every neighbour: refuse what would take some pairs of an atom out of the list.
 void PairHIENet::check_exclusions()
 {
-  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
+  bool partial = neighbor->nex_type || neighbor->nex_mol;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    const int other = first == ALL ? second : first;
+    partial |= (first != ALL && second != ALL) || other == ALL || group->dynamic[other];
+  }
+  if (partial)
     error->all(FLERR,
                "pair_style hienet: `neigh_modify exclude` takes neighbors away from a many-body "
                "potential; remove it (`neigh_modify exclude none`), and hold atoms with `fix "
-               "setforce 0 0 0` instead");
+               "setforce 0 0 0` instead, or exclude a group from all (`exclude group G all`)");
   if (neighbor->includegroup)
     error->all(
         FLERR,
@@ -573,9 +595,10 @@ void PairHIENet::check_exclusions()
           k + 1);
 }
 
-/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms.
+/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms, and fixes their exclusions.
 void PairHIENet::setup()
 {
+  check_exclusions();
   const double reach = comm->get_comm_cutoff();
   if (reach < impl->cutoff)
     error->all(FLERR,
@@ -787,7 +810,8 @@ std::string PairHIENet::build_graph(const Member &member)
   // LAMMPS' arrays are one block of memory.
   const hienet::AtomsView atoms = {
       atom->nlocal, n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type};
+      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type,
+      atom->mask, absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -931,9 +955,10 @@ void PairHIENet::exchange_reverse(const Member &member, int k)
 
 /// Energies and dE/d(edge_vectors) -> energy, forces and virial: the signs of docs/conventions.md.
 ///
-/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g, and the edge's
-/// virial -r (x) g is shared equally by its two atoms. Of a committee the member's weight of it is added, and with
-/// `compared` its forces are kept for the deviation.
+/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g. The edge's virial
+/// -r (x) g is shared equally by its two atoms in a stress per atom; in a centroid stress, of which heat fluxes are
+/// made, the neighbor has all of it, since the energy is the center's and the heat flows to where it is. Of a
+/// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
 void PairHIENet::accumulate(const Member &member, bool compared)
 {
   const auto &graph = impl->graphs[member.graph];
@@ -994,7 +1019,6 @@ void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int
   auto share_virial = [&](int i, const double *w) {
     for (int a = 0; a < 6 && vflag_atom; a++)
       vatom[i][a] += share * (a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]));
-    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[i][a] += share * 0.5 * w[a];
   };
   auto add_force = [&](int i, double sign, const double *force) {
     for (int a = 0; a < 3; a++) f[i][a] += sign * share * force[a];
@@ -1010,6 +1034,7 @@ void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int
     double w[9] = {};
     add_virial(e, g, w);
     share_virial(j, w);
+    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[j][a] += share * w[a];
   };
 
   const int64_t first_center = std::min<int64_t>(first, graph.n_local);

@@ -49,6 +49,7 @@ class PairHIENet : public Pair {
   void allocate();
   void forget_model();
   void check_exclusions();
+  int absent_groups() const;
   void publish_comm_size();
   void agree(const std::string &);
 

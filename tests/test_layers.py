@@ -16,7 +16,8 @@ from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.gate import Gate
 from hienet.nn.irreps import irrep_blocks
 from hienet.nn.linear import IrrepsLinear
-from hienet.nn.radial import BesselBasis, RadialNetwork, polynomial_envelope
+from hienet.nn.radial import BesselBasis, RadialNetwork, polynomial_envelope, xplor_envelope
+from hienet.nn.species_linear import SpeciesLinear
 
 IRREPS = o3.Irreps("5x0e+4x1e+3x2e+2x3e")
 MPTRJ = [s for s in sorted(chemical_symbols[1:95]) if s not in ("Po", "At", "Rn", "Fr", "Ra")]
@@ -77,9 +78,43 @@ def test_the_gate_is_e3nns():
     torch.testing.assert_close(to_e3nn(ours(features), IRREPS), theirs(to_e3nn(features, ours.irreps_in)))
 
 
-def test_the_gate_refuses_odd_irreps():
-    with pytest.raises(ValueError, match="takes even irreps"):
-        Gate("4x0e+4x1o")
+def test_the_gate_with_odd_irreps_is_e3nns():
+    irreps = o3.Irreps("3x0o+5x0e+4x1o+3x1e+2x2o")
+    silu, tanh = torch.nn.functional.silu, torch.tanh
+    ours, theirs = Gate(irreps), e3nn_nn.Gate("3x0o+5x0e", [tanh, silu], "9x0e", [silu], "4x1o+3x1e+2x2o")
+    assert ours.irreps_in == theirs.irreps_in
+    features = torch.randn(6, ours.irreps_in.dim)
+    torch.testing.assert_close(to_e3nn(ours(features), irreps), theirs(to_e3nn(features, ours.irreps_in)))
+
+
+@pytest.mark.parametrize("irreps", ["4x1o", "4x0o+4x1o", "4x0e+4x0o"])
+def test_the_gate_refuses_irreps_in_another_order(irreps):
+    with pytest.raises(ValueError, match="takes irreps that begin with 0e, or with 0o and 0e"):
+        Gate(irreps)
+
+
+@pytest.mark.parametrize("irreps_in", ["5x0e", "3x0o+5x0e+4x1o+3x1e+2x2o"])
+def test_the_linear_map_of_species_is_e3nns_product_with_the_one_hot_species(irreps_in):
+    irreps_out = "2x0o+4x0e+3x1o+2x1e+2x2o"
+    ours = SpeciesLinear(irreps_in, irreps_out, 3)
+    theirs = o3.FullyConnectedTensorProduct(irreps_in, "3x0e", irreps_out)
+    parts = []
+    for _, fan_in, _, fan_out, first in ours.columns:
+        weight = ours.weight.detach()[:, first : first + fan_in * fan_out].view(3, fan_in, fan_out)
+        parts.append(weight.transpose(0, 1).flatten())
+    features, species = torch.randn(7, o3.Irreps(irreps_in).dim), torch.tensor([2, 0, 0, 1, 2, 2, 0])
+    one_hot = torch.nn.functional.one_hot(species, 3).double()
+    expected = theirs(to_e3nn(features, o3.Irreps(irreps_in)), one_hot, torch.cat(parts))
+    torch.testing.assert_close(to_e3nn(ours(features, species), o3.Irreps(irreps_out)), expected)
+
+
+def test_the_xplor_envelope_falls_smoothly_from_onset_to_cutoff():
+    r = torch.tensor([0.1, 4.4999999, 4.5000001, 4.75, 4.9999999, 5.1], dtype=torch.float64, requires_grad=True)
+    value = xplor_envelope(r, 5.0, 4.5)
+    expected = (25 - 4.75**2) ** 2 * (25 + 2 * 4.75**2 - 3 * 4.5**2) / (25 - 4.5**2) ** 3
+    torch.testing.assert_close(value.detach(), r.new_tensor([1.0, 1.0, 1.0, expected, 0.0, 0.0]), rtol=0, atol=1e-6)
+    (slope,) = torch.autograd.grad(value.sum(), r)
+    assert slope[[0, 1, 2, 4, 5]].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

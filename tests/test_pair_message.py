@@ -244,7 +244,9 @@ def layer_results(layer, features, edge_module, graph, n_local=9) -> list[Tensor
     """What a layer makes of the features, and a derivative by the edge vectors."""
     species, center, neighbor, edge_vectors = graph
     edge_vectors = edge_vectors.detach().requires_grad_()
-    output = layer(layer.prepare(features(species)), edge_module(edge_vectors), species, center, neighbor, n_local)
+    output = layer(
+        layer.prepare(features(species), species), edge_module(edge_vectors), species, center, neighbor, n_local
+    )
     weights = torch.sin(torch.arange(output.numel(), dtype=output.dtype)).view_as(output)
     return [output.detach(), *torch.autograd.grad((weights * output).sum(), edge_vectors)]
 
@@ -308,7 +310,7 @@ def test_the_state_has_no_columns():
     layer, features, embedding = parts()
     tabulated = TabulatedInvariantLayer(layer, features, embedding, 8)
     assert (tabulated.state_width, tabulated.exchanged_width) == (0, 0)
-    assert tabulated.prepare(features(torch.tensor([0, 1]))).shape == (2, 0)
+    assert tabulated.prepare(features(torch.tensor([0, 1])), torch.tensor([0, 1])).shape == (2, 0)
 
 
 # --- whole models

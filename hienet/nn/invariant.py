@@ -79,7 +79,7 @@ class InvariantLayer(nn.Module):
         """Leading columns that it reads of neighbours."""
         return self.channels
 
-    def prepare(self, features: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
         """Features `[n, channels]` to the state that `forward` reads: here the features themselves."""
         return features
 

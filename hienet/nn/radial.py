@@ -29,10 +29,70 @@ def polynomial_envelope(distance: Tensor, cutoff: float, power: int) -> Tensor:
     return torch.where(u < 1.0, value, torch.zeros_like(value))
 
 
+def xplor_envelope(distance: Tensor, cutoff: float, onset: float) -> Tensor:
+    """XPLOR's smooth cutoff: 1 up to the onset, 0 from the cutoff on.
+
+    Between, (r_c^2 - r^2)^2 (r_c^2 + 2 r^2 - 3 r_on^2) / (r_c^2 - r_on^2)^3. Its first derivative is continuous, its
+    second is not, at onset and cutoff.
+
+    Args:
+        distance: any shape (Å).
+        cutoff: r_c (Å).
+        onset: r_on (Å).
+    """
+    squared = distance * distance
+    reach = cutoff * cutoff - onset * onset
+    outside = cutoff * cutoff - squared
+    falling = outside * outside * (cutoff * cutoff + 2.0 * squared - 3.0 * onset * onset) / (reach * reach * reach)
+    value = torch.where(distance < onset, torch.ones_like(falling), falling)
+    return torch.where(distance < cutoff, value, torch.zeros_like(value))
+
+
+class PolynomialEnvelope(nn.Module):
+    """`polynomial_envelope` with its constants."""
+
+    @property
+    @torch.jit.unused
+    def kink(self) -> float | None:
+        """Distance below the cutoff (Å) at which a second derivative jumps: none."""
+        return None
+
+    def __init__(self, cutoff: float, power: int) -> None:
+        super().__init__()
+        self.cutoff, self.power = cutoff, power
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Distances (Å) to factors, of the same shape."""
+        return polynomial_envelope(distance, self.cutoff, self.power)
+
+
+class XPLOREnvelope(nn.Module):
+    """`xplor_envelope` with its constants."""
+
+    @property
+    @torch.jit.unused
+    def kink(self) -> float | None:
+        """Distance below the cutoff (Å) at which a second derivative jumps: the onset."""
+        return self.onset
+
+    def __init__(self, cutoff: float, onset: float) -> None:
+        super().__init__()
+        self.cutoff, self.onset = cutoff, onset
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Distances (Å) to factors, of the same shape."""
+        return xplor_envelope(distance, self.cutoff, self.onset)
+
+
 def bessel_basis(distance: Tensor, frequencies: Tensor, cutoff: float) -> Tensor:
     """(2 / r_c) sin(c_n d) / d of distances `[n, 1]` (Å) for frequencies c `[n_functions]`: `[n, n_functions]`."""
     # sinc(x) = sin(pi x)/(pi x) is exact and differentiable at zero.
     return 2.0 / cutoff * frequencies * torch.sinc(frequencies * distance / math.pi)
+
+
+def bessel_frequencies(n_functions: int, cutoff: float) -> Tensor:
+    """c_n = n pi / r_c, `[n_functions]` (1/Å, float64): sin(c_n d) vanishes at the cutoff."""
+    return torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff
 
 
 class BesselBasis(nn.Module):
@@ -44,7 +104,7 @@ class BesselBasis(nn.Module):
     def __init__(self, cutoff: float, n_functions: int) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.frequencies = nn.Parameter(torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff)
+        self.frequencies = nn.Parameter(bessel_frequencies(n_functions, cutoff))
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances `[n_edges, 1]` (Å) to `[n_edges, n_functions]`."""

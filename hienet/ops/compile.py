@@ -1,24 +1,32 @@
 """From a model in plain torch to the same model in compiled operators."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
-from hienet.nn.radial import polynomial_envelope
+from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
+from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
+from hienet.ops.linear import FusedLinear
 from hienet.ops.readout import MergedReadout
+from hienet.ops.spline import intervals_with_knot
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
-    FusedEquivariantLayer: ("hienet::gate", "hienet::interaction", "hienet::irreps_linear"),
+    FusedEquivariantLayer: ("hienet::interaction",),
+    FusedGate: ("hienet::gate",),
+    FusedLinear: ("hienet::irreps_linear",),
     TabulatedInvariantLayer: ("hienet::pair_message_sum",),
 }
 """What the compiled modules call."""
@@ -45,12 +53,12 @@ class RadialBasisLayer(nn.Module):
     def __init__(self, plain: InvariantLayer, embedding: EdgeEmbedding) -> None:
         super().__init__()
         self.plain, self.basis = plain, embedding.basis
-        self.cutoff, self.envelope_power = embedding.cutoff, embedding.envelope_power
+        self.envelope = embedding.envelope
         self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
 
-    def prepare(self, features: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
         """As `InvariantLayer.prepare`."""
-        return self.plain.prepare(features)
+        return self.plain.prepare(features, species)
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: none."""
@@ -61,16 +69,88 @@ class RadialBasisLayer(nn.Module):
     ) -> Tensor:
         """As `InvariantLayer.forward`, with `edges` of `EdgeGeometry`."""
         distance = edges[:, :1]
-        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        envelope = self.envelope(distance)
         plain_edges = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
         return self.plain(state, plain_edges, species, center, neighbor, n_local)
+
+
+def compile_layers(model: nn.Module, n_intervals: int) -> None:
+    """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
+    embedding = cast(EdgeEmbedding, model.edge_embedding)
+    if embedding.envelope.kink is not None:
+        n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, embedding.envelope.kink)
+    layers = cast(nn.ModuleList, model.layers)
+    compiled: list[nn.Module] = []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, EquivariantLayer):
+            compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
+        elif isinstance(layer, LayerWithReadout):
+            layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
+            compiled.append(layer)
+        elif isinstance(layer, InvariantLayer) and i == 0:
+            species = cast(SpeciesEmbedding, model.species_embedding)
+            compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
+            model.species_embedding = NoEmbedding()
+        else:
+            compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
+    model.edge_embedding = EdgeGeometry(embedding)
+    model.layers = nn.ModuleList(compiled)
+    if isinstance(model.energy_readout, EnergyReadout):
+        model.energy_readout = MergedReadout(model.energy_readout)
+
+
+def layers_have_compiled_forms(model: nn.Module) -> bool:
+    """Whether `compile_layers` knows every part of this `LayeredModel`."""
+    layers = cast(nn.ModuleList, model.layers)
+    if not all(_has_compiled_form(layer) for layer in layers):
+        return False
+    # The tables of pairs are built when the file is loaded, with no regard to a kink.
+    kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
+    return kink is None or not isinstance(layers[0], InvariantLayer)
+
+
+def _has_compiled_form(layer: nn.Module) -> bool:
+    if isinstance(layer, LayerWithReadout):
+        return _has_compiled_form(layer.layer)
+    if isinstance(layer, EquivariantLayer):
+        return not layer.radial_by_species
+    return isinstance(layer, InvariantLayer)
+
+
+@dataclass(frozen=True)
+class CompileRule:
+    """How the models of one class are compiled.
+
+    Attributes:
+        knows: whether this model, with its hyperparameters, has a compiled form.
+        compile: replaces parts of the model; the number is that of the splines' intervals.
+    """
+
+    knows: Callable[[nn.Module], bool]
+    compile: Callable[[nn.Module, int], None]
+
+
+RULES: dict[type[nn.Module], CompileRule] = {LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers)}
+"""By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
+
+
+def _rule(model: nn.Module) -> CompileRule | None:
+    for kind, rule in RULES.items():
+        if isinstance(model, kind) and rule.knows(model):
+            return rule
+    return None
+
+
+def has_compiled_form(model: nn.Module) -> bool:
+    """Whether `compile_model` can compile it."""
+    return _rule(model) is not None
 
 
 def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
     """Replace the parts of `model` by compiled ones.
 
     Args:
-        model: a HIENet in float64 and evaluation mode; convert afterwards.
+        model: one with a compiled form, in float64 and evaluation mode; convert afterwards.
         n_intervals: of every spline that replaces a function of the distance.
 
     Returns:
@@ -78,24 +158,12 @@ def compile_model(model: nn.Module, n_intervals: int) -> list[str]:
 
     Raises:
         HIENetError: the library of operators is not compiled.
+        TypeError: the model has no compiled form.
     """
-    embedding = cast(EdgeEmbedding, model.edge_embedding)
-    layers = cast(nn.ModuleList, model.layers)
-    compiled: list[nn.Module] = []
-    for i, layer in enumerate(layers):
-        if isinstance(layer, EquivariantLayer):
-            compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
-        elif isinstance(layer, InvariantLayer) and i == 0:
-            species = cast(SpeciesEmbedding, model.species_embedding)
-            compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
-            model.species_embedding = NoEmbedding()
-        elif isinstance(layer, InvariantLayer):
-            compiled.append(RadialBasisLayer(layer, embedding))
-        else:
-            raise TypeError(f"no compiled form of {type(layer).__name__} is known")
-    model.edge_embedding = EdgeGeometry(embedding)
-    model.layers = nn.ModuleList(compiled)
-    model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+    rule = _rule(model)
+    if rule is None:
+        raise TypeError(f"{type(model).__name__} has no compiled form; see `has_compiled_form`")
+    rule.compile(model, n_intervals)
     return sorted(operators_of(model))
 
 
@@ -104,10 +172,12 @@ def operators_of(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
 
 
-def table_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of the splines of a compiled model in its present dtype: in its file, and for each ordered pair of elements
-    when they are loaded."""
-    in_file = sum(m.table.nbytes for m in model.modules() if isinstance(m, FusedEquivariantLayer))
+def describe_tables(model: nn.Module) -> dict[str, int]:
+    """Intervals of the splines of a compiled model, and their bytes in its present dtype: in its file, and for each
+    ordered pair of elements when they are loaded."""
+    fused = [m.table for m in model.modules() if isinstance(m, FusedEquivariantLayer)]
+    in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    return {"bytes": in_file, "bytes_for_each_pair": pair}
+    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
+    return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

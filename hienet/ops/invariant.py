@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer, PairNetwork
-from hienet.nn.radial import bessel_basis, polynomial_envelope
+from hienet.nn.radial import bessel_basis
 from hienet.ops.library import load_operators
 from hienet.ops.spline import LANES, SAMPLES, fit_matrix, in_lanes, sample_distances, spline_coefficients
 
@@ -90,7 +90,7 @@ class TabulatedInvariantLayer(nn.Module):
         load_operators()
         self.channels, self.lanes, self.samples = plain.channels, LANES, SAMPLES
         self.n_intervals = n_intervals
-        self.cutoff, self.envelope_power = embedding.cutoff, embedding.envelope_power
+        self.cutoff, self.envelope = embedding.cutoff, embedding.envelope
         self.smooth_cutoff = plain.smooth_cutoff
         self.epsilon = plain.attention_norm.eps
         n_species = species.weight.shape[0]
@@ -124,7 +124,7 @@ class TabulatedInvariantLayer(nn.Module):
         """Leading columns that it reads of neighbours."""
         return 0
 
-    def prepare(self, features: Tensor) -> Tensor:
+    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
         """Any features to the empty state."""
         return features[:, :0]
 
@@ -141,7 +141,7 @@ class TabulatedInvariantLayer(nn.Module):
             if kind < 0 or kind >= n_species:
                 raise ValueError(f"species must be below {n_species}, got {kind}")
         distance = sample_distances(self.cutoff, self.n_intervals, self.samples).unsqueeze(1)
-        envelope = polynomial_envelope(distance, self.cutoff, self.envelope_power)
+        envelope = self.envelope(distance)
         radial = bessel_basis(distance, self.frequencies.to(torch.float64), self.cutoff) * envelope
         fit = fit_matrix(self.samples)
         output = self.output.to(torch.float64)

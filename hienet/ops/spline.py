@@ -110,8 +110,26 @@ def evaluate_spline(coefficients: Tensor, distance: Tensor, cutoff: float) -> Te
     return value
 
 
-def tabulate(function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int) -> Tensor:
-    """Coefficients `[n_intervals, 6, columns]`, float64, of a function from distances `[n]` (Å) to `[n, columns]`."""
+def tabulate(
+    function: Callable[[Tensor], Tensor], cutoff: float, n_intervals: int, kink: float | None = None
+) -> Tensor:
+    """Coefficients `[n_intervals, 6, columns]`, float64, of a function from distances `[n]` (Å) to `[n, columns]`.
+
+    `kink`: a distance (Å) at which a derivative jumps. What lies on its two sides is fitted apart, which helps where it
+    is a knot (`intervals_with_knot`).
+    """
     with torch.no_grad():
-        samples = function(sample_distances(cutoff, n_intervals, SAMPLES)).double()
-    return spline_coefficients(samples.view(n_intervals, SAMPLES, -1), fit_matrix(SAMPLES))
+        samples = function(sample_distances(cutoff, n_intervals, SAMPLES)).double().view(n_intervals, SAMPLES, -1)
+    first = 0 if kink is None else round(kink * n_intervals / cutoff)
+    sides = [side for side in (samples[:first], samples[first:]) if len(side)]
+    return torch.cat([spline_coefficients(side, fit_matrix(SAMPLES)) for side in sides])
+
+
+def intervals_with_knot(n_intervals: int, cutoff: float, kink: float) -> int:
+    """The fewest intervals, `n_intervals` or more, of which one begins at `kink`; `n_intervals` where that takes more
+    than twice as many."""
+    for n in range(n_intervals, 2 * n_intervals + 1):
+        position = kink * n / cutoff
+        if abs(position - round(position)) < 1e-9 * n:
+            return n
+    return n_intervals

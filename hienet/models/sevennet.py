@@ -1,0 +1,105 @@
+"""SevenNet: equivariant message passing of the NequIP family (Park et al., J. Chem. Theory Comput. 20, 4857 (2024))."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from e3nn import o3
+from pydantic import Field, model_validator
+
+from hienet.models.equivariant import EquivariantConfig, equivariant_layers
+from hienet.models.layered import LayeredModel
+from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
+from hienet.nn.irreps import reachable_irreps
+from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
+
+
+class SevenNetConfig(EquivariantConfig):
+    """What defines a SevenNet, apart from its weights; the defaults are those of SevenNet-l3i5."""
+
+    odd_irreps_allowed: ClassVar[bool] = True
+
+    channels: int = Field(128, ge=1, description="width of the species embedding")
+    equivariant_irreps: tuple[str, ...] = Field(
+        (*("128x0e+64x1e+32x2e+32x3e",) * 4, "128x0e"),
+        min_length=1,
+        description="irreps that each layer puts out; the last one 0e only",
+    )
+    parity: bool = Field(
+        False, description="irreps are even or odd and the energy has O(3) symmetry; false: all are labelled even"
+    )
+    species_self_connection: bool = Field(
+        False, description="self-connections have a matrix for each species, as in NequIP; false: one for all"
+    )
+    xplor_onset: float | None = Field(
+        None, gt=0, description="Å; where XPLOR's cutoff function, in place of the polynomial one, begins to fall"
+    )
+    readout_channels: int = Field(64, ge=1, description="hidden width of the readout")
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> SevenNetConfig:
+        if self.xplor_onset is not None and self.xplor_onset >= self.cutoff:
+            raise ValueError(f"`xplor_onset` must be below the cutoff {self.cutoff:g} Å, got {self.xplor_onset:g}")
+        if not self.parity:
+            for text in self.equivariant_irreps:
+                if any(irrep.p != 1 for _, irrep in o3.Irreps(text)):
+                    raise ValueError(f"`{text}` has odd parity; set `parity: true`, or write 64x0e+32x1e")
+        return self
+
+
+def possible_irreps(channels: int, l_max: int, harmonics: o3.Irreps, n_layers: int) -> tuple[str, ...]:
+    """Irreps of each layer's output where SevenNet's configuration names none: every irrep with l <= l_max that the
+    products of the input with the spherical harmonics have, `channels` of each; 0e only from the last layer."""
+    layers = [
+        str(o3.Irreps([(channels, irrep) for irrep in irreps]))
+        for irreps in reachable_irreps(l_max, harmonics, n_layers - 1)
+    ]
+    return (*layers, f"{channels}x0e")
+
+
+_SEVENNET_0 = ("128x0e+64x1e+32x2e",) * 4
+
+PRESETS: dict[str, dict[str, object]] = {
+    "l3i5": {},
+    "sevennet-0": {"equivariant_irreps": (*_SEVENNET_0, "128x0e"), "l_max": 2, "xplor_onset": 4.5},
+    "nequip": {
+        "channels": 64,
+        "equivariant_irreps": possible_irreps(64, 2, o3.Irreps("0e+1o+2e"), 4),
+        "l_max": 2,
+        "parity": True,
+        "species_self_connection": True,
+        "readout_channels": 32,
+    },
+    "small": {
+        "channels": 32,
+        "equivariant_irreps": ("32x0e+16x1e+8x2e", "32x0e+16x1e+8x2e", "32x0e"),
+        "l_max": 2,
+        "radial_hidden": (32, 32),
+        "readout_channels": 16,
+    },
+}
+"""`l3i5` and `sevennet-0`: the released potentials; `nequip`: NequIP (Batzner et al., 2022), the same layers with
+parity and a self-connection for each species; `small`: a few elements."""
+
+
+class SevenNet(LayeredModel):
+    """Embedding, equivariant layers, readout."""
+
+    def __init__(self, config: SevenNetConfig) -> None:
+        n_species = len(config.elements)
+        super().__init__(
+            EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max, config.xplor_onset),
+            SpeciesEmbedding(n_species, config.channels, dropout=0.0),
+            equivariant_layers(
+                config.channels, config, config.parity, n_species if config.species_self_connection else None
+            ),
+            EnergyReadout(
+                o3.Irreps(config.equivariant_irreps[-1]).dim,
+                config.readout_channels,
+                list(config.scale),
+                list(config.shift),
+                dropout=0.0,
+            ),
+            repulsion_of(config),
+        )

@@ -1,0 +1,221 @@
+"""Reading SevenNet's checkpoints. Its names live in this file and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from ase.data import chemical_symbols
+from e3nn import o3
+from torch import Tensor
+
+from hienet.checkpoint import Checkpoint
+from hienet.errors import HIENetError
+from hienet.models.factory import build_model, make_config
+from hienet.models.sevennet import SevenNetConfig, possible_irreps
+from hienet.nn.convolution import CouplingPath, coupling_paths
+from hienet.nn.gate import Gate
+from hienet.nn.irreps import irrep_blocks
+from hienet.translate import common_denominator, match_wigner_signs, read_foreign, state_in_float64
+
+_DEFAULTS: dict[str, Any] = {
+    "irreps_manual": False,
+    "lmax": 1,
+    "lmax_edge": -1,
+    "lmax_node": -1,
+    "is_parity": True,
+    "num_convolution_layer": 3,
+    "weight_nn_hidden_neurons": [64, 64],
+    "self_connection_type": "nequip",
+}
+"""What SevenNet takes for keys that a configuration lacks."""
+
+_REFUSED_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "use_modality": (False, False, "models of several tasks are not supported: give one of a single task"),
+    "interaction_type": ("nequip", "nequip", "only this kind of interaction is known"),
+    "readout_as_fcn": (False, False, "only a linear readout is supported"),
+    "use_bias_in_linear": (False, False, "biases in the equivariant linear maps are not supported"),
+    "_normalize_sph": (True, False, "spherical harmonics of vectors that are not normalised are not supported"),
+    "act_radial": ("silu", "silu", "only SiLU is supported in the radial networks"),
+    "act_scalar": ({"e": "silu", "o": "tanh"}, {"e": "silu", "o": "tanh"}, "only SiLU and tanh are supported"),
+    "act_gate": ({"e": "silu", "o": "tanh"}, {"e": "silu", "o": "tanh"}, "only SiLU and tanh are supported"),
+    "optimize_by_reduce": (True, True, "such files are no longer read by SevenNet itself either"),
+}
+"""Options: the value that ours corresponds to, what SevenNet takes where it is missing, why others are refused."""
+
+
+def convert_sevennet(path: str | Path) -> Checkpoint:
+    """A SevenNet checkpoint as one of ours, in float64.
+
+    Raises:
+        HIENetError: not such a file, an option that the architecture `sevennet` does not have, or Wigner 3j symbols
+            that are neither today's nor those of older e3nn versions.
+    """
+    contents = read_foreign(path)
+    if "cutoff_function" not in contents["config"] or "_type_map" not in contents["config"]:
+        raise HIENetError(
+            f"`{path}` is not a checkpoint of SevenNet: its `config` has no `cutoff_function` and `_type_map`"
+        )
+    theirs = {**_DEFAULTS, **contents["config"]}
+    _refuse_other_options(path, contents["config"])
+    try:
+        state = state_in_float64(contents)
+        config = cast(SevenNetConfig, make_config("sevennet", None, _hyperparameters(theirs, state)))
+        model = build_model("sevennet", config)
+        weights = dict(_translated_weights(theirs, config, state))
+        flipped = match_wigner_signs(path, model, 0, state, weights)
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else f"{error} is missing"
+        raise HIENetError(f"`{path}` has not the tensors that its `config` describes: {reason}") from error
+    notes = {
+        "source": f"converted from {Path(path).name}, a checkpoint of SevenNet {theirs.get('version', '')}".strip()
+    }
+    if flipped:
+        notes["wigner"] = f"trained with an older e3nn; sign changed for Wigner 3j symbols {', '.join(flipped)}"
+    return Checkpoint("sevennet", config, weights, notes=notes)
+
+
+def _refuse_other_options(path: str | Path, theirs: Mapping[str, Any]) -> None:
+    found = {name: theirs.get(name, missing) for name, (_, missing, _) in _REFUSED_OPTIONS.items()}
+    for name, (expected, _, reason) in _REFUSED_OPTIONS.items():
+        if found[name] != expected:
+            raise HIENetError(
+                f"`{path}` cannot be converted: its option `{name}: {found[name]}` is refused, because {reason}"
+            )
+    if (theirs.get("cuequivariance_config") or {}).get("use", False):
+        raise HIENetError(
+            f"`{path}` cannot be converted: it was saved for cuEquivariance; convert it to e3nn with SevenNet first"
+        )
+    basis = theirs.get("radial_basis", {}).get("radial_basis_name", "bessel")
+    if basis != "bessel":
+        raise HIENetError(f"`{path}` cannot be converted: its radial basis is `{basis}`, expected `bessel`")
+    cutoff_function = theirs["cutoff_function"].get("cutoff_function_name", "poly_cut")
+    if cutoff_function not in ("poly_cut", "XPLOR"):
+        raise HIENetError(
+            f"`{path}` cannot be converted: its cutoff function is `{cutoff_function}`, expected `poly_cut` or `XPLOR`"
+        )
+    kinds = theirs.get("self_connection_type", _DEFAULTS["self_connection_type"])
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+    if kinds not in ({"linear"}, {"nequip"}):
+        raise HIENetError(
+            f"`{path}` cannot be converted: its self-connections are {sorted(kinds)}, expected `linear` or `nequip` "
+            "for all layers"
+        )
+
+
+def _hyperparameters(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    atomic_numbers = sorted(theirs["_type_map"], key=lambda number: theirs["_type_map"][number])
+    elements = [chemical_symbols[int(number)] for number in atomic_numbers]
+    if theirs["irreps_manual"]:
+        first, *irreps = (str(o3.Irreps(text)) for text in theirs["irreps_manual"])
+        channels = o3.Irreps(first).dim
+    else:
+        channels = theirs["channel"]
+        l_node = theirs["lmax_node"] if theirs["lmax_node"] > 0 else theirs["lmax"]
+        irreps = list(possible_irreps(channels, l_node, _harmonics(theirs), theirs["num_convolution_layer"]))
+    cutoff_function = theirs["cutoff_function"]
+    xplor = cutoff_function.get("cutoff_function_name", "poly_cut") == "XPLOR"
+    return {
+        "elements": elements,
+        "cutoff": theirs["cutoff"],
+        "avg_num_neighbors": common_denominator(state, len(irreps)),
+        "scale": state["rescale_atomic_energy.scale"].expand(len(elements)).tolist(),
+        "shift": state["rescale_atomic_energy.shift"].expand(len(elements)).tolist(),
+        "channels": channels,
+        "equivariant_irreps": irreps,
+        "l_max": _harmonics(theirs).lmax,
+        "n_radial": theirs.get("radial_basis", {}).get("bessel_basis_num", 8),
+        "envelope_power": 6 if xplor else cutoff_function.get("poly_cut_p_value", 6),
+        "xplor_onset": cutoff_function["cutoff_on"] if xplor else None,
+        "radial_hidden": theirs["weight_nn_hidden_neurons"],
+        "readout_channels": o3.Irreps(irreps[-1]).dim // 2,
+        "parity": theirs["is_parity"],
+        "species_self_connection": "nequip" in theirs["self_connection_type"],
+    }
+
+
+def _harmonics(theirs: Mapping[str, Any]) -> o3.Irreps:
+    l_max = theirs["lmax_edge"] if theirs["lmax_edge"] > 0 else theirs["lmax"]
+    return o3.Irreps.spherical_harmonics(l_max, p=-1 if theirs["is_parity"] else 1)
+
+
+def _translated_weights(
+    theirs: Mapping[str, Any], config: SevenNetConfig, state: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    n_species = len(config.elements)
+    yield "edge_embedding.basis.frequencies", state["edge_embedding.basis_function.coeffs"]
+    yield "species_embedding.weight", state["onehot_to_feature_x.linear.weight"].view(n_species, -1)
+    irreps = o3.Irreps(f"{config.channels}x0e")
+    for i, text in enumerate(config.equivariant_irreps):
+        layer = f"layers.{i}"
+        yield f"{layer}.linear_in.weight", state[f"{i}_self_interaction_1.linear.weight"]
+        yield f"{layer}.linear_out.weight", state[f"{i}_self_interaction_2.linear.weight"]
+        if config.species_self_connection:
+            theirs_flat = state[f"{i}_self_connection_intro.fc_tensor_product.weight"]
+            yield f"{layer}.linear_skip.weight", _by_species(theirs_flat, irreps, Gate(text).irreps_in, n_species)
+        else:
+            yield f"{layer}.linear_skip.weight", state[f"{i}_self_connection_intro.linear.weight"]
+        n_radial_layers = len(config.radial_hidden) + 1
+        for j in range(n_radial_layers):
+            weight = state[f"{i}_convolution.weight_nn.layer{j}.weight"]
+            if j == n_radial_layers - 1:
+                last = i == len(config.equivariant_irreps) - 1
+                weight = weight[:, _columns(theirs, irreps, o3.Irreps(text), last)]
+            yield f"{layer}.radial_network.weights.{j}", weight
+        irreps = o3.Irreps(text)
+    yield "energy_readout.hidden.weight", state["reduce_input_to_hidden.linear.weight"]
+    yield "energy_readout.energy.weight", state["reduce_hidden_to_energy.linear.weight"]
+
+
+def _columns(theirs: Mapping[str, Any], irreps_in: o3.Irreps, irreps_out: o3.Irreps, last: bool) -> Tensor:
+    """Their column of each of our path weights, `[n_weights]` int64.
+
+    They have paths to every irrep up to the largest l of the output, ours only to those of the output. Since version
+    0.11 theirs are sorted by the irrep of the message.
+    """
+    possible = [
+        (1, (l, p)) for l in range(irreps_out.lmax + 1) for p in ((1, -1) if theirs["is_parity"] and not last else (1,))
+    ]
+    harmonics = _harmonics(theirs)
+    paths = coupling_paths(irreps_in, harmonics, o3.Irreps(possible))
+    if not _paths_are_unsorted(str(theirs.get("version", ""))):
+        paths.sort(key=lambda path: (path.l, path.parity))
+    first: dict[CouplingPath, int] = {}
+    n_columns = 0
+    for path in paths:
+        first[path] = n_columns
+        n_columns += path.channels
+    ours = coupling_paths(irreps_in, harmonics, irreps_out)
+    return torch.cat([torch.arange(first[path], first[path] + path.channels) for path in ours])
+
+
+def _paths_are_unsorted(version: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        raise HIENetError(
+            f"the checkpoint has no version of SevenNet, but `{version}`, so the order of its weights is "
+            "unknown; save it again with SevenNet"
+        )
+    return tuple(int(number) for number in numbers.groups()) < (0, 11) or version == "0.11.0.dev0"
+
+
+def _by_species(flat: Tensor, irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_species: int) -> Tensor:
+    """Weights of e3nn's fully connected tensor product with the one-hot species as those of `SpeciesLinear`.
+
+    Theirs lie irrep by irrep of the input, `[fan-in, n_species, fan-out]` each; all irreps are sorted, so that the
+    order of the output's is the same.
+    """
+    channels = {(block.l, block.parity): block.channels for block in irrep_blocks(irreps_out)}
+    parts: list[Tensor] = []
+    start = 0
+    for block in irrep_blocks(irreps_in):
+        fan_out = channels.get((block.l, block.parity), 0)
+        size = block.channels * n_species * fan_out
+        of_irrep = flat[start : start + size].view(block.channels, n_species, fan_out)
+        parts.append(of_irrep.transpose(0, 1).reshape(n_species, -1))
+        start += size
+    return torch.cat(parts, dim=1)
