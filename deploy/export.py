@@ -19,6 +19,7 @@ from hienet.checkpoint import Checkpoint, load_checkpoint
 from hienet.deployed import METADATA_NAME, is_torchscript
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
 
 from .metadata import describe, describe_stages
@@ -83,9 +84,17 @@ def export(
     if is_torchscript(source):
         raise HIENetError(f"`{source}` is already a deployed model; give the checkpoint that it was made from")
     path = deployed_path(source) if output is None else Path(output)
+    with memory_explained(f"deploying `{source}`", "keep fewer elements (--elements), or use a machine with more"):
+        return _export(source, path, dtype, elements, compiled, tolerance)
+
+
+def _export(
+    source: str | Path, path: Path, dtype: str, elements: list[str] | None, compiled: bool, tolerance: float
+) -> Deployment:
     whole = load_checkpoint(source)
     checkpoint = whole if elements is None else keep_elements(whole, elements)
-    expected = references(model_of(whole), verification_structures(checkpoint.config.elements))
+    structures = verification_structures(checkpoint.config.elements, overlapping=checkpoint.config.zbl)
+    expected = references(model_of(whole), structures)
     sizes: list[int | None] = [None]
     if compiled and has_compiled_form(checkpoint.build()):
         fewest = choose_intervals(checkpoint, expected, tolerance)
@@ -121,11 +130,11 @@ def _deployable(
     model = checkpoint.build(torch.float64).requires_grad_(False)
     metadata = describe(checkpoint, model, dtype)
     if n_intervals is not None:
-        metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
+        metadata["operators"] = compile_model(model, n_intervals)
     model.to(DTYPES[dtype])
     if n_intervals is not None:
         metadata["tables"] = {**describe_tables(model), "tolerance": tolerance}
-    metadata |= describe_stages(model, DTYPES[dtype])
+    metadata |= describe_stages(model, DTYPES[dtype], compiled=n_intervals is not None)
     return _scripted(model), metadata
 
 

@@ -27,10 +27,13 @@ class Comparison:
     passed: bool
 
 
-def verification_structures(elements: tuple[str, ...], seed: int = 0) -> dict[str, ase.Atoms]:
+def verification_structures(
+    elements: tuple[str, ...], seed: int = 0, overlapping: bool = False
+) -> dict[str, ase.Atoms]:
     """Random close-packed alloys of all elements at normal density (in groups of at most eight), a slab and a cluster.
 
-    Bond lengths follow the covalent radii, so that every element pair of a group is met within the cutoff.
+    Bond lengths follow the covalent radii, so that every element pair of a group is met within the cutoff. With
+    `overlapping` there is also the cluster at a fifth of its size.
     """
     rng = np.random.default_rng(seed)
     structures: dict[str, ase.Atoms] = {}
@@ -56,6 +59,10 @@ def verification_structures(elements: tuple[str, ...], seed: int = 0) -> dict[st
             cluster.set_cell(None)
             cluster.set_pbc(False)
             structures[f"cluster {label}"] = cluster
+            if overlapping:
+                dense = cluster.copy()
+                dense.positions *= 0.2
+                structures[f"overlapping {label}"] = dense
     structures[f"atom {elements[0]}"] = ase.Atoms(elements[0])
     return structures
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ase
+import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint, load_checkpoint
@@ -18,6 +20,7 @@ from hienet.deployed import is_torchscript, load_deployed
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
+from hienet.memory import memory_explained
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -56,8 +59,12 @@ class LoadedModel:
 
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of a graph of the model's species, in its dtype and on its device."""
-        self.load_elements(graph.species)
-        return predict(self.module, graph, derivatives)
+        with memory_explained(
+            f"{len(graph.species)} atoms with {len(graph.center)} edges",
+            "use a smaller structure, `float32`, or LAMMPS on several ranks",
+        ):
+            self.load_elements(graph.species)
+            return predict(self.module, graph, derivatives)
 
     def predict(self, atoms: ase.Atoms, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of one structure.
@@ -65,7 +72,10 @@ class LoadedModel:
         Raises:
             HIENetError: an element that the model does not know, or a structure that cannot be evaluated.
         """
-        graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
+        with memory_explained(
+            f"the neighbours of {len(atoms)} atoms", "use a smaller structure, or LAMMPS on several ranks"
+        ):
+            graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
         return self.predict_graph(graph, derivatives)
 
 
@@ -124,8 +134,19 @@ def model_of(
     return LoadedModel(module, config.elements, config.cutoff, dtype, torch.device(device), info)
 
 
+def force_deviation(forces: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the forces `[n_models, n_atoms, 3]` of several models are apart, `[n_atoms]`.
+
+    With the forces F_ik of K models on atom i, and their mean <F_i>, sqrt(sum_k |F_ik - <F_i>|^2 / K): the deviation
+    of Zhang et al., Phys. Rev. Materials 3, 023804 (2019), as `pair_style hienet` has it.
+    """
+    return np.sqrt(((forces - forces.mean(0)) ** 2).sum(2).mean(0))
+
+
 class HIENetCalculator(Calculator):
     """ASE calculator: energy, free_energy, energies (eV), forces (eV/Å), stress (eV/Å^3, positive = tension).
+
+    Of several models, a committee, it gives the means, and with the forces `force_deviation` `[n_atoms]` (eV/Å).
 
     Example:
         >>> from ase.build import bulk
@@ -133,6 +154,8 @@ class HIENetCalculator(Calculator):
         >>> atoms = bulk("Si")
         >>> atoms.calc = HIENetCalculator("model.pt")  # doctest: +SKIP
         >>> atoms.get_potential_energy()  # doctest: +SKIP
+        >>> atoms.calc = HIENetCalculator(["a.pt", "b.pt", "c.pt"])  # doctest: +SKIP
+        >>> atoms.calc.get_property("force_deviation", atoms).max()  # doctest: +SKIP
     """
 
     implemented_properties: ClassVar[list[str]] = [  # type: ignore[misc]
@@ -141,21 +164,25 @@ class HIENetCalculator(Calculator):
         "energies",
         "forces",
         "stress",
+        "force_deviation",
     ]
 
-    def __init__(self, path: str | Path, device: str = "cpu", dtype: str | None = None) -> None:
-        """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`).
+    def __init__(self, path: str | Path | Sequence[str | Path], device: str = "cpu", dtype: str | None = None) -> None:
+        """Load a checkpoint (`model.pt`) or a deployed file (`model.hienet.pt`), or several.
 
         Args:
-            path: the file.
+            path: the file, or those of a committee.
             device: `cpu`, `cuda` or `cuda:N`.
             dtype: `float32` or `float64`; None is float64 for a checkpoint, the file's own for a deployed model.
 
         Raises:
-            HIENetError: unreadable file, unknown dtype, or no such device.
+            HIENetError: no file, unreadable file, unknown dtype, or no such device.
         """
         super().__init__()
-        self.model = load_model(path, device, dtype)
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        if not paths:
+            raise HIENetError("no model: give a file, or a list of the files of a committee")
+        self.models = [load_model(each, device, dtype) for each in paths]
 
     def calculate(
         self,
@@ -165,11 +192,15 @@ class HIENetCalculator(Calculator):
     ) -> None:
         """Called by ASE. `stress` is left out where the cell has no volume."""
         super().calculate(atoms, properties, system_changes)
-        derivatives = "forces" in properties or "stress" in properties
-        prediction = self.model.predict(self.atoms, derivatives)
-        energy = float(prediction.energy[0])
-        self.results = {"energy": energy, "free_energy": energy, "energies": prediction.energies.cpu().numpy()}
-        if prediction.forces is not None:
-            self.results["forces"] = prediction.forces.double().cpu().numpy()
-        if prediction.stress is not None and self.atoms.cell.rank == 3:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())
+        derivatives = not {"forces", "stress", "force_deviation"}.isdisjoint(properties)
+        predictions = [model.predict(self.atoms, derivatives) for model in self.models]
+        energies = np.mean([p.energies.cpu().numpy() for p in predictions], axis=0)
+        energy = float(np.mean([float(p.energy[0]) for p in predictions]))
+        self.results = {"energy": energy, "free_energy": energy, "energies": energies}
+        forces = [p.forces.double().cpu().numpy() for p in predictions if p.forces is not None]
+        if forces:
+            self.results["forces"] = np.mean(forces, axis=0)
+            self.results["force_deviation"] = force_deviation(np.array(forces))
+        stresses = [p.stress[0].double().cpu().numpy() for p in predictions if p.stress is not None]
+        if stresses and self.atoms.cell.rank == 3:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.mean(stresses, axis=0))

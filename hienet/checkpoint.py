@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import hienet
+from hienet.archive import check_archive
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.memory import is_out_of_memory
 from hienet.models.factory import build_model, make_config
 from hienet.models.staged import ModelConfig
 
@@ -108,6 +109,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
     try:
+        _check_types(contents)
         config = make_config(contents["architecture"], None, contents["hyperparameters"])
         return Checkpoint(
             architecture=contents["architecture"],
@@ -123,6 +125,25 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise HIENetError(f"`{path}`: {error}") from error
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "architecture": (str,),
+    "hyperparameters": (dict,),
+    "weights": (dict,),
+    "training": (dict, type(None)),
+    "resume": (dict, type(None)),
+    "notes": (dict,),
+}
+
+
+def _check_types(contents: Mapping[str, Any]) -> None:
+    for key, types in _TYPES.items():
+        if not isinstance(contents[key], types):
+            raise HIENetError(f"the file is damaged: its `{key}` is a {type(contents[key]).__name__}; write it anew")
+    for name, tensor in contents["weights"].items():
+        if not (isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided):
+            raise HIENetError(f"the file is damaged: its weight `{name}` is not a dense tensor; write it anew")
+
+
 def read_archive(path: str | Path) -> dict[str, Any]:
     """The dictionary in a torch archive, on the CPU, loaded without executing code.
 
@@ -136,9 +157,13 @@ def read_archive(path: str | Path) -> dict[str, Any]:
         if path.read_bytes()[:2] == b"PK":
             raise HIENetError(f"`{path}` is truncated or damaged; copy it again, or write it anew")
         raise HIENetError(f"`{path}` is not a model file; give a checkpoint (.pt) or a deployed model (.hienet.pt)")
+    check_archive(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    # What torch's restricted unpickler does with nonsense is not documented; it may raise anything.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(
             f"`{path}` cannot be read as a checkpoint: {reason}; copy it again, or write it anew"

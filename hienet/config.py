@@ -13,7 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
-from hienet.models.factory import DEFAULT_PRESET, describe_validation_error, find_architecture, make_config
+from hienet.models.factory import (
+    DEFAULT_PRESET,
+    describe_validation_error,
+    find_architecture,
+    make_config,
+    shortened,
+)
 from hienet.models.staged import ModelConfig
 
 COMPUTED_MODEL_KEYS = ("elements", "scale", "shift", "avg_num_neighbors")
@@ -50,7 +56,7 @@ def _as_reference_energies(value: object) -> object:
         if symbol not in chemical_symbols[1:]:
             raise ValueError(f"`{symbol}` is not a chemical symbol; write energies like {{Si: -0.8, C: -1.3}}")
         if isinstance(energy, bool) or not isinstance(energy, (int, float)):
-            raise ValueError(f"the energy of {symbol} must be a number in eV, got `{energy}`")
+            raise ValueError(f"the energy of {symbol} must be a number in eV, got `{shortened(energy)}`")
     return dict(value)
 
 
@@ -139,6 +145,11 @@ class DataSection(Section):
         "least_squares",
         description="energy of an atom of each element (eV): least_squares on the composition, or {symbol: eV}",
     )
+    shift_to_mean: bool = Field(
+        False,
+        description="add to each reference energy the mean energy per atom that they leave; an isolated atom then no "
+        "longer has its reference energy",
+    )
 
     @model_validator(mode="after")
     def _one_source_of_stress(self) -> DataSection:
@@ -219,7 +230,9 @@ def parse_config(values: object, source: str = "the configuration") -> TrainConf
         HIENetError: the first key that is unknown, missing or has a value that is not allowed, in one sentence.
     """
     if not isinstance(values, Mapping):
-        raise HIENetError(f"{source} must hold the sections {', '.join(TrainConfig.model_fields)}, got `{values}`")
+        raise HIENetError(
+            f"{source} must hold the sections {', '.join(TrainConfig.model_fields)}, got `{shortened(values)}`"
+        )
     try:
         config = TrainConfig.model_validate(values)
     except ValidationError as error:

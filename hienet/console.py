@@ -7,6 +7,7 @@ import sys
 import typer
 
 from hienet.errors import HIENetError
+from hienet.memory import is_out_of_memory
 
 
 def run_app(app: typer.Typer) -> None:
@@ -15,4 +16,9 @@ def run_app(app: typer.Typer) -> None:
         app()
     except HIENetError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: not enough memory; use a machine with more, or fewer and smaller structures", file=sys.stderr)
         sys.exit(1)

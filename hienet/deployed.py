@@ -5,18 +5,41 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import hienet
+from hienet.archive import check_archive
 from hienet.errors import HIENetError
+from hienet.memory import is_out_of_memory
 from hienet.ops.library import require_operators
 
 FORMAT = "hienet-deployed"
-FORMAT_VERSION = 3
-"""The newest that is read. Compiled files, which must be told the elements in use, are written as 3, others as 1."""
+FORMAT_VERSION = 4
+"""The newest that is read. Files whose stages return edges are written as 4; of the others, compiled files, which must
+be told the elements in use, as 3, and plain ones as 1."""
 METADATA_NAME = "hienet.json"
+
+
+class _Stage(BaseModel):
+    name: str
+    width: int = Field(ge=0)
+    exchanged_width: int = Field(ge=0)
+
+
+class _Description(BaseModel):
+    """Of the metadata, what is used here and has to be of its type."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    format_version: int
+    elements: list[str]
+    cutoff: float = Field(gt=0)
+    dtype: Literal["float32", "float64"]
+    stages: list[_Stage]
+    operators: list[str] = []
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -24,7 +47,8 @@ def is_torchscript(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    # Numbers that make no sense lead zipfile to every kind of exception.
+    except Exception:
         return False
 
 
@@ -49,10 +73,14 @@ def load_deployed(
                 "GPUs with `hienet-deploy --no-compile`"
             )
         require_operators(operators, path)
+    check_archive(path)
     try:
         module = torch.jit.load(path, map_location=device)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    # Torch's readers of code and of pickles may raise anything.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(f"`{path}` cannot be read as a deployed model: {reason}; deploy it again") from error
     return module.eval(), metadata
 
@@ -69,21 +97,29 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             for name in archive.namelist():
                 if name.split("/", 1)[-1] == f"extra/{METADATA_NAME}":
                     metadata = json.loads(archive.read(name))
-    except (OSError, zipfile.BadZipFile) as error:
-        raise HIENetError(f"`{path}` cannot be read as a deployed model: {error}; deploy it again") from error
     except (json.JSONDecodeError, UnicodeDecodeError):
         metadata = {}
+    # Numbers that make no sense lead zipfile to every kind of exception.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise HIENetError(f"`{path}` cannot be read as a deployed model: {error}; deploy it again") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise HIENetError(
             f"`{path}` is TorchScript but was not written by hienet-deploy; deploy a checkpoint with `hienet-deploy`"
         )
-    missing = [key for key in ("format_version", "elements", "cutoff", "dtype", "stages") if key not in metadata]
-    if missing:
-        raise HIENetError(f"`{path}` is damaged: its description lacks `{missing[0]}`; deploy it again")
-    if metadata["format_version"] > FORMAT_VERSION:
+    version = metadata.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise HIENetError(
-            f"`{path}` has deployed format {metadata['format_version']}, written by hienet "
+            f"`{path}` has deployed format {version}, written by hienet "
             f"{metadata.get('package_version')}; this "
             f"hienet {hienet.__version__} reads up to format {FORMAT_VERSION}: upgrade hienet"
         )
+    try:
+        _Description.model_validate(metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = f"lacks `{key}`" if first["type"] == "missing" else f"says `{key}: {first['input']!s:.40}`"
+        raise HIENetError(f"`{path}` is damaged: its description {problem}; deploy it again") from error
     return metadata

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hienet.errors import HIENetError
@@ -55,6 +57,9 @@ def run_deck(
 ) -> str:
     """Run an input deck with `lmp` and return what it prints.
 
+    LAMMPS and all its ranks are killed when the run ends in any other way: by the timeout, Ctrl-C, or a SIGTERM or
+    SIGHUP for this process.
+
     Args:
         deck: the text of a deck, or (a `Path`, or a one-line string) the name of a file.
         ranks: MPI ranks.
@@ -86,10 +91,34 @@ def run_deck(
         if ranks >= (os.cpu_count() or 1):
             # A waiting rank must leave its core to one that works: MPICH's default makes a step ten times as long.
             variables.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
+        stack.enter_context(_signals_as_exceptions())
         output, status = _run(command, cwd, {**variables, **(environment or {})}, timeout, echo)
     if status != 0 or "\nERROR" in output:
         raise HIENetError(_error_of(output, status))
     return output
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """SIGTERM and SIGHUP, of which a process dies without a word to its children, end it by way of SystemExit.
+
+    What the program has installed for them stays, and so does everything outside the main thread, which alone may
+    change it.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    changed = []
+    if threading.current_thread() is threading.main_thread():
+        changed = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(
@@ -154,6 +183,13 @@ def _error_of(output: str, status: int) -> str:
                     break
                 more.append(following.strip())
             return "LAMMPS stopped: " + " ".join([line, *more])
+    killed = re.search(r"\bsignal (9|15)\b", "\n".join(lines[-15:]))
+    number = int(killed[1]) if killed else -status if status < 0 else 256 - status
+    if number in (signal.SIGKILL, signal.SIGTERM):
+        return (
+            f"LAMMPS or one of its ranks was killed by {signal.Signals(number).name}; unless somebody did that, the "
+            "machine ran out of memory, or the queue out of time: use fewer ranks on it, or a smaller system"
+        )
     tail = " | ".join(lines[-3:])
     return f"LAMMPS ended with status {status} and no ERROR line; its last lines were: {tail}"
 

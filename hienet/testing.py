@@ -49,6 +49,38 @@ TINY: dict[str, dict[str, object]] = {
     "eqvnet": {**_EQUIVARIANT, "dropout": 0.0},
     "sevennet": {**_EQUIVARIANT, "species_self_connection": True},
     "inv_sevennet": _EQUIVARIANT,
+    "nemp": {
+        "channels": 4,
+        "l_max": 2,
+        "l_max_density": 3,
+        "n_iterations": 2,
+        "n_radial": 4,
+        "pair_code": 4,
+        "pair_hidden": 8,
+        "edge_hidden": 8,
+        "readout_hidden": 8,
+        "n_blocks": 1,
+        "cutoff": 4.0,
+    },
+    "geodite": {
+        "channels": 12,
+        "n_layers": 3,
+        "n_heads": 3,
+        "n_radial": 6,
+        "cutoff": 4.0,
+        "avg_num_neighbors": 12.0,
+        "distance_weighting": True,
+        "universal_screening": True,
+    },
+    "botnet": {
+        "channels": 3,
+        "n_layers": 4,
+        "l_max": 2,
+        "radial_hidden": (16,),
+        "readout_hidden": (4,),
+        "cutoff": 4.0,
+        "avg_num_neighbors": 4.0,
+    },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 

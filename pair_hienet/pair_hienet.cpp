@@ -2,7 +2,9 @@
 
 #include "pair_hienet.h"
 
+#include "force_deviation.h"
 #include "neighbor_graph.h"
+#include "row_buffer.h"
 #include "staged_model.h"
 #include "thread_pool.h"
 #include "timing_breakdown.h"
@@ -11,8 +13,10 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "group.h"
 #include "info.h"
 #include "memory.h"
+#include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "timer.h"
@@ -24,6 +28,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -33,6 +38,9 @@ using namespace LAMMPS_NS;
 
 /// Edges are shared among threads, and summed, by blocks of so many nodes.
 static constexpr int64_t BLOCK = 256;
+
+/// The group `all` is LAMMPS' first.
+static constexpr int ALL = 0;
 
 /// The nine components of a virial, in the order of centroid stresses: xx, yy, zz, xy, xz, yz, yx, zx, zy.
 static constexpr int VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
@@ -44,11 +52,26 @@ struct BlockSums {
   double gradient = 0.0;    // of all components; not finite if one of them is not
 };
 
-/// Numbers of the rows of the timing breakdown.
+/// Numbers of the rows of the timing breakdown; those of the stages are the members' own.
 struct Sections {
   int graph, edges, readout, edges_backward, scatter, other;
-  std::vector<int> forward, backward;                            // by stage
+  int deviation;                                                 // of a committee
   int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
+};
+
+/// What moves the atoms: the mean of a committee, or its first model.
+enum class Driver { MEAN, FIRST };
+
+/// One of the models that pair_coeff names, and what is its own.
+struct PairHIENet::Member {
+  std::string file;
+  std::unique_ptr<hienet::StagedModel> model;
+  hienet::Tables tables;
+  std::vector<int> species_of_type;      // [ntypes + 1], -1 for NULL
+  int index;                             // in pair_coeff, from 0
+  size_t graph;                          // the one that it reads, among `graphs`
+  bool builds_graph;                     // it is the first that reads it
+  std::vector<int> forward, backward;    // its rows of the timing breakdown, by stage
 };
 
 struct PairHIENet::Implementation {
@@ -56,23 +79,27 @@ struct PairHIENet::Implementation {
   std::string device = "auto";
   int threads = 0;    // 0: as many as LAMMPS' own threads
   hienet::Precision precision = hienet::Precision::MODEL;
+  Driver driver = Driver::MEAN;
 
   // pair_coeff
-  std::string file;
-  std::unique_ptr<hienet::StagedModel> model;
-  hienet::Tables tables;
-  std::vector<int> species_of_type;    // [ntypes + 1], -1 for NULL
-  double energy_unit = 1.0;            // eV in LAMMPS' unit of energy
+  std::vector<Member> members;
+  double energy_unit = 1.0;    // eV in LAMMPS' unit of energy
 
   // fix adapt and hybrid/scaled reach these through extract()
   double scale = 1.0;
-  double cutoff = 0.0;
+  double cutoff = 0.0;             // the largest of the members
+  int force_deviation_flag = 0;    // set and cleared by `fix pair`
 
-  // one evaluation
-  hienet::NeighborGraph graph;
+  // one evaluation; members of equal cutoff and order of elements share a graph
+  std::vector<hienet::NeighborGraph> graphs;
   hienet::RowBuffer buffer;
+  hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
   std::vector<BlockSums> block_sums;
+  hienet::ForceDeviation deviation;
+  bool deviation_known = false;    // of the last step
+
+  bool is_committee() const { return members.size() > 1; }
 
   // one run
   hienet::TimingBreakdown timing;
@@ -100,8 +127,9 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
   // Comm and PairHybrid size their buffers before the model is known.
   comm_forward = comm_reverse = 1;
 
-  // For `compute pair`: exchanges between ranks in the last evaluation, edges, ghost atoms in use.
-  nextra = 3;
+  // For `compute pair`, of the last evaluation: exchanges between ranks, edges, ghost atoms in use, and the
+  // greatest and mean deviation of a committee's forces.
+  nextra = 5;
   pvector = new double[nextra]();
 }
 
@@ -130,7 +158,9 @@ void PairHIENet::allocate()
 
 void PairHIENet::forget_model()
 {
-  impl->model.reset();
+  impl->members.clear();
+  impl->graphs.clear();
+  impl->deviation_known = false;
   impl->owner_atoms = -1;
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
@@ -153,14 +183,16 @@ void PairHIENet::settings(int narg, char **arg)
   impl->device = "auto";
   impl->threads = 0;
   impl->precision = hienet::Precision::MODEL;
+  impl->driver = Driver::MEAN;
   forget_model();
 
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
-    if (keyword != "device" && keyword != "threads" && keyword != "precision")
+    if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
+        keyword != "committee")
       error->all(FLERR,
-                 "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads` and "
-                 "`precision`",
+                 "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
+                 "`precision` and `committee`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -174,6 +206,11 @@ void PairHIENet::settings(int narg, char **arg)
       impl->threads = utils::inumeric(FLERR, value, false, lmp);
       if (impl->threads < 1)
         error->all(FLERR, "pair_style hienet: `threads {}` must be at least 1", value);
+    } else if (keyword == "committee") {
+      if (value != "mean" && value != "first")
+        error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
+                   value);
+      impl->driver = value == "mean" ? Driver::MEAN : Driver::FIRST;
     } else {
       if (value == "model")
         impl->precision = hienet::Precision::MODEL;
@@ -251,40 +288,56 @@ static std::string joined(const std::vector<std::string> &words)
   return text;
 }
 
+/// A word that is a symbol or NULL wherever it stands, and one that never is.
+static bool is_symbol(const std::string &word)
+{ return word == "NULL" || utils::strmatch(word, "^[A-Z][a-z]?$"); }
+static bool is_path(const std::string &word)
+{ return word.find_first_of("./") != std::string::npos; }
+
 void PairHIENet::coeff(int narg, char **arg)
 {
   if (narg < 3 || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0)
     error->all(FLERR,
                "pair_style hienet: expected `pair_coeff * * FILE.hienet.pt SYMBOL ...` with one "
                "symbol for each atom type");
-  const int n_symbols = narg - 3;
-  if (n_symbols != atom->ntypes)
-    error->all(FLERR,
-               "pair_style hienet: pair_coeff gives {} element symbol(s), but there are {} atom "
-               "type(s); give one symbol for each type, in type order, or NULL for a type that "
-               "another style handles",
-               n_symbols, atom->ntypes);
-
+  const std::vector<std::string> words(arg + 2, arg + narg);
+  const auto symbols = split_words(words);
   if (!allocated) allocate();
   forget_model();
-  load(arg[2], arg + 3);
+  load({words.begin(), words.end() - symbols.size()}, symbols);
 
-  const auto &species = impl->species_of_type;
+  const auto &species = impl->members[0].species_of_type;
   for (int i = 1; i <= atom->ntypes; i++)
     for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = species[i] >= 0 && species[j] >= 0;
 }
 
-void PairHIENet::load(const std::string &name, char **symbols)
+/// The symbols, which are as many as there are types, behind the names of one or several files.
+std::vector<std::string> PairHIENet::split_words(const std::vector<std::string> &words)
 {
-  const std::string bytes = read_file(name);
+  const auto first_symbol = words.end() - std::min<size_t>(atom->ntypes, words.size());
+  const bool right = first_symbol > words.begin() &&
+      std::none_of(words.begin() + 1, first_symbol, is_symbol) &&
+      std::none_of(first_symbol, words.end(), is_path);
+  if (!right) {
+    const auto n_files = std::find_if_not(words.begin() + 1, words.end(), is_path) - words.begin();
+    error->all(FLERR,
+               "pair_style hienet: pair_coeff names {} file(s) and gives {} element symbol(s), but "
+               "there are {} atom type(s); give one symbol for each type, in type order, or NULL "
+               "for a type that another style handles",
+               n_files, words.size() - n_files, atom->ntypes);
+  }
+  return {first_symbol, words.end()};
+}
+
+/// The device of this rank, which must be of one kind on all. Collective.
+std::string PairHIENet::agree_on_device()
+{
   std::string problem, device;
-  hienet::Metadata metadata;
   const int node_rank = rank_on_machine(world);
   try {
-    metadata = hienet::read_metadata(bytes);
     device = hienet::choose_device(impl->device, node_rank);
   } catch (const std::exception &exception) {
-    problem = fmt::format("model file `{}`: {}", name, exception.what());
+    problem = exception.what();
   }
   agree(problem);
 
@@ -294,39 +347,85 @@ void PairHIENet::load(const std::string &name, char **symbols)
     agree(fmt::format("{} rank(s) would run on a CPU and {} on a GPU; use `device cpu`, or start "
                       "ranks only where torch sees a GPU",
                       kinds[0], kinds[1]));
+  return device;
+}
 
-  impl->species_of_type.assign(atom->ntypes + 1, -1);
+/// Read the models of pair_coeff. Collective.
+void PairHIENet::load(const std::vector<std::string> &files,
+                      const std::vector<std::string> &symbols)
+{
+  const std::string device = agree_on_device();
+  for (const auto &file : files) add_member(file, symbols, device);
+  impl->cutoff = 0.0;
+  for (const auto &member : impl->members) {
+    const auto &model = *member.model;
+    impl->cutoff = std::max(impl->cutoff, model.metadata().cutoff);
+    for (int k = 1; k < model.n_stages(); k++)
+      comm_forward = comm_reverse = std::max(comm_forward, model.doubles_per_row(k));
+  }
+  if (impl->is_committee())
+    comm_reverse = std::max(comm_reverse, 3 * static_cast<int>(impl->members.size()));
+  publish_comm_size();
+  prepare_timing();
+  report(device);
+}
+
+/// Read one model. Collective.
+void PairHIENet::add_member(const std::string &file, const std::vector<std::string> &symbols,
+                            const std::string &device)
+{
+  const std::string bytes = read_file(file);
+  std::string problem;
+  hienet::Metadata metadata;
+  try {
+    metadata = hienet::read_metadata(bytes);
+  } catch (const std::exception &exception) {
+    problem = fmt::format("model file `{}`: {}", file, exception.what());
+  }
+  agree(problem);
+
+  Member member;
+  member.file = file;
+  member.index = static_cast<int>(impl->members.size());
+  member.species_of_type.assign(atom->ntypes + 1, -1);
+  std::set<int64_t> species;
   for (int type = 1; type <= atom->ntypes; type++) {
-    const std::string symbol = symbols[type - 1];
+    const auto &symbol = symbols[type - 1];
     if (symbol == "NULL") continue;
     const auto found = std::find(metadata.elements.begin(), metadata.elements.end(), symbol);
     if (found == metadata.elements.end())
       error->all(
           FLERR,
           "pair_style hienet: element `{}` of type {} is not in the model `{}`; it knows: {}",
-          symbol, type, name, joined(metadata.elements));
-    impl->species_of_type[type] = static_cast<int>(found - metadata.elements.begin());
+          symbol, type, file, joined(metadata.elements));
+    member.species_of_type[type] = static_cast<int>(found - metadata.elements.begin());
+    species.insert(member.species_of_type[type]);
   }
 
   try {
-    impl->model = std::make_unique<hienet::StagedModel>(bytes, metadata, device, impl->precision);
+    member.model = std::make_unique<hienet::StagedModel>(bytes, metadata, device, impl->precision);
     const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
-    const auto &types = impl->species_of_type;
-    std::set<int64_t> species(types.begin(), types.end());
-    species.erase(-1);
-    impl->tables = impl->model->load_elements({species.begin(), species.end()});
+    member.tables = member.model->load_elements({species.begin(), species.end()});
   } catch (const std::exception &exception) {
-    problem = fmt::format("model file `{}`: {}", name, exception.what());
+    problem = fmt::format("model file `{}`: {}", file, exception.what());
   }
   agree(problem);
 
-  impl->file = name;
-  impl->cutoff = metadata.cutoff;
-  for (int k = 1; k < impl->model->n_stages(); k++)
-    comm_forward = comm_reverse = std::max(comm_forward, impl->model->doubles_per_row(k));
-  publish_comm_size();
-  prepare_timing();
-  report(device);
+  member.graph = impl->graphs.size();
+  for (const auto &other : impl->members)
+    if (other.model->metadata().cutoff == metadata.cutoff &&
+        other.species_of_type == member.species_of_type)
+      member.graph = other.graph;
+  member.builds_graph = member.graph == impl->graphs.size();
+  if (member.builds_graph) impl->graphs.emplace_back();
+  impl->members.push_back(std::move(member));
+}
+
+/// Of a member's energy and forces in those of the style.
+double PairHIENet::weight(const Member &member) const
+{
+  if (impl->driver == Driver::FIRST) return member.index == 0 ? 1.0 : 0.0;
+  return 1.0 / static_cast<double>(impl->members.size());
 }
 
 /// PairHybrid copies the sizes of its sub-styles when it creates them, before they have read a model.
@@ -351,36 +450,63 @@ void PairHIENet::report(const std::string &device)
   for (int rank = 0; rank < comm->nprocs; rank++)
     ranks_of_device[&all[static_cast<size_t>(LENGTH) * rank]].push_back(std::to_string(rank));
 
-  const auto &m = impl->model->metadata();
-  std::string text = fmt::format("HIENet model {}\n", impl->file);
+  std::string text;
+  if (impl->is_committee())
+    text += fmt::format("HIENet committee of {} models; energy, forces and virial of {}\n",
+                        impl->members.size(),
+                        impl->driver == Driver::MEAN ? "their mean" : "the first");
+  for (const auto &member : impl->members) text += describe(member);
+  for (const auto &[where, ranks] : ranks_of_device)
+    text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
+  text +=
+      fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
+  utils::logmesg(lmp, text);
+  for (const auto &member : impl->members) warn(member);
+}
+
+std::string PairHIENet::describe(const Member &member) const
+{
+  const auto &m = member.model->metadata();
+  std::string text = fmt::format("HIENet model {}\n", member.file);
   text += fmt::format("  format {}, written by hienet {} on {}\n", m.format_version,
                       m.package_version, m.created);
   text += fmt::format("  architecture {}, {} parameters, {} stages, cutoff {} Angstrom\n",
                       m.architecture, m.n_parameters, m.stages.size(), m.cutoff);
   text += fmt::format(
       "  dtype {}, evaluated in {}; energies, forces and virial are summed in float64\n", m.dtype,
-      impl->model->single_precision() ? "float32" : "float64");
+      member.model->single_precision() ? "float32" : "float64");
   for (int type = 1; type <= atom->ntypes; type++) {
-    const int species = impl->species_of_type[type];
+    const int species = member.species_of_type[type];
     if (species < 0)
       text += fmt::format("  type {} -> NULL (another style)\n", type);
     else
       text += fmt::format("  type {} -> {} -> species {}\n", type, m.elements[species], species);
   }
-  for (const auto &[where, ranks] : ranks_of_device)
-    text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
-  text +=
-      fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
-  if (const auto &tables = impl->tables; tables.bytes > 0)
+  if (const auto &tables = member.tables; tables.bytes > 0)
     text += fmt::format("  tables for these elements: {:.1f} MB, built in {:.1f} s\n",
                         1e-6 * tables.bytes, tables.seconds);
   text += fmt::format("  training set: {}\n", m.training);
-  utils::logmesg(lmp, text);
+  return text;
+}
+
+/// Of what a user may not have meant. Called on rank 0.
+void PairHIENet::warn(const Member &member)
+{
+  const auto &members = impl->members;
+  const auto same = std::find_if(members.begin(), members.end(), [&](const Member &other) {
+    return other.file == member.file;
+  });
+  if (same->index < member.index)
+    error->warning(FLERR,
+                   "pair_coeff names the model {} twice; its deviation from itself is zero and "
+                   "makes that of the committee too small",
+                   member.file);
+  const auto &m = member.model->metadata();
   if (!m.smooth_cutoff)
     error->warning(FLERR,
                    "the model {} has no smooth cutoff: its energy jumps when a neighbor crosses {} "
                    "Angstrom, so NVE runs drift and minimizers may stall",
-                   impl->file, m.cutoff);
+                   member.file, m.cutoff);
 }
 
 // ----------------------------------------------------------------------
@@ -389,7 +515,7 @@ void PairHIENet::report(const std::string &device)
 
 void PairHIENet::init_style()
 {
-  if (!impl->model)
+  if (impl->members.empty())
     error->all(FLERR,
                "pair_style hienet: no model is loaded; give `pair_coeff * * FILE SYMBOL ...`");
   if (!force->newton_pair)
@@ -413,14 +539,32 @@ void PairHIENet::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-/// A many-body energy needs every neighbour: refuse what would take pairs out of the list.
+/// Bits of the groups whose members interact with nobody: they have no part in the network, reference energy
+/// included. So `fix gcmc` and `fix widom` switch off an atom while they try to delete it.
+int PairHIENet::absent_groups() const
+{
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    if (first == ALL || second == ALL) bits |= group->bitmask[first == ALL ? second : first];
+  }
+  return bits;
+}
+
+/// A many-body energy needs every neighbour: refuse what would take some pairs of an atom out of the list.
 void PairHIENet::check_exclusions()
 {
-  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
+  bool partial = neighbor->nex_type || neighbor->nex_mol;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    const int other = first == ALL ? second : first;
+    partial |= (first != ALL && second != ALL) || other == ALL || group->dynamic[other];
+  }
+  if (partial)
     error->all(FLERR,
                "pair_style hienet: `neigh_modify exclude` takes neighbors away from a many-body "
                "potential; remove it (`neigh_modify exclude none`), and hold atoms with `fix "
-               "setforce 0 0 0` instead");
+               "setforce 0 0 0` instead, or exclude a group from all (`exclude group G all`)");
   if (neighbor->includegroup)
     error->all(
         FLERR,
@@ -451,9 +595,10 @@ void PairHIENet::check_exclusions()
           k + 1);
 }
 
-/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms.
+/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms, and fixes their exclusions.
 void PairHIENet::setup()
 {
+  check_exclusions();
   const double reach = comm->get_comm_cutoff();
   if (reach < impl->cutoff)
     error->all(FLERR,
@@ -477,50 +622,77 @@ void *PairHIENet::extract(const char *name, int &dim)
   dim = 0;
   if (strcmp(name, "scale") == 0) return &impl->scale;
   if (strcmp(name, "cutoff") == 0) return &impl->cutoff;
+  if (strcmp(name, "force_deviation_flag") == 0) return &impl->force_deviation_flag;
   return nullptr;
+}
+
+/// Called by `fix pair`, for the number of columns (0: a vector) when it is created, and after each evaluation
+/// that it wants to see. Without a deviation of the last evaluation it gets nothing, and stops with an error.
+void *PairHIENet::extract_peratom(const char *name, int &n_columns)
+{
+  if (strcmp(name, "force_deviation") != 0) return nullptr;
+  n_columns = 0;
+  return impl->deviation_known ? impl->deviation.of_atoms().data() : nullptr;
 }
 
 /// Bytes of what grows with the number of atoms.
 double PairHIENet::buffer_bytes()
 {
-  return Pair::memory_usage() + impl->graph.memory_usage() + impl->buffer.memory_usage() +
+  double bytes = Pair::memory_usage() + impl->buffer.memory_usage() +
+      impl->deviation.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
       sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
+  for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
+  return bytes;
 }
 
 double PairHIENet::memory_usage()
-{ return buffer_bytes() + (impl->model ? impl->model->memory_usage() : 0.0); }
+{
+  double bytes = buffer_bytes();
+  for (const auto &member : impl->members) bytes += member.model->memory_usage();
+  return bytes;
+}
 
 // ----------------------------------------------------------------------
 // the timing breakdown
 // ----------------------------------------------------------------------
 
-/// One row for each part of an evaluation, in the order in which they follow each other.
+/// One row for each part of an evaluation, in the order in which they follow each other. Stages of one name of
+/// several members share a row.
 void PairHIENet::prepare_timing()
 {
   auto &timing = impl->timing;
   auto &sections = impl->sections;
-  const auto &stages = impl->model->metadata().stages;
-  const int n_stages = impl->model->n_stages();
   timing.clear();
-  sections.forward.resize(n_stages);
-  sections.backward.resize(n_stages);
-  sections.graph = timing.add_section("Graph");
-  sections.edges = timing.add_section("Edges");
-  for (int k = 0; k < n_stages; k++)
-    sections.forward[k] = timing.add_section("Forward " + stages[k].name);
-  sections.readout = timing.add_section("Readout");
-  for (int k = n_stages - 1; k >= 0; k--)
-    sections.backward[k] = timing.add_section("Backward " + stages[k].name);
-  sections.edges_backward = timing.add_section("Backward edges");
-  sections.scatter = timing.add_section("Scatter");
-  if (comm->nprocs > 1) {
-    sections.copies = timing.add_section("Exchange copies");
-    sections.exchange_forward = timing.add_section("Exchange forward");
-    sections.exchange_backward = timing.add_section("Exchange backward");
-    sections.agreement = timing.add_section("Agreement");
+  sections.graph = timing.section("Graph");
+  sections.edges = timing.section("Edges");
+  for (auto &member : impl->members)
+    for (const auto &stage : member.model->metadata().stages)
+      member.forward.push_back(timing.section("Forward " + stage.name));
+  sections.readout = timing.section("Readout");
+  for (auto &member : impl->members) {
+    const auto &stages = member.model->metadata().stages;
+    member.backward.resize(stages.size());
+    for (size_t k = stages.size(); k-- > 0;)
+      member.backward[k] = timing.section("Backward " + stages[k].name);
   }
-  sections.other = timing.add_section("Other");
+  sections.edges_backward = timing.section("Backward edges");
+  sections.scatter = timing.section("Scatter");
+  if (impl->is_committee()) sections.deviation = timing.section("Deviation");
+  if (comm->nprocs > 1) {
+    sections.copies = timing.section("Exchange copies");
+    sections.exchange_forward = timing.section("Exchange forward");
+    sections.exchange_backward = timing.section("Exchange backward");
+    sections.agreement = timing.section("Agreement");
+  }
+  sections.other = timing.section("Other");
+}
+
+std::string PairHIENet::names_of_models() const
+{
+  std::vector<std::string> files;
+  for (const auto &member : impl->members) files.push_back(member.file);
+  return (files.size() > 1 ? fmt::format("committee of {}: ", files.size()) : "") + joined(files);
 }
 
 /// Called at the end of a run or minimization, before LAMMPS' own breakdown.
@@ -539,7 +711,7 @@ void PairHIENet::finish()
                      "\nHIENet timing breakdown ({}, {} evaluations):\n{}"
                      "Buffers of the pair style: {:.4g} kB/atom; peak memory of a process: {:.4g} "
                      "Mbytes\n",
-                     impl->file, impl->timing.evaluations(), table,
+                     names_of_models(), impl->timing.evaluations(), table,
                      all_buffers / 1024.0 / std::max<bigint>(atom->natoms, 1), largest_peak);
   }
   impl->timing.reset();
@@ -556,14 +728,63 @@ void PairHIENet::compute(int eflag, int vflag)
   ev_init(eflag, vflag);
   std::fill(pvector, pvector + nextra, 0.0);
   const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
+  const bool deviation_wanted = wants_deviation();
+  const bool compared = deviation_wanted && impl->is_committee();
+  if (compared)
+    impl->deviation.begin(atom->nlocal + atom->nghost, static_cast<int>(impl->members.size()));
   timing.stamp(impl->sections.other);
 
-  evaluate_model();
-  accumulate();
-  timing.stamp(impl->sections.scatter);
+  for (const auto &member : impl->members) {
+    if (weight(member) == 0.0 && !compared) continue;
+    evaluate_model(member);
+    accumulate(member, compared);
+    timing.stamp(impl->sections.scatter);
+  }
+  find_deviation(deviation_wanted);
 
   // LAMMPS' timers begin with the first step of the run.
   if (update->setupflag) timing.reset();
+}
+
+/// Whether `fix pair` has asked for the deviation, or a `compute pair` may: it reads on steps with an energy alone.
+bool PairHIENet::wants_deviation() const
+{
+  if (impl->force_deviation_flag) return true;
+  return eflag_global && !modify->get_compute_by_style("^pair$").empty();
+}
+
+/// Of the members' forces, which are complete on an atom when its ghosts' have come home.
+void PairHIENet::find_deviation(bool wanted)
+{
+  auto &deviation = impl->deviation;
+  impl->deviation_known = wanted;
+  if (!impl->is_committee()) {
+    if (wanted) deviation.set_zero(atom->nlocal);
+    return;
+  }
+  double maximum =
+      std::numeric_limits<double>::quiet_NaN();    // for who reads what was not computed
+  double mean = maximum;
+  if (wanted) {
+    if (comm->nprocs > 1) {
+      impl->in_transit = &deviation.rows();
+      comm->reverse_comm(this, deviation.rows().stride());
+      impl->in_transit = &impl->buffer;
+      if (comm->me == 0) pvector[0] += 1.0;
+    }
+    deviation.finish(atom->nlocal);
+    double sums[2] = {deviation.sum(), static_cast<double>(impl->graphs[0].n_local)};
+    MPI_Allreduce(MPI_IN_PLACE, sums, 2, MPI_DOUBLE, MPI_SUM, world);
+    maximum = deviation.maximum();
+    MPI_Allreduce(MPI_IN_PLACE, &maximum, 1, MPI_DOUBLE, MPI_MAX, world);
+    mean = sums[1] > 0.0 ? sums[0] / sums[1] : 0.0;
+  }
+  // `compute pair` adds up the ranks.
+  if (comm->me == 0) {
+    pvector[3] = maximum;
+    pvector[4] = mean;
+  }
+  impl->timing.stamp(impl->sections.deviation);
 }
 
 /// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
@@ -582,13 +803,15 @@ void PairHIENet::refresh_owners()
 }
 
 /// Returns what is wrong, or an empty string.
-std::string PairHIENet::build_graph()
+std::string PairHIENet::build_graph(const Member &member)
 {
+  auto &graph = impl->graphs[member.graph];
   const int n_atoms = atom->nlocal + atom->nghost;
   // LAMMPS' arrays are one block of memory.
   const hienet::AtomsView atoms = {
       atom->nlocal, n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type};
+      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type,
+      atom->mask, absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -596,7 +819,7 @@ std::string PairHIENet::build_graph()
     return atom->tag_enable ? atom->tag[i] : i + 1;
   };
   try {
-    impl->graph.build(atoms, neighbors, impl->species_of_type, impl->cutoff, owner);
+    graph.build(atoms, neighbors, member.species_of_type, member.model->metadata().cutoff, owner);
   } catch (const hienet::GraphError &problem) {
     if (problem.kind == hienet::GraphError::NOT_FINITE)
       return fmt::format(
@@ -610,39 +833,52 @@ std::string PairHIENet::build_graph()
     return fmt::format("not enough memory for the neighbors of {} atoms; use more ranks",
                        atom->nlocal);
   }
-  pvector[1] = impl->graph.n_edges();
-  pvector[2] = impl->graph.n_nodes - impl->graph.n_local;
+  // Those of the largest cutoff.
+  pvector[1] = std::max<double>(pvector[1], graph.n_edges());
+  pvector[2] = std::max<double>(pvector[2], graph.n_nodes - graph.n_local);
   return "";
 }
 
-/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
-std::string PairHIENet::begin_model()
+/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several.
+std::string PairHIENet::circumstances(const Member &member) const
 {
-  auto &model = *impl->model;
-  if (comm->nprocs == 1) refresh_owners();
-  const std::string problem = build_graph();
-  if (!problem.empty()) return problem;
+  const auto &graph = impl->graphs[member.graph];
+  return fmt::format("(step {}, rank {}, {} atoms, {} edges{})", update->ntimestep, comm->me,
+                     graph.n_local, graph.n_edges(),
+                     impl->is_committee() ? ", model " + member.file : "");
+}
+
+/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model(const Member &member)
+{
+  auto &model = *member.model;
+  if (member.builds_graph) {
+    if (comm->nprocs == 1) refresh_owners();
+    const std::string problem = build_graph(member);
+    if (!problem.empty()) return problem;
+  }
   impl->timing.stamp(impl->sections.graph);
   const bigint n_atoms = static_cast<bigint>(atom->nlocal) + atom->nghost;
-  if (comm->nprocs > 1 && n_atoms * comm_forward > INT_MAX)
+  const int row = std::max(comm_forward, comm_reverse);
+  if (comm->nprocs > 1 && n_atoms * row > INT_MAX)
     return fmt::format("{} owned and ghost atoms on a rank are too many to exchange {} numbers "
                        "each; use more ranks",
-                       n_atoms, comm_forward);
+                       n_atoms, row);
   try {
-    model.begin(impl->graph);
+    model.begin(impl->graphs[member.graph]);
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
-    impl->timing.stamp(impl->sections.forward[0]);
+    impl->timing.stamp(member.forward[0]);
   } catch (const std::exception &exception) {
-    return fmt::format("{} (step {}, rank {}, {} atoms, {} edges)", exception.what(),
-                       update->ntimestep, comm->me, impl->graph.n_local, impl->graph.n_edges());
+    return exception.what() + (" " + circumstances(member));
   }
   return "";
 }
 
 /// Work for a section of the timing breakdown. After the first exchange the ranks are at different points, and
 /// a failure concerns one of them alone.
-template <typename Work> void PairHIENet::on_this_rank(int section, Work &&work)
+template <typename Work>
+void PairHIENet::on_this_rank(const Member &member, int section, Work &&work)
 {
   std::string problem;
   try {
@@ -653,79 +889,81 @@ template <typename Work> void PairHIENet::on_this_rank(int section, Work &&work)
     problem = "not enough memory; use more ranks";
   }
   if (!problem.empty())
-    error->one(FLERR, "pair_style hienet: {} (step {}, rank {}, {} atoms, {} edges)", problem,
-               update->ntimestep, comm->me, impl->graph.n_local, impl->graph.n_edges());
+    error->one(FLERR, "pair_style hienet: {} {}", problem, circumstances(member));
   impl->timing.stamp(section);
 }
 
 /// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged.
-void PairHIENet::evaluate_model()
+void PairHIENet::evaluate_model(const Member &member)
 {
-  auto &model = *impl->model;
+  auto &model = *member.model;
   const auto &sections = impl->sections;
-  agree(begin_model());
+  agree(begin_model(member));
   impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
 
   for (int k = 1; k < model.n_stages(); k++) {
-    if (comm->nprocs > 1) exchange_forward(k);
-    on_this_rank(sections.forward[k], [&] {
+    if (comm->nprocs > 1) exchange_forward(member, k);
+    on_this_rank(member, member.forward[k], [&] {
       model.forward(k);
     });
   }
-  on_this_rank(sections.readout, [&] {
+  on_this_rank(member, sections.readout, [&] {
     model.readout(impl->energies);
   });
   for (int k = model.n_stages() - 1; k >= 0; k--) {
-    on_this_rank(sections.backward[k], [&] {
+    on_this_rank(member, member.backward[k], [&] {
       model.backward(k);
     });
-    if (comm->nprocs > 1 && k > 0) exchange_reverse(k);
+    if (comm->nprocs > 1 && k > 0) exchange_reverse(member, k);
   }
-  on_this_rank(sections.edges_backward, [&] {
+  on_this_rank(member, sections.edges_backward, [&] {
     model.finish(impl->edge_gradients);
   });
 }
 
 /// The state that stage k reads: owners to ghosts.
-void PairHIENet::exchange_forward(int k)
+void PairHIENet::exchange_forward(const Member &member, int k)
 {
-  auto &model = *impl->model;
+  auto &model = *member.model;
   const int n_atoms = atom->nlocal + atom->nghost;
-  on_this_rank(impl->sections.copies, [&] {
+  on_this_rank(member, impl->sections.copies, [&] {
     model.export_state(k, n_atoms, impl->buffer);
   });
   comm->forward_comm(this, impl->buffer.stride());
   if (comm->me == 0) pvector[0] += 1.0;
   impl->timing.stamp(impl->sections.exchange_forward);
-  on_this_rank(impl->sections.copies, [&] {
+  on_this_rank(member, impl->sections.copies, [&] {
     model.import_state(k, impl->buffer);
   });
 }
 
 /// The gradient with respect to it: ghosts to owners.
-void PairHIENet::exchange_reverse(int k)
+void PairHIENet::exchange_reverse(const Member &member, int k)
 {
-  auto &model = *impl->model;
+  auto &model = *member.model;
   const int n_atoms = atom->nlocal + atom->nghost;
-  on_this_rank(impl->sections.copies, [&] {
+  on_this_rank(member, impl->sections.copies, [&] {
     model.export_gradient(k, n_atoms, impl->buffer);
   });
   comm->reverse_comm(this, impl->buffer.stride());
   if (comm->me == 0) pvector[0] += 1.0;
   impl->timing.stamp(impl->sections.exchange_backward);
-  on_this_rank(impl->sections.copies, [&] {
+  on_this_rank(member, impl->sections.copies, [&] {
     model.import_gradient(k, impl->buffer);
   });
 }
 
 /// Energies and dE/d(edge_vectors) -> energy, forces and virial: the signs of docs/conventions.md.
 ///
-/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g, and the edge's
-/// virial -r (x) g is shared equally by its two atoms.
-void PairHIENet::accumulate()
+/// With r = r_neighbor - r_center and g = dE/dr of an edge: F_center += g, F_neighbor -= g. The edge's virial
+/// -r (x) g is shared equally by its two atoms in a stress per atom; in a centroid stress, of which heat fluxes are
+/// made, the neighbor has all of it, since the energy is the center's and the heat flows to where it is. Of a
+/// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
+void PairHIENet::accumulate(const Member &member, bool compared)
 {
-  const auto &graph = impl->graph;
-  const double unit = impl->energy_unit * impl->scale;
+  const auto &graph = impl->graphs[member.graph];
+  const double share = weight(member);
+  const double unit = share * impl->energy_unit * impl->scale;
 
   double total = 0.0;
   for (int node = 0; node < graph.n_local; node++) {
@@ -738,7 +976,7 @@ void PairHIENet::accumulate()
   const int64_t n_blocks = (graph.n_nodes + BLOCK - 1) / BLOCK;
   impl->block_sums.assign(n_blocks, BlockSums());
   hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
-    scatter(begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
+    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
   });
 
   double checksum = total;
@@ -746,25 +984,26 @@ void PairHIENet::accumulate()
     checksum += sums.gradient;
     if (!vflag_global) continue;
     const double *w = sums.virial;
-    for (int a = 0; a < 6; a++) virial[a] += a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]);
+    for (int a = 0; a < 6; a++) virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
   }
   if (!std::isfinite(checksum))
     error->one(
         FLERR,
-        "pair_style hienet: the energy or a force is not finite at step {} on rank {}; atoms "
+        "pair_style hienet: the energy or a force is not finite at step {} on rank {}{}; atoms "
         "are probably far closer than in the training set: minimize first or use a shorter "
         "timestep",
-        update->ntimestep, comm->me);
+        update->ntimestep, comm->me, impl->is_committee() ? ", model " + member.file : "");
 }
 
 /// All that edges give to the nodes `first .. last-1`.
 ///
 /// A thread looks at every edge, and takes what falls to its own nodes: each atom's terms are added in the order of
 /// the edges, whatever the number of threads, and no two threads write to one atom.
-void PairHIENet::scatter(int64_t first, int64_t last)
+void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int64_t last)
 {
-  const auto &graph = impl->graph;
+  const auto &graph = impl->graphs[member.graph];
   const double unit = impl->energy_unit * impl->scale;
+  const double share = weight(member);
   double **const f = atom->f;
   const int64_t *const neighbors = graph.neighbor.data();
   const int *const node_atom = graph.node_atom.data();
@@ -779,17 +1018,23 @@ void PairHIENet::scatter(int64_t first, int64_t last)
   };
   auto share_virial = [&](int i, const double *w) {
     for (int a = 0; a < 6 && vflag_atom; a++)
-      vatom[i][a] += a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]);
-    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[i][a] += 0.5 * w[a];
+      vatom[i][a] += share * (a < 3 ? 0.5 * w[a] : 0.25 * (w[a] + w[a + 3]));
+  };
+  auto add_force = [&](int i, double sign, const double *force) {
+    for (int a = 0; a < 3; a++) f[i][a] += sign * share * force[a];
+    if (!compared) return;
+    double *const of_member = impl->deviation.force(i, member.index);
+    for (int a = 0; a < 3; a++) of_member[a] += sign * force[a];
   };
   auto to_neighbor = [&](int64_t e, const std::array<double, 3> &g) {
     if (neighbors[e] < first || neighbors[e] >= last) return;
     const int j = node_atom[neighbors[e]];
-    for (int a = 0; a < 3; a++) f[j][a] -= g[a];
+    add_force(j, -1.0, g.data());
     if (!vflag_atom && !cvflag_atom) return;
     double w[9] = {};
     add_virial(e, g, w);
     share_virial(j, w);
+    for (int a = 0; a < 9 && cvflag_atom; a++) cvatom[j][a] += share * w[a];
   };
 
   const int64_t first_center = std::min<int64_t>(first, graph.n_local);
@@ -805,7 +1050,7 @@ void PairHIENet::scatter(int64_t first, int64_t last)
       to_neighbor(e, g);
     }
     auto &sums = impl->block_sums[center / BLOCK];
-    for (int a = 0; a < 3; a++) f[i][a] += force[a];
+    add_force(i, 1.0, force);
     for (int a = 0; a < 9; a++) sums.virial[a] += w[a];
     sums.gradient += force[0] + force[1] + force[2];
     share_virial(i, w);
@@ -819,13 +1064,13 @@ void PairHIENet::scatter(int64_t first, int64_t last)
 // ----------------------------------------------------------------------
 
 int PairHIENet::pack_forward_comm(int n, int *atoms, double *buf, int /*pbc_flag*/, int * /*pbc*/)
-{ return impl->buffer.pack(n, atoms, buf); }
+{ return impl->in_transit->pack(n, atoms, buf); }
 
 void PairHIENet::unpack_forward_comm(int n, int first, double *buf)
-{ impl->buffer.unpack(n, first, buf); }
+{ impl->in_transit->unpack(n, first, buf); }
 
 int PairHIENet::pack_reverse_comm(int n, int first, double *buf)
-{ return impl->buffer.pack_range(n, first, buf); }
+{ return impl->in_transit->pack_range(n, first, buf); }
 
 void PairHIENet::unpack_reverse_comm(int n, int *atoms, double *buf)
-{ impl->buffer.add(n, atoms, buf); }
+{ impl->in_transit->add(n, atoms, buf); }

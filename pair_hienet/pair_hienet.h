@@ -16,6 +16,8 @@ PairStyle(hienet,PairHIENet);
 #include "pair.h"
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace LAMMPS_NS {
 
@@ -31,6 +33,7 @@ class PairHIENet : public Pair {
   void setup() override;
   double init_one(int, int) override;
   void *extract(const char *, int &) override;
+  void *extract_peratom(const char *, int &) override;
   double memory_usage() override;
 
   int pack_forward_comm(int, int *, double *, int, int *) override;
@@ -39,30 +42,43 @@ class PairHIENet : public Pair {
   void unpack_reverse_comm(int, int *, double *) override;
 
  protected:
+  struct Member;
   struct Implementation;
   Implementation *impl;
 
   void allocate();
   void forget_model();
-  std::string read_file(const std::string &);
-  void load(const std::string &, char **);
-  void report(const std::string &);
   void check_exclusions();
+  int absent_groups() const;
   void publish_comm_size();
   void agree(const std::string &);
 
+  std::vector<std::string> split_words(const std::vector<std::string> &);
+  std::string agree_on_device();
+  std::string read_file(const std::string &);
+  void load(const std::vector<std::string> &, const std::vector<std::string> &);
+  void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
+  void report(const std::string &);
+  std::string describe(const Member &) const;
+  void warn(const Member &);
+
   void prepare_timing();
+  std::string names_of_models() const;
   double buffer_bytes();
 
+  double weight(const Member &) const;
+  bool wants_deviation() const;
   void refresh_owners();
-  std::string build_graph();
-  std::string begin_model();
-  void evaluate_model();
-  void exchange_forward(int);
-  void exchange_reverse(int);
-  void accumulate();
-  void scatter(int64_t, int64_t);
-  template <typename Work> void on_this_rank(int, Work &&);
+  std::string build_graph(const Member &);
+  std::string begin_model(const Member &);
+  void evaluate_model(const Member &);
+  void exchange_forward(const Member &, int);
+  void exchange_reverse(const Member &, int);
+  void accumulate(const Member &, bool);
+  void scatter(const Member &, bool, int64_t, int64_t);
+  void find_deviation(bool);
+  std::string circumstances(const Member &) const;
+  template <typename Work> void on_this_rank(const Member &, int, Work &&);
 };
 
 }    // namespace LAMMPS_NS

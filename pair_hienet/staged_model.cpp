@@ -2,7 +2,10 @@
 
 #include "staged_model.h"
 
+#include "model_archive.h"
 #include "neighbor_graph.h"
+#include "ops/pooled_memory.h"
+#include "row_buffer.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
@@ -18,14 +21,13 @@
 #include <chrono>
 #include <cstring>
 #include <new>
-#include <optional>
 #include <sstream>
 
 namespace hienet {
 
 using LAMMPS_NS::json;
 
-static constexpr int NEWEST_FORMAT = 3;
+static constexpr int NEWEST_FORMAT = 4;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout"};
 
 // ----------------------------------------------------------------------
@@ -63,8 +65,10 @@ template <typename Work> static auto translated(const char *what, Work &&work) -
     message = error.what();
   }
   // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
+  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
   if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos)
+      message.find("out of memory") != std::string::npos ||
+      message.find("bad_alloc") != std::string::npos)
     throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
   throw ModelError(std::string(what) + ": " + first_sentence(message));
 }
@@ -83,20 +87,30 @@ static std::string read_description(const std::string &bytes)
 {
   if (bytes.size() < 4 || bytes.compare(0, 2, "PK") != 0)
     throw foreign("it does not begin like a TorchScript archive");
-  std::istringstream stream(bytes);
-  std::optional<caffe2::serialize::PyTorchStreamReader> reader;
+  const auto damaged = [](const std::string &why) {
+    return ModelError("the file is truncated or damaged (" + why +
+                      "); copy it again, or write it again with `hienet-deploy model.pt`");
+  };
   try {
-    reader.emplace(&stream);
+    std::istringstream stream(bytes);
+    caffe2::serialize::PyTorchStreamReader reader(&stream);
+    const auto read = [&reader](const std::string &name) {
+      auto [data, size] = reader.getRecord(name);
+      return std::string(static_cast<const char *>(data.get()), size);
+    };
+    // Torch leaves the folder in which all records lie out of their names.
+    const std::string damage = damage_of_archive(bytes, [&](const std::string &name) {
+      return read(name.substr(name.find('/') + 1));
+    });
+    if (!damage.empty()) throw damaged(damage);
+    if (!reader.hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
+    return read("extra/hienet.json");
+  } catch (const ModelError &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    throw ModelError("not enough memory to read the file");
   } catch (const std::exception &) {
-    throw ModelError("the file is truncated or damaged; copy it again, or write it again with "
-                     "`hienet-deploy model.pt`");
-  }
-  if (!reader->hasRecord("extra/hienet.json")) throw foreign("it has no `hienet.json`");
-  try {
-    auto [data, size] = reader->getRecord("extra/hienet.json");
-    return std::string(static_cast<const char *>(data.get()), size);
-  } catch (const std::exception &) {
-    throw ModelError("the file is damaged; write it again with `hienet-deploy model.pt`");
+    throw damaged("it is not a whole archive");
   }
 }
 
@@ -155,8 +169,14 @@ Metadata read_metadata(const std::string &bytes)
     m.smooth_cutoff = data.value("smooth_cutoff", true);
     for (const auto &stage : data.at("stages"))
       m.stages.push_back({stage.at("name").get<std::string>(), stage.at("width").get<int>(),
-                          stage.at("exchanged_width").get<int>()});
+                          stage.at("exchanged_width").get<int>(),
+                          stage.value("edge_width", m.edge_width)});
     if (m.stages.empty()) throw ModelError("the file is damaged: its model has no stages");
+    m.edges_evolve = data.at("stages").front().contains("edge_width");
+    for (const auto &stage : data.at("stages"))
+      if (stage.contains("edge_width") != m.edges_evolve)
+        throw ModelError("the file is damaged: some of its stages announce the columns of the "
+                         "edges that they read, and some do not");
     for (const auto &stage : m.stages)
       if (stage.exchanged_width < 0 || stage.exchanged_width > stage.width)
         throw ModelError("the file is damaged: stage `" + stage.name +
@@ -197,61 +217,6 @@ std::string choose_device(const std::string &keyword, int node_rank)
 }
 
 // ----------------------------------------------------------------------
-// rows on their way between ranks
-// ----------------------------------------------------------------------
-
-void RowBuffer::reshape(int n_rows, int columns, bool single)
-{
-  single_ = single;
-  stride_ = std::max(1, single ? (columns + 1) / 2 : columns);
-  data.resize(static_cast<size_t>(n_rows) * stride_);
-}
-
-void RowBuffer::set_zero()
-{ std::fill(data.begin(), data.end(), 0.0); }
-
-int RowBuffer::pack(int n, const int *list, double *out) const
-{
-  const size_t bytes = sizeof(double) * stride_;
-  for (int i = 0; i < n; i++)
-    std::memcpy(out + static_cast<size_t>(i) * stride_, row(list[i]), bytes);
-  return n * stride_;
-}
-
-void RowBuffer::unpack(int n, int first, const double *in)
-{
-  if (n > 0) std::memcpy(row(first), in, sizeof(double) * stride_ * static_cast<size_t>(n));
-}
-
-int RowBuffer::pack_range(int n, int first, double *out) const
-{
-  if (n > 0) std::memcpy(out, row(first), sizeof(double) * stride_ * static_cast<size_t>(n));
-  return n * stride_;
-}
-
-template <typename T> static void add_row(char *to, const char *from, size_t n)
-{
-  for (size_t i = 0; i < n; i++) {
-    T a, b;
-    std::memcpy(&a, to + i * sizeof(T), sizeof(T));
-    std::memcpy(&b, from + i * sizeof(T), sizeof(T));
-    a += b;
-    std::memcpy(to + i * sizeof(T), &a, sizeof(T));
-  }
-}
-
-void RowBuffer::add(int n, const int *list, const double *in)
-{
-  for (int i = 0; i < n; i++) {
-    const char *from = reinterpret_cast<const char *>(in + static_cast<size_t>(i) * stride_);
-    if (single_)
-      add_row<float>(row(list[i]), from, 2 * static_cast<size_t>(stride_));
-    else
-      add_row<double>(row(list[i]), from, stride_);
-  }
-}
-
-// ----------------------------------------------------------------------
 // the model
 // ----------------------------------------------------------------------
 
@@ -273,10 +238,12 @@ struct StagedModel::Torch {
   // Of one evaluation:
   const NeighborGraph *graph = nullptr;
   torch::Tensor species, center, neighbor;
-  torch::Tensor edge_vectors, edges, edges_leaf, edges_gradient;
-  std::vector<torch::Tensor> inputs, outputs;
+  torch::Tensor edge_vectors, edges;
+  std::vector<torch::Tensor> inputs, outputs;              // states
+  std::vector<torch::Tensor> edge_inputs, edge_outputs;    // edges
   torch::Tensor energies;
-  torch::Tensor gradient;    // with respect to the state last differentiated
+  torch::Tensor gradient;          // with respect to the state last differentiated
+  torch::Tensor edges_gradient;    // with respect to the edges that the same stage reads
 
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
   { return module.get_method(method)(std::move(arguments)).toTensor(); }
@@ -303,11 +270,10 @@ struct StagedModel::Torch {
   void release()
   {
     graph = nullptr;
-    for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_leaf,
-                         &edges_gradient, &energies, &gradient})
+    for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_gradient,
+                         &energies, &gradient})
       *tensor = torch::Tensor();
-    inputs.clear();
-    outputs.clear();
+    for (auto *tensors : {&inputs, &outputs, &edge_inputs, &edge_outputs}) tensors->clear();
   }
 
   void copy_energies(std::vector<double> &out) const
@@ -389,7 +355,11 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
   });
 }
 
-StagedModel::~StagedModel() = default;
+StagedModel::~StagedModel()
+{
+  torch_.reset();
+  release_pooled_memory();
+}
 
 bool StagedModel::single_precision() const
 { return torch_->dtype == torch::kFloat32; }
@@ -429,7 +399,8 @@ double StagedModel::memory_usage() const
 
 // ----------------------------------------------------------------------
 // by stages. `outputs[k]` is what stage k returned, `inputs[k]` what it read: a leaf of its own, so that
-// each stage is differentiated by itself and gradients can travel between ranks in between.
+// each stage is differentiated by itself and gradients can travel between ranks in between. The same for edges
+// where stages return them; otherwise all stages read one leaf, and its gradient is their sum.
 // ----------------------------------------------------------------------
 
 void StagedModel::begin(const NeighborGraph &graph)
@@ -439,8 +410,8 @@ void StagedModel::begin(const NeighborGraph &graph)
     const CallGuard guard(t.device);
     t.release();
     t.graph = &graph;
-    t.inputs.resize(n_stages());
-    t.outputs.resize(n_stages());
+    for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
+      tensors->resize(n_stages());
     if (graph.n_local == 0) return;
     t.set_graph(graph);
     t.edges = t.call("embed_edges", {t.edge_vectors});
@@ -452,7 +423,7 @@ void StagedModel::begin(const NeighborGraph &graph)
               << metadata_.edge_width << " columns; write the file again with `hienet-deploy`";
       throw ModelError(message.str());
     }
-    t.edges_leaf = t.edges.detach().requires_grad_(true);
+    t.edge_inputs[0] = t.edges.detach().requires_grad_(true);
     const at::NoGradGuard no_grad;
     t.inputs[0] = t.call("embed_nodes", {t.species});
   });
@@ -464,17 +435,35 @@ void StagedModel::forward(int k)
   translated(("stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
     Torch &t = *torch_;
     const CallGuard guard(t.device);
+    const bool evolve = metadata_.edges_evolve;
     if (!t.inputs[k].defined()) t.inputs[k] = t.outputs[k - 1].detach().requires_grad_(true);
-    t.outputs[k] = t.call("stage",
-                          {static_cast<int64_t>(k), t.inputs[k], t.edges_leaf, t.species, t.center,
-                           t.neighbor, static_cast<int64_t>(t.graph->n_local)});
+    if (k > 0)
+      t.edge_inputs[k] = evolve ? t.edge_outputs[k - 1].detach().requires_grad_(true)
+                                : t.edge_inputs[k - 1];
+    const auto result = t.module.get_method("stage")(
+        {static_cast<int64_t>(k), t.inputs[k], t.edge_inputs[k], t.species, t.center, t.neighbor,
+         static_cast<int64_t>(t.graph->n_local)});
+    auto wrong = [&](const std::string &what) {
+      return ModelError("stage `" + metadata_.stages[k].name + "` returned " + what +
+                        " than the file announces; write the file again with `hienet-deploy`");
+    };
+    if (result.isTuple() != evolve) throw wrong("something else");
+    if (evolve) {
+      const auto &elements = result.toTupleRef().elements();
+      if (elements.size() != 2) throw wrong("something else");
+      t.outputs[k] = elements[0].toTensor();
+      t.edge_outputs[k] = elements[1].toTensor();
+    } else
+      t.outputs[k] = result.toTensor();
     const bool last = k + 1 == n_stages();
     if (t.outputs[k].dim() != 2 || t.outputs[k].size(0) != t.graph->n_local ||
         (!last && t.outputs[k].size(1) != metadata_.stages[k + 1].width))
-      throw ModelError(
-          "stage `" + metadata_.stages[k].name +
-          "` returned a state of another shape than the file announces; write the file "
-          "again with `hienet-deploy`");
+      throw wrong("a state of another shape");
+    // Nothing reads the edges that the last stage returns.
+    if (evolve && !last &&
+        (t.edge_outputs[k].dim() != 2 || t.edge_outputs[k].size(0) != t.graph->n_edges() ||
+         t.edge_outputs[k].size(1) != metadata_.stages[k + 1].edge_width))
+      throw wrong("edges of another shape");
   });
 }
 
@@ -497,18 +486,30 @@ void StagedModel::backward(int k)
   translated(("differentiating stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
     const CallGuard guard(t.device);
     const bool last = k + 1 == n_stages();
-    const auto output = last ? t.energies.sum() : t.outputs[k];
-    const auto seed = last ? torch::ones_like(output) : t.gradient;
-    std::vector<torch::Tensor> wanted = {t.edges_leaf};
+    std::vector<torch::Tensor> outputs, seeds;
+    auto add = [&](const torch::Tensor &output, const torch::Tensor &seed) {
+      if (!seed.defined() || !output.requires_grad()) return;
+      outputs.push_back(output);
+      seeds.push_back(seed);
+    };
+    if (last) {
+      const auto energy = t.energies.sum();
+      add(energy, torch::ones_like(energy));
+    } else {
+      add(t.outputs[k], t.gradient);
+      if (metadata_.edges_evolve) add(t.edge_outputs[k], t.edges_gradient);
+    }
+    std::vector<torch::Tensor> wanted = {t.edge_inputs[k]};
     if (k > 0) wanted.push_back(t.inputs[k]);
     std::vector<torch::Tensor> g(2);
-    if (output.requires_grad())
-      g = torch::autograd::grad({output}, wanted, {seed}, false, false, true);
-    if (g[0].defined())
-      t.edges_gradient = t.edges_gradient.defined() ? t.edges_gradient + g[0] : g[0];
+    if (!outputs.empty()) g = torch::autograd::grad(outputs, wanted, seeds, false, false, true);
+    if (metadata_.edges_evolve || !t.edges_gradient.defined())
+      t.edges_gradient = g[0];
+    else if (g[0].defined())
+      t.edges_gradient = t.edges_gradient + g[0];
     if (k > 0) t.gradient = g[1].defined() ? g[1] : torch::zeros_like(t.inputs[k]);
-    t.inputs[k] = torch::Tensor();
-    t.outputs[k] = torch::Tensor();
+    for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
+      (*tensors)[k] = torch::Tensor();
     t.energies = torch::Tensor();
   });
 }

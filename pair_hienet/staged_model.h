@@ -14,17 +14,19 @@
 namespace hienet {
 
 class NeighborGraph;
+class RowBuffer;
 
 /// Anything that stops the evaluation; the message is one readable sentence.
 struct ModelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The state that a stage reads: its columns, and how many of them neighbours need.
+/// What a stage reads: the columns of the state, how many of them neighbours need, and the columns of the edges.
 struct StageInfo {
   std::string name;
   int width;
   int exchanged_width;
+  int edge_width;
 };
 
 /// What a deployed file says of itself.
@@ -36,6 +38,7 @@ struct Metadata {
   double cutoff;                         // Angstrom
   int edge_width;
   std::vector<StageInfo> stages;
+  bool edges_evolve;    // stages return, beside the state, the edges that the next one reads
   int64_t n_parameters;
   bool smooth_cutoff;
 };
@@ -55,35 +58,6 @@ std::string choose_device(const std::string &keyword, int node_rank);
 struct Tables {
   int64_t bytes = 0;
   double seconds = 0.0;    // that it took
-};
-
-/// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks.
-///
-/// Rows are stored in doubles, the unit in which LAMMPS communicates; float32 rows are packed two to a double.
-class RowBuffer {
- public:
-  /// `columns` numbers a row, of any value. `single`: they are float32.
-  void reshape(int n_rows, int columns, bool single);
-  void set_zero();
-
-  int stride() const { return stride_; }    // doubles a row
-  char *row(int i) { return reinterpret_cast<char *>(&data[static_cast<size_t>(i) * stride_]); }
-  const char *row(int i) const
-  { return reinterpret_cast<const char *>(&data[static_cast<size_t>(i) * stride_]); }
-  double &value(int i) { return data[static_cast<size_t>(i) * stride_]; }    // for 1-column rows
-
-  /// The pair communication callbacks of LAMMPS; each returns or uses `n * stride()` doubles.
-  int pack(int n, const int *list, double *out) const;
-  void unpack(int n, int first, const double *in);
-  int pack_range(int n, int first, double *out) const;
-  void add(int n, const int *list, const double *in);
-
-  double memory_usage() const { return sizeof(double) * static_cast<double>(data.capacity()); }
-
- private:
-  std::vector<double> data;
-  int stride_ = 1;
-  bool single_ = false;
 };
 
 /// A loaded model and the state of one evaluation. Every member throws ModelError.

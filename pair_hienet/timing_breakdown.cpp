@@ -8,8 +8,10 @@
 
 namespace hienet {
 
-int TimingBreakdown::add_section(const std::string &name)
+int TimingBreakdown::section(const std::string &name)
 {
+  const auto known = std::find(names.begin(), names.end(), name);
+  if (known != names.end()) return static_cast<int>(known - names.begin());
   names.push_back(name);
   seconds.push_back(0.0);
   return static_cast<int>(names.size()) - 1;

@@ -15,8 +15,8 @@ namespace hienet {
 /// A stopwatch with sections. Between `start` and the last `stamp` no time is lost: the sections add up.
 class TimingBreakdown {
  public:
-  /// A new section, below the others in the table; returns its number.
-  int add_section(const std::string &name);
+  /// The number of the section of that name; a new one stands below the others in the table.
+  int section(const std::string &name);
 
   /// Forget all times, and with `clear` the sections too.
   void reset();

@@ -11,6 +11,7 @@ import torch
 
 from hienet.build import build
 from hienet.calculator import LoadedModel
+from hienet.models.botnet import PRESETS
 from hienet.models.factory import ARCHITECTURES
 from hienet.ops.library import load_operators
 from hienet.testing import tiny_model, write_tiny_checkpoint
@@ -36,10 +37,24 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    **{name: (name, {}) for name in ARCHITECTURES},
+    "nequip": ("botnet", {name: value for name, value in PRESETS["nequip"].items() if name != "channels"}),
+}
+"""Architectures, and one with other options so different that it goes by a name of its own."""
+
+
+@pytest.fixture(scope="session", params=list(VARIANTS))
+def variant(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Arguments of `tiny_model` and `write_tiny_checkpoint`, for each of `VARIANTS`."""
+    architecture, values = VARIANTS[request.param]
+    return {"architecture": architecture, **values}
+
+
 @pytest.fixture(scope="session")
-def model_of_architecture(architecture: str) -> LoadedModel:
-    """A tiny random model of each architecture, in float64."""
-    return tiny_model(architecture=architecture)
+def model_of_variant(variant: dict[str, object]) -> LoadedModel:
+    """A tiny random model of each, in float64."""
+    return tiny_model(**variant)
 
 
 @pytest.fixture(scope="session")

@@ -107,3 +107,35 @@ def test_unknown_structures_are_refused(monkeypatch, name, message):
 
     with pytest.raises(ValueError, match=message):
         structure(name)
+
+
+@pytest.mark.slow
+@pytest.mark.lammps
+def test_a_long_run_in_lammps_keeps_its_memory_and_its_momentum(tmp_path):
+    """A short one: a leak of one array of this system a step (64 atoms, 5 kB) would be seen."""
+    result = run(
+        *("long_run", tmp_path, "--steps", "600", "--samples", "60", "--ranks", "1"),
+        *("--plot", str(tmp_path / "plot.png")),
+    )
+    found = result["ranks"]["1"]
+    assert found["n_samples"] == 61
+    assert 50 < found["resident_mb"] < 1000
+    assert found["growth_mb"] < 2.5
+    assert found["neighbor_builds"] > 20
+    assert found["momentum"] > 1e4
+    assert found["largest_change_of_momentum"] < 1e-12 * 600 * found["momentum"]
+    assert abs(found["drift_mev_per_atom_per_ps"]) < 2.0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_leak_and_a_lost_momentum_show_in_the_summary_of_a_long_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from long_run import Course, summary
+
+    rows = [[100.0 * i, 0.1 * i, 300.0, -64.0, 5.0, 0.0, 1e-3 * i] for i in range(101)]
+    memory = [[int(100e6 + (50e6 if i > 2 else 0)), int(100e6 + 1e5 * i)] for i in range(101)]
+    found = summary(Course(rows, memory, neighbor_builds=3, seconds=10.0), 8)
+    assert found["growth_mb"] == pytest.approx(9.0)
+    assert found["growth_mb_per_1000_steps"] == pytest.approx(1.0)
+    assert found["largest_change_of_momentum"] == pytest.approx(0.1)
+    assert found["resident_mb"] == pytest.approx(150.0)

@@ -200,6 +200,28 @@ def test_given_reference_energies_are_used_and_a_missing_one_is_named(tmp_path: 
         prepare_data(section, model, torch.float32, 0)
 
 
+def test_shifted_to_the_mean_reference_energies_leave_nothing_on_average(tmp_path: Path) -> None:
+    frames = emt_frames()
+    data = write_frames(tmp_path / "data.extxyz", frames)
+    energies = {"Cu": -1.0, "Ag": 2.0}
+    section = DataSection(train=str(data), validation=0.0, reference_energies=energies, shift_to_mean=True)  # type: ignore[arg-type]
+    prepared = prepare_data(section, ModelSection.model_validate(TINY_MODEL), torch.float64, 0)
+    silver, copper = prepared.model.shift
+    assert silver - copper == pytest.approx(3.0)
+    left = [
+        (atoms.get_potential_energy() - sum({"Cu": copper, "Ag": silver}[symbol] for symbol in atoms.symbols)) / 4
+        for atoms in frames
+    ]
+    assert float(np.mean(left)) == pytest.approx(0.0, abs=1e-6)
+    assert any("to the mean energy per atom" in note for note in prepared.notes)
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, forces=atoms.get_forces())
+    without = write_frames(tmp_path / "forces.extxyz", frames)
+    section = DataSection(train=str(without), shift_to_mean=True)  # type: ignore[arg-type]
+    with pytest.raises(HIENetError, match=r"`data.shift_to_mean` needs energies, but no training frame has one"):
+        prepare_data(section, ModelSection.model_validate(TINY_MODEL), torch.float64, 0)
+
+
 def test_statistics_are_those_of_the_training_frames(tmp_path: Path) -> None:
     data = write_frames(tmp_path / "data.extxyz")
     config = parse_config(tiny_values(data, tmp_path))

@@ -23,9 +23,9 @@ from hienet.testing import (
 
 
 @pytest.fixture(scope="session")
-def model(model_of_architecture: LoadedModel) -> LoadedModel:
+def model(model_of_variant: LoadedModel) -> LoadedModel:
     """Every sentence is about every architecture."""
-    return model_of_architecture
+    return model_of_variant
 
 
 def energy_of(model: LoadedModel, atoms: ase.Atoms) -> float:
@@ -61,13 +61,13 @@ def test_rotating_a_structure_rotates_forces_and_stress(model):
     np.testing.assert_allclose(stress_r, rotation @ stress @ rotation.T, atol=1e-12)
 
 
-def test_inversion_changes_nothing_but_signs_unless_irreps_are_labelled_even(model, architecture):
+def test_inversion_changes_nothing_but_signs_unless_irreps_are_labelled_even(model):
     """SO(3)-equivariant models, such as HIENet, have paths with odd l1 + l2 + l3 for irreps that are all labelled even:
     they tell a chiral structure from its mirror image."""
     atoms = silicon_carbide()
     energy, _, forces, stress = arrays(model, atoms)
     energy_i, _, forces_i, stress_i = arrays(model, rotated(atoms, -np.eye(3)))
-    if ARCHITECTURES[architecture].symmetry == "SO(3)":
+    if ARCHITECTURES[model.info["architecture"]].symmetry == "SO(3)":
         assert abs(energy_i - energy) > 1e-9
         return
     assert energy_i == pytest.approx(energy, abs=1e-10)

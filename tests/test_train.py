@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from labelled_frames import emt_frames, tiny_values, write_frames
 from rich.console import Console
 from torch import nn
 
+from hienet.calculator import load_model
 from hienet.checkpoint import load_checkpoint
 from hienet.config import TrainConfig, parse_config
 from hienet.data.dataset import Targets
@@ -324,7 +326,10 @@ def test_a_finished_run_can_be_resumed_and_reports_again(data: Path) -> None:
     assert again.errors == first.errors
 
 
-def test_an_interrupted_run_in_its_folder_ends_as_an_uninterrupted_one(data: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_ends_after_the_present_step_and_resumed_as_an_uninterrupted_one(
+    data: Path, number: signal.Signals
+) -> None:
     whole = Run(config_of(data), False, quiet())
     whole.train()
     values = {**tiny_values(data, data.parent / "other")}
@@ -335,12 +340,15 @@ def test_an_interrupted_run_in_its_folder_ends_as_an_uninterrupted_one(data: Pat
         nonlocal count
         count += 1
         if count == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     step = run.trainer.optimizer.step
     run.trainer.optimizer.step = lambda *a, **k: (step(*a, **k), interrupt())[0]  # type: ignore[method-assign]
-    with pytest.raises(InterruptedTrainingError, match=r"stopped by SIGTERM in epoch 2; go on with: hienet train"):
+    with pytest.raises(
+        InterruptedTrainingError, match=rf"stopped by {number.name} in epoch 2; go on with: hienet train"
+    ):
         run.train()
+    assert run.trainer.state.step == count == 4
     Run(parse_config(values), True, quiet()).train()
     folders = [data.parent / name for name in ("run", "other")]
     one, other = (dict(load_checkpoint(folder / "best.pt").weights) for folder in folders)
@@ -395,3 +403,27 @@ def test_a_terminal_gets_a_table_of_the_latest_epochs(capsys: pytest.CaptureFixt
     table = capsys.readouterr().out
     assert "meV/atom" in table
     assert "12" in table
+
+
+# The repulsion at short range
+
+
+def test_statistics_do_not_depend_on_the_repulsion_and_the_trained_model_has_it(data: Path) -> None:
+    """Labels are not changed: the network learns what the repulsion leaves of them."""
+    values = tiny_values(data, data.parent / "run", epochs=2)
+    plain = prepare_data(*_sections(values), torch.float64, 0).model
+    values["model"] = {**values["model"], "zbl": True}
+    model = prepare_data(*_sections(values), torch.float64, 0).model
+    assert model.zbl
+    assert (model.scale, model.shift) == (plain.scale, plain.shift)
+    Run(parse_config(values), resume=False, console=quiet()).train()
+    trained = load_model(data.parent / "run" / "best.pt")
+    pair = [Atoms("CuAg", positions=[[0, 0, 0], [0, 0, distance]]) for distance in (0.3, 0.4, 0.6, 0.9)]
+    energies = [trained.predict(atoms).energy.item() for atoms in pair]
+    assert energies == sorted(energies, reverse=True)
+    assert energies[0] > 3000
+
+
+def _sections(values: dict[str, Any]) -> tuple[Any, Any]:
+    config = parse_config(values)
+    return config.data, config.model

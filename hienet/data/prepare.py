@@ -19,6 +19,7 @@ from hienet.data.statistics import (
     force_rms,
     given_reference_energies,
     mean_number_of_neighbors,
+    shifted_to_mean,
 )
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
@@ -106,8 +107,10 @@ def _split(frames: Sequence[Frame], labelled: Sequence[int], data: DataSection, 
 
 def _reference_energies(data: DataSection, train: Dataset, elements: Sequence[str]) -> ReferenceEnergies:
     if isinstance(data.reference_energies, dict):
-        return given_reference_energies(data.reference_energies, elements)
-    return fit_reference_energies(train, elements)
+        reference = given_reference_energies(data.reference_energies, elements)
+    else:
+        reference = fit_reference_energies(train, elements)
+    return shifted_to_mean(reference, train, elements) if data.shift_to_mean else reference
 
 
 def _notes(

@@ -63,6 +63,25 @@ def given_reference_energies(energies: Mapping[str, float], elements: Sequence[s
     return ReferenceEnergies(tuple(float(energies[symbol]) for symbol in elements), "given")
 
 
+def shifted_to_mean(reference: ReferenceEnergies, dataset: Dataset, elements: Sequence[str]) -> ReferenceEnergies:
+    """Reference energies plus b, the mean over frames of (E - sum of reference energies) / n_atoms.
+
+    With given energies of isolated atoms this is the scale-shifted BOTNet (Batatia et al., arXiv 2205.06643).
+
+    Raises:
+        HIENetError: no frame has an energy.
+    """
+    energy = dataset.energies()
+    labelled = np.isfinite(energy)
+    if not labelled.any():
+        raise HIENetError("`data.shift_to_mean` needs energies, but no training frame has one; set it to false")
+    counts = compositions(dataset, elements)[labelled]
+    left = (energy[labelled] - counts @ np.array(reference.energies)) / counts.sum(axis=1)
+    shift = float(left.mean())
+    energies = tuple(energy + shift for energy in reference.energies)
+    return ReferenceEnergies(energies, f"{reference.note}; shifted by {shift:.4f} eV to the mean energy per atom")
+
+
 def force_rms(dataset: Dataset) -> float:
     """Root mean square of the labelled force components (eV/Å); 1 if there are none or all vanish."""
     forces = np.concatenate([targets.forces.double().numpy().ravel() for targets in dataset.targets])

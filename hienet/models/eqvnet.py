@@ -9,6 +9,7 @@ from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class EqvNetConfig(EquivariantConfig):
@@ -54,4 +55,5 @@ class EqvNet(LayeredModel):
                 list(config.shift),
                 config.dropout,
             ),
+            repulsion_of(config),
         )

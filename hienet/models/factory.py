@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Literal
 
 import torch
@@ -11,8 +12,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import eqvnet, hienet, inv_sevennet, invnet, sevennet
+from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
+from hienet.nn.zbl import ZBLRepulsion
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Architecture:
     summary: str
     symmetry: Literal["O(3)", "SO(3)"]
 
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 ARCHITECTURES: dict[str, Architecture] = {
     "hienet": Architecture(
@@ -62,6 +67,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
+    ),
+    "nemp": Architecture(
+        nemp.NEMPConfig,
+        nemp.NEMP,
+        nemp.PRESETS,
+        "tensor products on atoms instead of edges; ranks exchange little",
+        symmetry="O(3)",
+    ),
+    "geodite": Architecture(
+        geodite.GeoditeConfig,
+        geodite.Geodite,
+        geodite.PRESETS,
+        "attention without tensor products, with physical priors",
+        symmetry="O(3)",
+    ),
+    "botnet": Architecture(
+        botnet.BOTNetConfig,
+        botnet.BOTNet,
+        botnet.PRESETS,
+        "body-ordered: linear updates of equivariant features, a readout at every layer; NequIP by its options",
+        symmetry="O(3)",
     ),
 }
 
@@ -108,12 +134,20 @@ def build_model(architecture: str, config: ModelConfig, seed: int | None = None)
         architecture: its name.
         config: its configuration.
         seed: of the initial weights; None draws from torch's global generator.
+
+    Raises:
+        HIENetError: unknown architecture, or one without the repulsion that the configuration asks for.
     """
     family = find_architecture(architecture)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return family.module(config).eval()
+        model = family.module(config).eval()
+    if config.zbl and not any(isinstance(part, ZBLRepulsion) for part in model.modules()):
+        raise HIENetError(
+            f"the architecture `{architecture}` has no ZBL repulsion; remove `zbl` from its configuration"
+        )
+    return model
 
 
 def describe_validation_error(error: ValidationError, schema: type, where: str) -> str:
@@ -128,8 +162,13 @@ def describe_validation_error(error: ValidationError, schema: type, where: str) 
         return f"key `{key}` is missing: {first['msg'].lower()}"
     message = first["msg"].removeprefix("Value error, ")
     more = len(error.errors()) - 1
-    given = "" if isinstance(first["input"], dict) else f" (given: `{first['input']}`)"
+    given = "" if isinstance(first["input"], dict) else f" (given: `{shortened(first['input'])}`)"
     return f"key `{key}`: {message}{given}" + (f"; and {more} more mistakes" if more else "")
+
+
+def shortened(value: object) -> str:
+    """A value of the input for a message, however large it is; YAML can name a list many times over in few words."""
+    return value if isinstance(value, str) and len(value) < 500 else _SHORT.repr(value)
 
 
 def _schema_at(schema: type, location: tuple[int | str, ...]) -> type[ModelConfig] | None:

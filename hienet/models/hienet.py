@@ -11,6 +11,7 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class HIENetConfig(EquivariantConfig):
@@ -69,4 +70,4 @@ class HIENet(LayeredModel):
         energy_readout = EnergyReadout(
             width, config.readout_channels, list(config.scale), list(config.shift), config.dropout
         )
-        super().__init__(edge_embedding, species_embedding, layers, energy_readout)
+        super().__init__(edge_embedding, species_embedding, layers, energy_readout, repulsion_of(config))

@@ -12,6 +12,7 @@ from hienet.models.sevennet import SevenNetConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class InvSevNetConfig(SevenNetConfig):
@@ -60,4 +61,5 @@ class InvSevNet(LayeredModel):
                 list(config.shift),
                 dropout=0.0,
             ),
+            repulsion_of(config),
         )

@@ -9,6 +9,7 @@ from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class InvNetConfig(ModelConfig):
@@ -49,4 +50,5 @@ class InvNet(LayeredModel):
             EnergyReadout(
                 config.channels, config.readout_channels, list(config.scale), list(config.shift), config.dropout
             ),
+            repulsion_of(config),
         )

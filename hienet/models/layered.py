@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from hienet.models.staged import Stage
+from hienet.nn.zbl import ZBLRepulsion
 
 
 class LayeredModel(nn.Module):
     """Embeddings, layers, readout, as stages (docs/conventions.md): one stage for each layer.
 
-    An architecture of this kind is its constructor: it makes these four modules and hands them over. A layer has
+    An architecture of this kind is its constructor: it makes these modules and hands them over. A layer has
     `state_width`, `exchanged_width`, `prepare`, `load_elements` and `forward` as `hienet.nn.equivariant` has them.
+    With a repulsion, the last layer's features get its energy as one more column, which the readout takes off again.
     """
 
     def __init__(
@@ -21,12 +23,16 @@ class LayeredModel(nn.Module):
         species_embedding: nn.Module,
         layers: list[nn.Module],
         energy_readout: nn.Module,
+        repulsion: ZBLRepulsion | None,
     ) -> None:
         super().__init__()
         self.edge_embedding = edge_embedding
         self.species_embedding = species_embedding
         self.layers = nn.ModuleList(layers)
+        self.n_layers = len(layers)
         self.energy_readout = energy_readout
+        self.repulsion = repulsion
+        edge_embedding.with_distance = repulsion is not None  # type: ignore[assignment]
 
     def stages(self) -> list[Stage]:
         """The state that each layer reads."""
@@ -62,22 +68,38 @@ class LayeredModel(nn.Module):
         self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
         """Layer `index`, and what the next one wants of it: `[n_nodes, width]` to `[n_local, next width]`."""
+        features = self.edge_embedding.features(edges)  # type: ignore[operator]
         for i, layer in enumerate(self.layers):
             if i == index:
-                state = layer(state, edges, species, center, neighbor, n_local)
+                state = layer(state, features, species, center, neighbor, n_local)
             elif i == index + 1:
                 state = layer.prepare(state, species[:n_local])  # type: ignore[operator]
+        if index == self.n_layers - 1:
+            state = self.with_repulsion(state, edges, species, center, neighbor, n_local)
+        return state
+
+    def with_repulsion(
+        self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        """Features `[n_local, width]`, and as a last column the energy of repulsion (eV) of a model that has one."""
+        if self.repulsion is not None:
+            distance = self.edge_embedding.distance(edges)  # type: ignore[operator]
+            state = torch.cat([state, self.repulsion(distance, species, center, neighbor, n_local)], dim=1)
         return state
 
     @torch.jit.export
     def readout(self, state: Tensor, species: Tensor) -> Tensor:
         """Energies of the owned atoms, `[n_local]` (eV, float64)."""
+        if self.repulsion is not None:
+            return self.energy_readout(state[:, :-1], species) + state[:, -1].to(torch.float64)
         return self.energy_readout(state, species)
 
     def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
         edges = self.embed_edges(edge_vectors)
+        edge_features = self.edge_embedding.features(edges)  # type: ignore[operator]
         features = self.species_embedding(species)
         for layer in self.layers:
-            features = layer(layer.prepare(features, species), edges, species, center, neighbor, n_local)  # type: ignore[operator]
-        return self.energy_readout(features, species[:n_local])
+            features = layer(layer.prepare(features, species), edge_features, species, center, neighbor, n_local)  # type: ignore[operator]
+        state = self.with_repulsion(features, edges, species, center, neighbor, n_local)
+        return self.readout(state, species[:n_local])

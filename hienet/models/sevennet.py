@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
+from hienet.nn.irreps import reachable_irreps
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.zbl import repulsion_of
 
 
 class SevenNetConfig(EquivariantConfig):
@@ -49,11 +51,10 @@ class SevenNetConfig(EquivariantConfig):
 def possible_irreps(channels: int, l_max: int, harmonics: o3.Irreps, n_layers: int) -> tuple[str, ...]:
     """Irreps of each layer's output where SevenNet's configuration names none: every irrep with l <= l_max that the
     products of the input with the spherical harmonics have, `channels` of each; 0e only from the last layer."""
-    present = {o3.Irrep("0e")}
-    layers: list[str] = []
-    for _ in range(n_layers - 1):
-        present = {irrep for one in present for _, other in harmonics for irrep in one * other if irrep.l <= l_max}
-        layers.append(str(o3.Irreps([(channels, irrep) for irrep in sorted(present)])))
+    layers = [
+        str(o3.Irreps([(channels, irrep) for irrep in irreps]))
+        for irreps in reachable_irreps(l_max, harmonics, n_layers - 1)
+    ]
     return (*layers, f"{channels}x0e")
 
 
@@ -100,4 +101,5 @@ class SevenNet(LayeredModel):
                 list(config.shift),
                 dropout=0.0,
             ),
+            repulsion_of(config),
         )

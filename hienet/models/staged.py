@@ -5,18 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+_LAST_WITH_RADIUS = 96
+"""Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
+
+
+_LAST_WITH_RADIUS = 96
+"""Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The state that one stage reads (docs/conventions.md, "A model is stages")."""
+    """What one stage reads (docs/conventions.md, "A model is stages").
+
+    Attributes:
+        name: for people.
+        width: columns of the state.
+        exchanged_width: how many of them neighbours need.
+        edge_width: columns of the edges; None, for all stages of a model, if none of them returns edges, so that all
+            read those of `embed_edges`.
+    """
 
     name: str
     width: int
     exchanged_width: int
+    edge_width: int | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; without what is None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class StagedModel(Protocol):
@@ -40,8 +60,9 @@ class StagedModel(Protocol):
 
     def stage(
         self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
-    ) -> Tensor:
-        """State of all nodes to the next state of owned nodes."""
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """State of all nodes to the next state of owned nodes; where edges evolve also the edges that the next stage
+        reads, `[n_edges, next edge_width]`."""
 
     def readout(self, state: Tensor, species: Tensor) -> Tensor:
         """State of owned nodes to their energies, `[n_local]` (eV, float64)."""
@@ -62,6 +83,10 @@ class ModelConfig(BaseModel):
     )
     scale: tuple[float, ...] = Field((), description="for each element: eV by which the network's output is multiplied")
     shift: tuple[float, ...] = Field((), description="for each element: its reference energy (eV)")
+    zbl: bool = Field(False, description="add the repulsion of nuclei at short range (ZBL) to what is learnt")
+    zbl_outer: float | None = Field(
+        None, gt=0, description="Å, where that repulsion ends; null: at the sum of each pair's covalent radii"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -83,4 +108,16 @@ class ModelConfig(BaseModel):
         for name in ("scale", "shift"):
             if len(getattr(self, name)) != len(self.elements):
                 raise ValueError(f"`{name}` must have one number for each of the {len(self.elements)} elements")
+        return self
+
+    @model_validator(mode="after")
+    def _repulsion_has_an_end(self) -> ModelConfig:
+        if self.zbl_outer is None:
+            unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > _LAST_WITH_RADIUS]
+            if self.zbl and unknown:
+                raise ValueError(f"the covalent radii of {unknown} are not known; give `zbl_outer` with `zbl`")
+        elif not self.zbl:
+            raise ValueError("`zbl_outer` is given, but `zbl` is false; set `zbl: true`, or remove `zbl_outer`")
+        elif self.zbl_outer > self.cutoff:
+            raise ValueError(f"`zbl_outer` is {self.zbl_outer:g} Å, beyond the cutoff of {self.cutoff:g} Å; lower it")
         return self

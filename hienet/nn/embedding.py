@@ -30,14 +30,35 @@ class SpeciesEmbedding(nn.Module):
         self.weight = nn.Parameter(self.weight.detach()[rows] * factor)
 
 
+class SpeciesTable(nn.Module):
+    """A trainable vector for each species, standard normal at the start, whatever the number of species."""
+
+    def __init__(self, n_species: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_species, channels, dtype=torch.float64))
+
+    def forward(self, species: Tensor) -> Tensor:
+        """`[n]` int64 to `[n, channels]`."""
+        return self.weight.index_select(0, species)
+
+    @torch.jit.unused
+    def keep_species(self, rows: list[int]) -> None:
+        """Forget all species but these, which get the numbers 0, 1, ..."""
+        self.weight = nn.Parameter(self.weight.detach()[rows])
+
+
 class EdgeEmbedding(nn.Module):
-    """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor."""
+    """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor.
+
+    With `with_distance` the distance is one more column, the last.
+    """
 
     def __init__(
         self, cutoff: float, n_radial: int, envelope_power: int, l_max: int, xplor_onset: float | None = None
     ) -> None:
         """The envelope is the polynomial one unless `xplor_onset` (Å) is given."""
         super().__init__()
+        self.with_distance = False
         self.cutoff = cutoff
         self.envelope: PolynomialEnvelope | XPLOREnvelope
         if xplor_onset is None:
@@ -51,10 +72,21 @@ class EdgeEmbedding(nn.Module):
         )
 
     def forward(self, edge_vectors: Tensor) -> Tensor:
-        """`[n_edges, 3]` (Å) to `[n_edges, n_radial + 1 + (l_max+1)^2]`."""
+        """`[n_edges, 3]` (Å) to `[n_edges, n_radial + 1 + (l_max+1)^2]`, and the distance if wanted."""
         distance = torch.linalg.vector_norm(edge_vectors, dim=1, keepdim=True)
         envelope = self.envelope(distance)
-        return torch.cat([self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)], dim=1)
+        columns = [self.basis(distance) * envelope, envelope, self.spherical_harmonics(edge_vectors)]
+        if self.with_distance:
+            columns.append(distance)
+        return torch.cat(columns, dim=1)
+
+    def features(self, edges: Tensor) -> Tensor:
+        """What the layers read: all columns but that of the distance."""
+        return edges[:, :-1] if self.with_distance else edges
+
+    def distance(self, edges: Tensor) -> Tensor:
+        """`[n_edges]` (Å); only `with_distance`."""
+        return edges[:, -1]
 
 
 def split_edges(edges: Tensor, n_radial: int) -> tuple[Tensor, Tensor, Tensor]:

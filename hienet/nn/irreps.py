@@ -32,6 +32,17 @@ def sorted_irreps(irreps: o3.Irreps | str) -> o3.Irreps:
     return o3.Irreps(irreps).sort().irreps.simplify()
 
 
+def reachable_irreps(l_max: int, harmonics: o3.Irreps, n_layers: int) -> list[list[o3.Irrep]]:
+    """After each layer, every irrep with l <= l_max that products of the features before it with the spherical
+    harmonics have, when features begin as 0e."""
+    present = {o3.Irrep("0e")}
+    layers: list[list[o3.Irrep]] = []
+    for _ in range(n_layers):
+        present = {irrep for one in present for _, other in harmonics for irrep in one * other if irrep.l <= l_max}
+        layers.append(sorted(present))
+    return layers
+
+
 def irrep_blocks(irreps: o3.Irreps | str) -> list[IrrepBlock]:
     """The blocks of a feature tensor.
 

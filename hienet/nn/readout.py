@@ -21,8 +21,8 @@ class EnergyReadout(nn.Module):
         self.hidden = IrrepsLinear(f"{channels}x0e", f"{hidden}x0e")
         self.energy = IrrepsLinear(f"{hidden}x0e", "1x0e")
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("scale", _as_float32_pairs(scale), persistent=False)
-        self.register_buffer("shift", _as_float32_pairs(shift), persistent=False)
+        self.register_buffer("scale", as_float32_pairs(scale), persistent=False)
+        self.register_buffer("shift", as_float32_pairs(shift), persistent=False)
 
     def forward(self, features: Tensor, species: Tensor) -> Tensor:
         """Features `[n_local, channels]` and species `[n_local]` to energies `[n_local]` (eV, float64)."""
@@ -37,7 +37,7 @@ def scaled_and_shifted(output: Tensor, scale: Tensor, shift: Tensor, species: Te
     return of_scale * output.to(torch.float64) + of_shift
 
 
-def _as_float32_pairs(values: list[float]) -> Tensor:
+def as_float32_pairs(values: list[float]) -> Tensor:
     """Numbers as sums of two that float32 holds, `[2, n]`.
 
     Reference energies of thousands of eV lose meV in float32, to which a model's tensors are converted; two float32

@@ -30,7 +30,7 @@ class SpeciesLinear(nn.Module):
             start = 0 if source is None else source.start
             self.columns.append((start, fan_in, block.dim, block.channels, n_weights))
             n_weights += fan_in * block.channels
-        self.dim_out = o3.Irreps(irreps_out).dim
+        self.dim_in, self.dim_out = o3.Irreps(irreps_in).dim, o3.Irreps(irreps_out).dim
         self.weight = nn.Parameter(torch.randn(n_species, n_weights, dtype=torch.float64))
 
     def forward(self, features: Tensor, species: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
+from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
@@ -83,6 +84,9 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
     for i, layer in enumerate(layers):
         if isinstance(layer, EquivariantLayer):
             compiled.append(FusedEquivariantLayer(layer, embedding, n_intervals))
+        elif isinstance(layer, LayerWithReadout):
+            layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
+            compiled.append(layer)
         elif isinstance(layer, InvariantLayer) and i == 0:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
@@ -91,17 +95,26 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
-    model.energy_readout = MergedReadout(cast(EnergyReadout, model.energy_readout))
+    if isinstance(model.energy_readout, EnergyReadout):
+        model.energy_readout = MergedReadout(model.energy_readout)
 
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
     layers = cast(nn.ModuleList, model.layers)
-    if not all(isinstance(layer, (EquivariantLayer, InvariantLayer)) for layer in layers):
+    if not all(_has_compiled_form(layer) for layer in layers):
         return False
     # The tables of pairs are built when the file is loaded, with no regard to a kink.
     kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
     return kink is None or not isinstance(layers[0], InvariantLayer)
+
+
+def _has_compiled_form(layer: nn.Module) -> bool:
+    if isinstance(layer, LayerWithReadout):
+        return _has_compiled_form(layer.layer)
+    if isinstance(layer, EquivariantLayer):
+        return not layer.radial_by_species
+    return isinstance(layer, InvariantLayer)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,14 @@ class EdgeGeometry(nn.Module):
         """`[n_edges, 3]` (Å), none of them zero, to `[n_edges, 1 + (l_max+1)^2]`."""
         return torch.ops.hienet.edge_geometry(edge_vectors, self.terms, self.coefficients, self.n_harmonics)
 
+    def features(self, edges: Tensor) -> Tensor:
+        """What the layers read: all columns."""
+        return edges
+
+    def distance(self, edges: Tensor) -> Tensor:
+        """`[n_edges]` (Å)."""
+        return edges[:, 0]
+
 
 def harmonics_recursion(l_max: int) -> tuple[Tensor, Tensor]:
     """`terms` and `coefficients` (float64) of `EdgeGeometry`, for e3nn's harmonics of component normalisation."""

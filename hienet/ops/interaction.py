@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.embedding import EdgeEmbedding
 from hienet.nn.equivariant import EquivariantLayer
+from hienet.nn.gate import Gate
 from hienet.nn.irreps import irrep_blocks
-from hienet.nn.species_linear import SpeciesLinear
+from hienet.nn.linear import IrrepsLinear
 from hienet.ops.gate import FusedGate
 from hienet.ops.library import load_operators
 from hienet.ops.linear import FusedLinear, linear_plan
@@ -36,7 +37,7 @@ class FusedEquivariantLayer(nn.Module):
     """
 
     # What is not compiled for the other value may call modules that the layer lacks.
-    __constants__ = ("by_species",)
+    __constants__ = ("by_species", "keeps_itself")
     # TorchScript reads these annotations, and only where they are not strings.
     table: Tensor
     weights: Tensor
@@ -56,20 +57,25 @@ class FusedEquivariantLayer(nn.Module):
 
         Raises:
             HIENetError: the library of operators is not compiled.
-            ValueError: l above `MAX_L`.
+            ValueError: l above `MAX_L`, or radial maps that depend on the element, which have no table.
         """
         super().__init__()
+        if plain.radial_by_species:
+            raise ValueError("the compiled interaction takes path weights that depend on the distance alone")
         load_operators()
         self.sent_width, self.kept_width = plain.sent_width, plain.kept_width
         self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
         self.cutoff = embedding.cutoff
-        self.by_species = plain.by_species
-        if isinstance(plain.linear_skip, SpeciesLinear):
-            self.prepared, self.linear_skip = FusedLinear([plain.linear_in]), plain.linear_skip
-        else:
+        self.by_species, self.keeps_itself = plain.by_species, plain.keeps_itself
+        if isinstance(plain.linear_skip, IrrepsLinear):
             self.prepared = FusedLinear([plain.linear_in, plain.linear_skip])
+        else:
+            self.prepared, self.linear_skip = FusedLinear([plain.linear_in]), plain.linear_skip
+        if not self.keeps_itself:
+            self.message_of_species = plain.message_of_species
+            self.message_width = plain.message_of_species.dim_in
         # tanh has no operator: odd scalars are rare.
-        self.gate = plain.gate if plain.gate.n_odd else FusedGate(plain.gate)
+        self.gate = FusedGate(plain.gate) if isinstance(plain.gate, Gate) and plain.gate.n_odd == 0 else plain.gate
         paths, terms, coefficients = convolution_plan(plain.convolution)
         self.register_buffer("paths", paths, persistent=False)
         self.register_buffer("terms", terms, persistent=False)
@@ -96,10 +102,19 @@ class FusedEquivariantLayer(nn.Module):
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
         """As `EquivariantLayer.forward`, with `edges` of `EdgeGeometry`."""
-        return self.gate(self.interaction(state, edges, center, neighbor, n_local))
+        if self.keeps_itself:
+            update = self.interaction(state, edges, center, neighbor, n_local)
+        else:
+            # The operator adds messages to what the atom keeps.
+            nothing = state.new_zeros(state.shape[0], self.message_width)
+            state = torch.cat([state[:, : self.sent_width], nothing], dim=1)
+            update = self.message_of_species(
+                self.interaction(state, edges, center, neighbor, n_local), species[:n_local]
+            )
+        return self.gate(update)
 
     def interaction(self, state: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, n_local: int) -> Tensor:
-        """What the gate reads, `[n_local, kept_width]`."""
+        """Messages through the linear map, added to what the atom keeps: `[n_local, irreps of that map]`."""
         return torch.ops.hienet.interaction(
             state,
             edges,

@@ -14,6 +14,7 @@ from hienet.config import TrainingSection
 from hienet.data.dataset import Dataset
 from hienet.derivatives import predict
 from hienet.errors import HIENetError
+from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import Row
@@ -110,12 +111,17 @@ class Trainer:
         Raises:
             StoppedBySignal: `should_stop` said so.
             NonFiniteLossError: the loss is not a number any more.
+            OutOfMemoryError: a batch is too large.
         """
         self._clock = time.monotonic()
         try:
             while not self.finished:
-                self._run_epoch(on_step, should_stop)
-                row, is_best = self._end_epoch()
+                with memory_explained(
+                    f"batches of {self.settings.batch_size} frames",
+                    "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more",
+                ):
+                    self._run_epoch(on_step, should_stop)
+                    row, is_best = self._end_epoch()
                 on_epoch(row, is_best)
         finally:
             self.state.seconds, self._clock = self.seconds, 0.0

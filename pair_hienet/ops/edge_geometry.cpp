@@ -4,6 +4,7 @@
 #include "edge_geometry_kernel.h"
 
 #include "differentiable.h"
+#include "pooled_memory.h"
 
 #include <ATen/Parallel.h>
 
@@ -62,7 +63,7 @@ static Tensor forward_cpu(const Tensor &vectors, const Tensor &terms, const Tens
                           int64_t n_harmonics)
 {
   const auto in = checked(vectors, terms, coefficients, n_harmonics);
-  const Tensor out = at::empty({vectors.size(0), 1 + n_harmonics}, in.vectors.options());
+  const Tensor out = pooled_empty({vectors.size(0), 1 + n_harmonics}, vectors.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "edge_geometry", [&] {
     at::parallel_for(0, out.size(0), GRAIN, [&](int64_t first, int64_t last) {
       kernel<scalar_t>().forward(in.view<scalar_t>(), out.data_ptr<scalar_t>(), out.stride(0),
@@ -81,7 +82,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &vectors, const 
                         gradient.scalar_type() == vectors.scalar_type(),
                     "the gradient of the edge geometry has a wrong shape or dtype");
   const Tensor from = rows(gradient);
-  const Tensor to = at::empty({vectors.size(0), 3}, in.vectors.options());
+  const Tensor to = pooled_empty({vectors.size(0), 3}, vectors.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "edge_geometry", [&] {
     at::parallel_for(0, to.size(0), GRAIN, [&](int64_t first, int64_t last) {
       kernel<scalar_t>().backward(in.view<scalar_t>(), from.data_ptr<scalar_t>(), from.stride(0),

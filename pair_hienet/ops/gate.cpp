@@ -4,6 +4,7 @@
 #include "gate_kernel.h"
 
 #include "differentiable.h"
+#include "pooled_memory.h"
 
 #include <ATen/Parallel.h>
 
@@ -66,7 +67,7 @@ static Tensor forward_cpu(const Tensor &features, const Tensor &blocks, int64_t 
                           double scale)
 {
   const GateInputs in = checked(features, blocks, n_scalars, scale);
-  const Tensor out = at::empty({features.size(0), in.width_out}, in.features.options());
+  const Tensor out = pooled_empty({features.size(0), in.width_out}, features.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "gate", [&] {
     for_rows(out.size(0), [&](int64_t first, int64_t last) {
       kernel<scalar_t>().forward(in.rows<scalar_t>(), out.data_ptr<scalar_t>(), out.stride(0),
@@ -85,7 +86,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &features, const
                         gradient.scalar_type() == features.scalar_type(),
                     "the gradient of the gate's output has a wrong shape or dtype");
   const Tensor from = rows(gradient);
-  const Tensor to = at::empty({features.size(0), in.width_in}, in.features.options());
+  const Tensor to = pooled_empty({features.size(0), in.width_in}, features.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "gate", [&] {
     for_rows(to.size(0), [&](int64_t first, int64_t last) {
       kernel<scalar_t>().backward(in.rows<scalar_t>(), from.data_ptr<scalar_t>(), from.stride(0),

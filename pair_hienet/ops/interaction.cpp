@@ -11,7 +11,7 @@
 #include "differentiable.h"
 #include "edge_list.h"
 #include "irreps_linear.h"
-#include "scratch_memory.h"
+#include "pooled_memory.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -162,11 +162,12 @@ template <typename T> class Workspace {
       message_width(in.message_width), options(in.state.options()),
       scratch_size(whole(kernel<T>().scratch_size(c, in.list.largest_piece(PIECE_EDGES)))),
       part_size(scratch_size + whole(largest_block(bounds) * message_width)),
-      memory(static_cast<int64_t>(bounds.size() - 1) * part_size * sizeof(T))
+      memory(pooled_empty({static_cast<int64_t>(bounds.size() - 1) * part_size},
+                          in.state.scalar_type()))
   {
   }
 
-  T *scratch(int64_t part) const { return static_cast<T *>(memory.data()) + part * part_size; }
+  T *scratch(int64_t part) const { return memory.data_ptr<T>() + part * part_size; }
 
   /// `[n, message_width]`
   Tensor messages(int64_t part, int64_t n) const
@@ -176,7 +177,7 @@ template <typename T> class Workspace {
   const int64_t message_width;
   const at::TensorOptions options;
   const int64_t scratch_size, part_size;
-  const ScratchMemory memory;
+  const Tensor memory;
 
   /// Whole vectors, so that every part is aligned.
   static int64_t whole(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
@@ -211,7 +212,7 @@ struct OwnRows {
       first_row[part + 1] = n;
     });
     for (size_t part = 1; part < first_row.size(); part++) first_row[part] += first_row[part - 1];
-    gradient = at::zeros({first_row.back(), in.read_width}, in.state.options());
+    gradient = pooled_zeros({first_row.back(), in.read_width}, in.state.scalar_type());
   }
 
   template <typename T> T *rows(int64_t part) const
@@ -266,6 +267,11 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
   const auto bounds = in.list.parts();
   const Workspace<T> workspace(in, c, bounds);
   const OwnRows own(in, bounds);
+  // The gradients of what neighbours read are sums; those of the atoms' own part are copied below.
+  const int64_t n_local = in.list.n_local, kept_stop = in.kept_start + in.linear.width_out();
+  of_state.narrow(1, 0, in.kept_start).zero_();
+  of_state.narrow(1, kept_stop, of_state.size(1) - kept_stop).zero_();
+  of_state.narrow(0, n_local, of_state.size(0) - n_local).zero_();
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     Gradients<T> g = {of_state.data_ptr<T>(), of_edges.data_ptr<T>(), of_state.stride(0),
                       of_edges.stride(0), nullptr};
@@ -300,7 +306,7 @@ static Tensor forward_cpu(const Tensor &state, const Tensor &edges, const Tensor
   const InteractionInputs in =
       checked(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff, paths,
               terms, coefficients, linear, kept_start);
-  const Tensor output = at::empty({n_local, in.linear.width_out()}, in.state.options());
+  const Tensor output = pooled_empty({n_local, in.linear.width_out()}, state.scalar_type());
   if (state.scalar_type() == at::kFloat)
     run_forward<float>(in, output);
   else
@@ -323,8 +329,8 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor &gradient, const Ten
                         gradient.size(1) == in.linear.width_out() &&
                         gradient.scalar_type() == state.scalar_type(),
                     "the gradient of the interaction's output has a wrong shape or dtype");
-  const Tensor of_state = at::zeros(state.sizes(), in.state.options());
-  const Tensor of_edges = at::zeros(edges.sizes(), in.state.options());
+  const Tensor of_state = pooled_empty(state.sizes(), state.scalar_type());
+  const Tensor of_edges = pooled_zeros(edges.sizes(), state.scalar_type());
   if (state.scalar_type() == at::kFloat)
     run_backward<float>(in, rows(gradient), of_state, of_edges);
   else

@@ -5,6 +5,7 @@
 
 #include "differentiable.h"
 #include "matrix_product_kernel.h"
+#include "pooled_memory.h"
 
 #include <ATen/Parallel.h>
 
@@ -150,7 +151,7 @@ static Tensor forward_cpu(const Tensor &features, const Tensor &weights, const T
 {
   const IrrepsLinear map(plan, weights, transposed);
   const Tensor in = checked(features, map.width_in(), weights, "features");
-  const Tensor out = at::empty({in.size(0), map.width_out()}, in.options());
+  const Tensor out = pooled_empty({in.size(0), map.width_out()}, in.scalar_type());
   for_each_block_of_rows(in.size(0), [&](int64_t first, int64_t n) {
     map.apply(in.narrow(0, first, n), out.narrow(0, first, n), false);
   });
@@ -163,7 +164,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &weights, const 
 {
   const IrrepsLinear map(plan, weights, transposed);
   const Tensor from = checked(gradient, map.width_out(), weights, "gradient");
-  const Tensor to = at::empty({from.size(0), width}, from.options());
+  const Tensor to = pooled_empty({from.size(0), width}, from.scalar_type());
   for_each_block_of_rows(from.size(0), [&](int64_t first, int64_t n) {
     map.apply_transposed(from.narrow(0, first, n), to.narrow(0, first, n), false);
   });

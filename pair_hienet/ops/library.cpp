@@ -2,11 +2,13 @@
 // The library torch.ops.hienet; each operator registers itself in its own file.
 
 #include "instruction_set.h"
+#include "pooled_memory.h"
 
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <atomic>
+#include <tuple>
 
 namespace hienet {
 
@@ -20,9 +22,17 @@ static int64_t threads()
   return n;
 }
 
+static std::tuple<int64_t, int64_t> pooled_memory()
+{
+  const PooledBytes bytes = pooled_bytes();
+  return {bytes.used, bytes.free};
+}
+
 TORCH_LIBRARY(hienet, library)
 {
   library.def("instruction_sets() -> str[]", instruction_sets);
+  library.def("pooled_memory() -> (int used, int free)", pooled_memory);
+  library.def("release_pooled_memory() -> ()", release_pooled_memory);
   library.def("threads() -> int", threads);
   library.def("use_instruction_set(str name) -> ()", use_instruction_set);
 }

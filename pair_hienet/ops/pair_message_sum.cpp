@@ -6,6 +6,7 @@
 
 #include "differentiable.h"
 #include "edge_list.h"
+#include "pooled_memory.h"
 #include "spline_layout.h"
 
 namespace hienet {
@@ -40,7 +41,8 @@ struct PairMessageInputs {
 
   template <typename T> Tensor scratch() const
   {
-    return at::empty({kernel<T>().scratch_size(list.largest_piece(PIECE_EDGES))}, edges.options());
+    return pooled_empty({kernel<T>().scratch_size(list.largest_piece(PIECE_EDGES))},
+                        edges.scalar_type());
   }
 };
 
@@ -129,7 +131,7 @@ static Tensor forward_cpu(const Tensor &edges, const Tensor &species, const Tens
 {
   const auto in =
       checked(edges, species, table, pair_row, center, neighbor, n_local, channels, cutoff);
-  const Tensor sums = at::empty({n_local, channels}, in.edges.options());
+  const Tensor sums = pooled_empty({n_local, channels}, edges.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(sums.scalar_type(), "pair_message_sum", [&] {
     run_forward<scalar_t>(in, sums);
   });
@@ -146,7 +148,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &edges, const Te
                         gradient.size(1) == channels &&
                         gradient.scalar_type() == edges.scalar_type(),
                     "the gradient of the sum of pair messages has a wrong shape or dtype");
-  const Tensor of_edges = at::zeros(edges.sizes(), in.edges.options());
+  const Tensor of_edges = pooled_zeros(edges.sizes(), edges.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(of_edges.scalar_type(), "pair_message_sum", [&] {
     run_backward<scalar_t>(in, rows(gradient), of_edges);
   });

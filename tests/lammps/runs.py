@@ -26,13 +26,15 @@ Array = NDArray[np.float64]
 class Snapshot:
     """One step of a run: forces and stress as ASE has them (positive = tension).
 
-    `atom_stress` and `centroid_stress` are LAMMPS' per-atom values, summed over the atoms (bar Å^3).
+    `stresses` are the six columns of `stress/atom` and the nine of `centroid/stress/atom` of each atom; `atom_stress`
+    and `centroid_stress` are LAMMPS' sums of them over the atoms (bar Å^3, in LAMMPS' frame).
     """
 
     energy: float
     forces: Array
     stress: Array
     energies: Array
+    stresses: Array
     atom_stress: Array
     centroid_stress: Array
     exchanges: float
@@ -133,7 +135,9 @@ fix nve all nve
 """
 
 
-def _snapshot(values: Sequence[float], forces: Array, energies: Array, rotation: Array, output: str = "") -> Snapshot:
+def _snapshot(
+    values: Sequence[float], forces: Array, energies: Array, stresses: Array, rotation: Array, output: str = ""
+) -> Snapshot:
     xx, yy, zz, yz, xz, xy = values[1:7]
     pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     return Snapshot(
@@ -141,6 +145,7 @@ def _snapshot(values: Sequence[float], forces: Array, energies: Array, rotation:
         forces=forces @ rotation,
         stress=-rotation.T @ pressure @ rotation / BAR_IN_LAMMPS,
         energies=energies,
+        stresses=stresses,
         atom_stress=np.array(values[7:13]),
         centroid_stress=np.array(values[13:22]),
         exchanges=values[22],
@@ -167,9 +172,11 @@ def evaluate(atoms: ase.Atoms, setup: Setup, folder: Path, types: Sequence[int] 
         order = np.argsort(lammps.numpy.extract_atom("id")[:n])
         forces = np.array(lammps.numpy.extract_atom("f")[:n])[order]
         energies = np.array(lammps.numpy.extract_compute("atom_energy", 1, 1)[:n])[order]
+        stresses = [lammps.numpy.extract_compute(name, 1, 2)[:n] for name in ("atom_stress", "atom_centroid")]
+        stresses = np.concatenate(stresses, 1)[order]
     finally:
         lammps.close()
-    return _snapshot(values, forces, energies, rotation)
+    return _snapshot(values, forces, energies, stresses, rotation)
 
 
 def run(
@@ -186,7 +193,7 @@ def run(
 thermo_style custom step {" ".join(COLUMNS)}
 thermo_modify line yaml format float %.17g norm no
 thermo {max(steps, 1)}
-dump 1 all custom {max(steps, 1)} {dump} id fx fy fz c_atom_energy
+dump 1 all custom {max(steps, 1)} {dump} id fx fy fz c_atom_energy c_atom_stress[*] c_atom_centroid[*]
 dump_modify 1 sort id format float %.17g
 run {steps}
 """
@@ -196,7 +203,7 @@ run {steps}
     tables = [np.array(block) for block in _blocks(dump)]
     assert len(rows) == len(tables) >= 1, output
     return [
-        _snapshot(row[1:], table[:, 1:4], table[:, 4], rotation, output)
+        _snapshot(row[1:], table[:, 1:4], table[:, 4], table[:, 5:], rotation, output)
         for row, table in zip(rows, tables, strict=True)
     ]
 

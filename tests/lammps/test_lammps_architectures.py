@@ -11,9 +11,9 @@ from hienet.calculator import load_model
 from hienet.testing import silicon_carbide, write_tiny_checkpoint
 
 
-def test_one_rank_and_three_give_the_numbers_of_the_source(architecture, tmp_path):
+def test_one_rank_and_three_give_the_numbers_of_the_source(variant, tmp_path):
     """Subdomains are thinner than the cutoff, so that features pass through ranks that are not neighbours."""
-    source = write_tiny_checkpoint(tmp_path / "m.pt", architecture=architecture, scale=(40.0, 55.0))
+    source = write_tiny_checkpoint(tmp_path / "m.pt", **variant, scale=(40.0, 55.0))
     setup = Setup(export(source, dtype="float64").path)
     atoms = silicon_carbide()
     expected = load_model(source).predict(atoms)

@@ -1,0 +1,37 @@
+"""Exhausted memory as one sentence with a remedy, whoever asked for the memory. Needs only the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hienet.errors import HIENetError
+
+_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
+"""In messages of torch: its allocators, and what the interpreter of TorchScript makes of an exception in C++."""
+
+
+class OutOfMemoryError(HIENetError):
+    """There is not enough memory for what was asked."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of Python or of torch, means that memory is exhausted."""
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
+
+
+@contextmanager
+def memory_explained(what: str, remedy: str) -> Iterator[None]:
+    """Where memory is exhausted within, say for `what` it was needed and the `remedy`; the outermost one is heard.
+
+    Raises:
+        OutOfMemoryError: in place of Python's MemoryError and of torch's RuntimeErrors.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OutOfMemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"not enough memory for {what}; {remedy}") from error

@@ -1,0 +1,115 @@
+"""Repulsion of nuclei at short range: the universal potential of Ziegler, Biersack and Littmark (ZBL)."""
+
+# No `from __future__ import annotations`: TorchScript reads the annotations of buffers where they are not strings.
+from collections.abc import Sequence
+
+import torch
+from ase.data import atomic_numbers, covalent_radii
+from torch import Tensor, nn
+
+from hienet.models.staged import ModelConfig
+from hienet.nn.radial import polynomial_envelope
+from hienet.nn.readout import as_float32_pairs
+from hienet.units import COULOMB_CONSTANT
+
+UNIVERSAL_SCREENING = (
+    *(0.46850, 0.23),
+    *(0.18175, 0.50986, 0.28022, 0.02817),
+    *(3.19980, 0.94229, 0.40290, 0.20162),
+)
+"""Length a_0 (Å) and its exponent p, coefficients c_k, decays d_k: Ziegler, Biersack, Littmark, The Stopping and Range
+of Ions in Solids, vol. 1 (1985), with the digits of LAMMPS' `pair_style zbl`."""
+
+
+class ZBLRepulsion(nn.Module):
+    """e_i = 1/2 sum_j V_ij(d_ij) f(d_ij / R_ij), in eV.
+
+    V_ij(d) = k Z_i Z_j / d * sum_k c_k exp(-d_k d / a), a = a_0 / (Z_i^p + Z_j^p), with k = e^2/(4 pi epsilon_0).
+    f is the polynomial envelope: energy, forces and their derivatives go to zero at the outer distance R_ij.
+
+    A model adds the result as a last column to the state that its last stage returns, and its readout takes it off
+    again: so it is never exchanged.
+
+    It is computed in float64 whatever the dtype of the model, and only for the edges that are short enough: in a
+    crystal near equilibrium hardly any.
+    """
+
+    atomic_numbers: Tensor
+    """`[n_species]` int64."""
+    radii: Tensor
+    """`[2, n_species]` (Å), pairs of float32 numbers: R_ij is the sum of two."""
+    screening: Tensor
+    """`[2, 10]`, pairs likewise: a_0, p, c_1..c_4, d_1..d_4. `[1, 10]` where they are trained."""
+
+    def __init__(
+        self,
+        elements: Sequence[str],
+        cutoff: float,
+        outer: float | None = None,
+        envelope_power: int = 6,
+        screening: Sequence[float] = UNIVERSAL_SCREENING,
+        trainable: bool = False,
+    ) -> None:
+        """The repulsion between atoms of these elements.
+
+        Args:
+            elements: symbols, in species order.
+            cutoff: of the model (Å), beyond which no edges are known; no R_ij is larger.
+            outer: R_ij of all pairs (Å); None for the sum of both covalent radii (Cordero et al., 2008).
+            envelope_power: power of the polynomial envelope.
+            screening: a_0, p, c_1..c_4, d_1..d_4.
+            trainable: these ten are weights.
+        """
+        super().__init__()
+        numbers = [atomic_numbers[symbol] for symbol in elements]
+        radii = [0.5 * outer if outer is not None else float(covalent_radii[number]) for number in numbers]
+        self.cutoff, self.envelope_power = cutoff, envelope_power
+        self.largest_outer = min(2.0 * max(radii), cutoff)
+        # TorchScript knows no constants of the module's file.
+        self.coulomb_constant = COULOMB_CONSTANT
+        self.register_buffer("atomic_numbers", torch.tensor(numbers), persistent=False)
+        self.register_buffer("radii", as_float32_pairs(radii), persistent=False)
+        constants = as_float32_pairs(list(screening))
+        if trainable:
+            self.screening = nn.Parameter(constants.sum(0, keepdim=True))
+        else:
+            self.register_buffer("screening", constants, persistent=False)
+
+    def pair_energy(self, distance: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
+        """V_ij f of distances `[n]` (Å, float64) between atoms of these species, `[n]`: `[n]` (eV, float64)."""
+        z_i = self.atomic_numbers.index_select(0, center).to(torch.float64)
+        z_j = self.atomic_numbers.index_select(0, neighbor).to(torch.float64)
+        constants = self.screening.to(torch.float64).sum(0)
+        reduced = distance * (z_i.pow(constants[1]) + z_j.pow(constants[1])) / constants[0]
+        screened = torch.exp(-reduced.unsqueeze(1) * constants[6:]) @ constants[2:6]
+        radii = self.radii.to(torch.float64).sum(0)
+        outer = (radii.index_select(0, center) + radii.index_select(0, neighbor)).clamp(max=self.cutoff)
+        envelope = polynomial_envelope(distance / outer, 1.0, self.envelope_power)
+        return self.coulomb_constant * z_i * z_j / distance * screened * envelope
+
+    def forward(self, distance: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int) -> Tensor:
+        """Energies of the owned atoms.
+
+        Args:
+            distance: `[n_edges]` (Å), none of them zero.
+            species: `[n_nodes]` int64.
+            center, neighbor: `[n_edges]` int64.
+            n_local: number of owned atoms.
+
+        Returns:
+            `[n_local, 1]` (eV), in the dtype of `distance`: a column of the state.
+        """
+        close = (distance.detach() < self.largest_outer).nonzero().squeeze(1)
+        close_center = center.index_select(0, close)
+        energy = self.pair_energy(
+            distance.index_select(0, close).to(torch.float64),
+            species.index_select(0, close_center),
+            species.index_select(0, neighbor.index_select(0, close)),
+        )
+        total = torch.zeros(n_local, dtype=torch.float64, device=distance.device)
+        return total.index_add(0, close_center, 0.5 * energy).to(distance.dtype).unsqueeze(1)
+
+
+def repulsion_of(config: ModelConfig) -> ZBLRepulsion | None:
+    """What the configuration of a model asks for."""
+    return ZBLRepulsion(config.elements, config.cutoff, config.zbl_outer) if config.zbl else None
