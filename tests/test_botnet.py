@@ -8,7 +8,6 @@ import ase
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS
 from hienet_deploy.export import export
 
 from hienet.calculator import LoadedModel, load_model
@@ -16,6 +15,7 @@ from hienet.deployed import read_metadata
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.testing import (
+    VARIANTS,
     finite_difference_forces,
     random_rotation,
     rotated,
