@@ -55,7 +55,9 @@ class EquivariantLayer(nn.Module):
         """
         super().__init__()
         if n_species is None and (element_dependent_radial or not self_connection):
-            raise ValueError("a layer without self-connection, or with element-dependent radial maps, needs `n_species`")
+            raise ValueError(
+                "a layer without self-connection, or with element-dependent radial maps, needs `n_species`"
+            )
         self.n_radial = n_radial
         self.gate: Gate | nn.Identity = Gate(irreps_out) if gated else nn.Identity()
         irreps_update = self.gate.irreps_in if isinstance(self.gate, Gate) else o3.Irreps(irreps_out)
