@@ -130,11 +130,11 @@ def _deployable(
     model = checkpoint.build(torch.float64).requires_grad_(False)
     metadata = describe(checkpoint, model, dtype)
     if n_intervals is not None:
-        metadata |= {"operators": compile_model(model, n_intervals), "format_version": 3}
+        metadata["operators"] = compile_model(model, n_intervals)
     model.to(DTYPES[dtype])
     if n_intervals is not None:
         metadata["tables"] = {**describe_tables(model), "tolerance": tolerance}
-    metadata |= describe_stages(model, DTYPES[dtype])
+    metadata |= describe_stages(model, DTYPES[dtype], compiled=n_intervals is not None)
     return _scripted(model), metadata
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import hienet
 from hienet.checkpoint import Checkpoint
 from hienet.deployed import FORMAT
+from hienet.models.staged import Stage
 
 
 def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str) -> dict[str, Any]:
@@ -20,7 +21,6 @@ def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str) -> dict[str, 
     config = checkpoint.config
     return {
         "format": FORMAT,
-        "format_version": 1,
         "package_version": hienet.__version__,
         "torch_version": torch.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -42,10 +42,16 @@ def describe(checkpoint: Checkpoint, model: nn.Module, dtype: str) -> dict[str, 
     }
 
 
-def describe_stages(model: nn.Module, dtype: torch.dtype) -> dict[str, Any]:
-    """Widths of edge features and states, of the model as it is written."""
+def describe_stages(model: nn.Module, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
+    """Widths of edge features and states, and the version of the format, of the model as it is written."""
     edge_width = model.embed_edges(torch.ones(1, 3, dtype=dtype)).shape[1]  # type: ignore[operator]
-    return {"edge_width": edge_width, "stages": [vars(stage) for stage in model.stages()]}  # type: ignore[operator]
+    stages: list[Stage] = model.stages()  # type: ignore[operator]
+    edges_evolve = any(stage.edge_width is not None for stage in stages)
+    return {
+        "format_version": 4 if edges_evolve else 3 if compiled else 1,
+        "edge_width": edge_width,
+        "stages": [stage.as_dict() for stage in stages],
+    }
 
 
 def content_hash(weights: Mapping[str, Tensor]) -> str:

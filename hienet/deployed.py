@@ -17,8 +17,9 @@ from hienet.memory import is_out_of_memory
 from hienet.ops.library import require_operators
 
 FORMAT = "hienet-deployed"
-FORMAT_VERSION = 3
-"""The newest that is read. Compiled files, which must be told the elements in use, are written as 3, others as 1."""
+FORMAT_VERSION = 4
+"""The newest that is read. Files whose stages return edges are written as 4; of the others, compiled files, which must
+be told the elements in use, as 3, and plain ones as 1."""
 METADATA_NAME = "hienet.json"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
         "dtype": _dtype_name(checkpoint.weights.values()),
         "parameters": parameters,
         "parameters_with_constants": parameters + 2 * len(config.elements) + 1,
-        "stages": [asdict(stage) for stage in model.stages()],  # type: ignore[operator]
+        "stages": [stage.as_dict() for stage in model.stages()],  # type: ignore[operator]
         "hyperparameters": config.model_dump(mode="json"),
         "training": checkpoint.training,
         "notes": checkpoint.notes,

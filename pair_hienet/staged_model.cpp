@@ -27,7 +27,7 @@ namespace hienet {
 
 using LAMMPS_NS::json;
 
-static constexpr int NEWEST_FORMAT = 3;
+static constexpr int NEWEST_FORMAT = 4;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout"};
 
 // ----------------------------------------------------------------------
@@ -169,8 +169,14 @@ Metadata read_metadata(const std::string &bytes)
     m.smooth_cutoff = data.value("smooth_cutoff", true);
     for (const auto &stage : data.at("stages"))
       m.stages.push_back({stage.at("name").get<std::string>(), stage.at("width").get<int>(),
-                          stage.at("exchanged_width").get<int>()});
+                          stage.at("exchanged_width").get<int>(),
+                          stage.value("edge_width", m.edge_width)});
     if (m.stages.empty()) throw ModelError("the file is damaged: its model has no stages");
+    m.edges_evolve = data.at("stages").front().contains("edge_width");
+    for (const auto &stage : data.at("stages"))
+      if (stage.contains("edge_width") != m.edges_evolve)
+        throw ModelError("the file is damaged: some of its stages announce the columns of the "
+                         "edges that they read, and some do not");
     for (const auto &stage : m.stages)
       if (stage.exchanged_width < 0 || stage.exchanged_width > stage.width)
         throw ModelError("the file is damaged: stage `" + stage.name +
@@ -232,10 +238,12 @@ struct StagedModel::Torch {
   // Of one evaluation:
   const NeighborGraph *graph = nullptr;
   torch::Tensor species, center, neighbor;
-  torch::Tensor edge_vectors, edges, edges_leaf, edges_gradient;
-  std::vector<torch::Tensor> inputs, outputs;
+  torch::Tensor edge_vectors, edges;
+  std::vector<torch::Tensor> inputs, outputs;              // states
+  std::vector<torch::Tensor> edge_inputs, edge_outputs;    // edges
   torch::Tensor energies;
-  torch::Tensor gradient;    // with respect to the state last differentiated
+  torch::Tensor gradient;          // with respect to the state last differentiated
+  torch::Tensor edges_gradient;    // with respect to the edges that the same stage reads
 
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
   { return module.get_method(method)(std::move(arguments)).toTensor(); }
@@ -262,11 +270,10 @@ struct StagedModel::Torch {
   void release()
   {
     graph = nullptr;
-    for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_leaf,
-                         &edges_gradient, &energies, &gradient})
+    for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_gradient,
+                         &energies, &gradient})
       *tensor = torch::Tensor();
-    inputs.clear();
-    outputs.clear();
+    for (auto *tensors : {&inputs, &outputs, &edge_inputs, &edge_outputs}) tensors->clear();
   }
 
   void copy_energies(std::vector<double> &out) const
@@ -392,7 +399,8 @@ double StagedModel::memory_usage() const
 
 // ----------------------------------------------------------------------
 // by stages. `outputs[k]` is what stage k returned, `inputs[k]` what it read: a leaf of its own, so that
-// each stage is differentiated by itself and gradients can travel between ranks in between.
+// each stage is differentiated by itself and gradients can travel between ranks in between. The same for edges
+// where stages return them; otherwise all stages read one leaf, and its gradient is their sum.
 // ----------------------------------------------------------------------
 
 void StagedModel::begin(const NeighborGraph &graph)
@@ -402,8 +410,8 @@ void StagedModel::begin(const NeighborGraph &graph)
     const CallGuard guard(t.device);
     t.release();
     t.graph = &graph;
-    t.inputs.resize(n_stages());
-    t.outputs.resize(n_stages());
+    for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
+      tensors->resize(n_stages());
     if (graph.n_local == 0) return;
     t.set_graph(graph);
     t.edges = t.call("embed_edges", {t.edge_vectors});
@@ -415,7 +423,7 @@ void StagedModel::begin(const NeighborGraph &graph)
               << metadata_.edge_width << " columns; write the file again with `hienet-deploy`";
       throw ModelError(message.str());
     }
-    t.edges_leaf = t.edges.detach().requires_grad_(true);
+    t.edge_inputs[0] = t.edges.detach().requires_grad_(true);
     const at::NoGradGuard no_grad;
     t.inputs[0] = t.call("embed_nodes", {t.species});
   });
@@ -427,17 +435,35 @@ void StagedModel::forward(int k)
   translated(("stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
     Torch &t = *torch_;
     const CallGuard guard(t.device);
+    const bool evolve = metadata_.edges_evolve;
     if (!t.inputs[k].defined()) t.inputs[k] = t.outputs[k - 1].detach().requires_grad_(true);
-    t.outputs[k] = t.call("stage",
-                          {static_cast<int64_t>(k), t.inputs[k], t.edges_leaf, t.species, t.center,
-                           t.neighbor, static_cast<int64_t>(t.graph->n_local)});
+    if (k > 0)
+      t.edge_inputs[k] = evolve ? t.edge_outputs[k - 1].detach().requires_grad_(true)
+                                : t.edge_inputs[k - 1];
+    const auto result = t.module.get_method("stage")(
+        {static_cast<int64_t>(k), t.inputs[k], t.edge_inputs[k], t.species, t.center, t.neighbor,
+         static_cast<int64_t>(t.graph->n_local)});
+    auto wrong = [&](const std::string &what) {
+      return ModelError("stage `" + metadata_.stages[k].name + "` returned " + what +
+                        " than the file announces; write the file again with `hienet-deploy`");
+    };
+    if (result.isTuple() != evolve) throw wrong("something else");
+    if (evolve) {
+      const auto &elements = result.toTupleRef().elements();
+      if (elements.size() != 2) throw wrong("something else");
+      t.outputs[k] = elements[0].toTensor();
+      t.edge_outputs[k] = elements[1].toTensor();
+    } else
+      t.outputs[k] = result.toTensor();
     const bool last = k + 1 == n_stages();
     if (t.outputs[k].dim() != 2 || t.outputs[k].size(0) != t.graph->n_local ||
         (!last && t.outputs[k].size(1) != metadata_.stages[k + 1].width))
-      throw ModelError(
-          "stage `" + metadata_.stages[k].name +
-          "` returned a state of another shape than the file announces; write the file "
-          "again with `hienet-deploy`");
+      throw wrong("a state of another shape");
+    // Nothing reads the edges that the last stage returns.
+    if (evolve && !last &&
+        (t.edge_outputs[k].dim() != 2 || t.edge_outputs[k].size(0) != t.graph->n_edges() ||
+         t.edge_outputs[k].size(1) != metadata_.stages[k + 1].edge_width))
+      throw wrong("edges of another shape");
   });
 }
 
@@ -460,18 +486,30 @@ void StagedModel::backward(int k)
   translated(("differentiating stage `" + metadata_.stages[k].name + "`").c_str(), [&] {
     const CallGuard guard(t.device);
     const bool last = k + 1 == n_stages();
-    const auto output = last ? t.energies.sum() : t.outputs[k];
-    const auto seed = last ? torch::ones_like(output) : t.gradient;
-    std::vector<torch::Tensor> wanted = {t.edges_leaf};
+    std::vector<torch::Tensor> outputs, seeds;
+    auto add = [&](const torch::Tensor &output, const torch::Tensor &seed) {
+      if (!seed.defined() || !output.requires_grad()) return;
+      outputs.push_back(output);
+      seeds.push_back(seed);
+    };
+    if (last) {
+      const auto energy = t.energies.sum();
+      add(energy, torch::ones_like(energy));
+    } else {
+      add(t.outputs[k], t.gradient);
+      if (metadata_.edges_evolve) add(t.edge_outputs[k], t.edges_gradient);
+    }
+    std::vector<torch::Tensor> wanted = {t.edge_inputs[k]};
     if (k > 0) wanted.push_back(t.inputs[k]);
     std::vector<torch::Tensor> g(2);
-    if (output.requires_grad())
-      g = torch::autograd::grad({output}, wanted, {seed}, false, false, true);
-    if (g[0].defined())
-      t.edges_gradient = t.edges_gradient.defined() ? t.edges_gradient + g[0] : g[0];
+    if (!outputs.empty()) g = torch::autograd::grad(outputs, wanted, seeds, false, false, true);
+    if (metadata_.edges_evolve || !t.edges_gradient.defined())
+      t.edges_gradient = g[0];
+    else if (g[0].defined())
+      t.edges_gradient = t.edges_gradient + g[0];
     if (k > 0) t.gradient = g[1].defined() ? g[1] : torch::zeros_like(t.inputs[k]);
-    t.inputs[k] = torch::Tensor();
-    t.outputs[k] = torch::Tensor();
+    for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
+      (*tensors)[k] = torch::Tensor();
     t.energies = torch::Tensor();
   });
 }

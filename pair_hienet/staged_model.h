@@ -21,11 +21,12 @@ struct ModelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The state that a stage reads: its columns, and how many of them neighbours need.
+/// What a stage reads: the columns of the state, how many of them neighbours need, and the columns of the edges.
 struct StageInfo {
   std::string name;
   int width;
   int exchanged_width;
+  int edge_width;
 };
 
 /// What a deployed file says of itself.
@@ -37,6 +38,7 @@ struct Metadata {
   double cutoff;                         // Angstrom
   int edge_width;
   std::vector<StageInfo> stages;
+  bool edges_evolve;    // stages return, beside the state, the edges that the next one reads
   int64_t n_parameters;
   bool smooth_cutoff;
 };

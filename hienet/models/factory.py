@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hienet.errors import HIENetError
-from hienet.models import botnet, eqvnet, hienet, inv_sevennet, invnet, sevennet
+from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
@@ -67,6 +67,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
         symmetry="SO(3)",
+    ),
+    "nemp": Architecture(
+        nemp.NEMPConfig,
+        nemp.NEMP,
+        nemp.PRESETS,
+        "tensor products on atoms instead of edges; ranks exchange little",
+        symmetry="O(3)",
+    ),
+    "geodite": Architecture(
+        geodite.GeoditeConfig,
+        geodite.Geodite,
+        geodite.PRESETS,
+        "attention without tensor products, with physical priors",
+        symmetry="O(3)",
     ),
     "botnet": Architecture(
         botnet.BOTNetConfig,

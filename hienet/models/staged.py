@@ -13,13 +13,30 @@ _LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 
 
+_LAST_WITH_RADIUS = 96
+"""Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """The state that one stage reads (docs/conventions.md, "A model is stages")."""
+    """What one stage reads (docs/conventions.md, "A model is stages").
+
+    Attributes:
+        name: for people.
+        width: columns of the state.
+        exchanged_width: how many of them neighbours need.
+        edge_width: columns of the edges; None, for all stages of a model, if none of them returns edges, so that all
+            read those of `embed_edges`.
+    """
 
     name: str
     width: int
     exchanged_width: int
+    edge_width: int | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; without what is None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class StagedModel(Protocol):
@@ -43,8 +60,9 @@ class StagedModel(Protocol):
 
     def stage(
         self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
-    ) -> Tensor:
-        """State of all nodes to the next state of owned nodes."""
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """State of all nodes to the next state of owned nodes; where edges evolve also the edges that the next stage
+        reads, `[n_edges, next edge_width]`."""
 
     def readout(self, state: Tensor, species: Tensor) -> Tensor:
         """State of owned nodes to their energies, `[n_local]` (eV, float64)."""

@@ -30,6 +30,23 @@ class SpeciesEmbedding(nn.Module):
         self.weight = nn.Parameter(self.weight.detach()[rows] * factor)
 
 
+class SpeciesTable(nn.Module):
+    """A trainable vector for each species, standard normal at the start, whatever the number of species."""
+
+    def __init__(self, n_species: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_species, channels, dtype=torch.float64))
+
+    def forward(self, species: Tensor) -> Tensor:
+        """`[n]` int64 to `[n, channels]`."""
+        return self.weight.index_select(0, species)
+
+    @torch.jit.unused
+    def keep_species(self, rows: list[int]) -> None:
+        """Forget all species but these, which get the numbers 0, 1, ..."""
+        self.weight = nn.Parameter(self.weight.detach()[rows])
+
+
 class EdgeEmbedding(nn.Module):
     """Radial basis times envelope, envelope, and real spherical harmonics of each edge, side by side in one tensor.
 

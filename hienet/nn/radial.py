@@ -90,6 +90,11 @@ def bessel_basis(distance: Tensor, frequencies: Tensor, cutoff: float) -> Tensor
     return 2.0 / cutoff * frequencies * torch.sinc(frequencies * distance / math.pi)
 
 
+def bessel_frequencies(n_functions: int, cutoff: float) -> Tensor:
+    """c_n = n pi / r_c, `[n_functions]` (1/Å, float64): sin(c_n d) vanishes at the cutoff."""
+    return torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff
+
+
 class BesselBasis(nn.Module):
     """b_n(d) = (2 / r_c) sin(c_n d) / d, with trainable c_n that start at n pi / r_c.
 
@@ -99,7 +104,7 @@ class BesselBasis(nn.Module):
     def __init__(self, cutoff: float, n_functions: int) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.frequencies = nn.Parameter(torch.arange(1, n_functions + 1, dtype=torch.float64) * math.pi / cutoff)
+        self.frequencies = nn.Parameter(bessel_frequencies(n_functions, cutoff))
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances `[n_edges, 1]` (Å) to `[n_edges, n_functions]`."""

@@ -103,6 +103,55 @@ class Walks(nn.Module):
         return self.readout(state, species)
 
 
+class EdgeWalks(nn.Module):
+    """Three stages that write on the edges, differently for the two directions of a pair.
+
+    With w = (1 - r^2/rc^2)^3 and charges q = 1 + species:
+        rho_i   = sum_j q_j w_ij,           t_ij = rho_i w_ij
+        sigma_i = sum_j t_ij,               u_ij = t_ij + rho_j w_ij^2
+        e_i     = sum_j sigma_j u_ij - 3 q_i
+    """
+
+    def __init__(self, cutoff: float = CUTOFF) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.register_buffer("charges", torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+    @torch.jit.export
+    def embed_edges(self, edge_vectors: Tensor) -> Tensor:
+        r2 = (edge_vectors * edge_vectors).sum(1, keepdim=True)
+        return (1.0 - r2 / (self.cutoff * self.cutoff)) ** 3
+
+    @torch.jit.export
+    def embed_nodes(self, species: Tensor) -> Tensor:
+        return self.charges[species].unsqueeze(1)
+
+    @torch.jit.export
+    def stage(
+        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(n_local, 1, dtype=edges.dtype)
+        sent = state[neighbor]
+        if index == 0:
+            rho = zeros.index_add(0, center, sent * edges)
+            return rho, torch.cat([edges, rho[center] * edges], 1)
+        if index == 1:
+            w, t = edges[:, :1], edges[:, 1:]
+            return zeros.index_add(0, center, t), t + sent * w * w
+        return zeros.index_add(0, center, sent * edges), edges[:, :0]
+
+    @torch.jit.export
+    def readout(self, state: Tensor, species: Tensor) -> Tensor:
+        return state[:, 0].to(torch.float64) - 3.0 * self.charges[species].to(torch.float64)
+
+    def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
+        edges = self.embed_edges(edge_vectors)
+        state = self.embed_nodes(species)
+        for index in range(3):
+            state, edges = self.stage(index, state, edges, species, center, neighbor, n_local)
+        return self.readout(state, species)
+
+
 class Recorder(LennardJones):
     """Writes the graph that it is given to a file: the inputs of the network, as LAMMPS made them."""
 
@@ -131,6 +180,11 @@ WALK_STAGES = [
     {"name": "first", "width": 1, "exchanged_width": 0},
     {"name": "second", "width": 2, "exchanged_width": 1},
     {"name": "third", "width": 5, "exchanged_width": 4},
+]
+EDGE_WALK_STAGES = [
+    {"name": "first", "width": 1, "exchanged_width": 0, "edge_width": 1},
+    {"name": "second", "width": 1, "exchanged_width": 1, "edge_width": 2},
+    {"name": "third", "width": 1, "exchanged_width": 1, "edge_width": 1},
 ]
 
 

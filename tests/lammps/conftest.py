@@ -8,7 +8,7 @@ from pathlib import Path
 import ase
 import numpy as np
 import pytest
-from analytic import LJ_STAGES, WALK_STAGES, LennardJones, Walks, write_deployed
+from analytic import EDGE_WALK_STAGES, LJ_STAGES, WALK_STAGES, EdgeWalks, LennardJones, Walks, write_deployed
 from hienet_deploy.export import export
 
 from hienet.build import build
@@ -42,6 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "float32": export(checkpoint, folder / "tiny32.hienet.pt", dtype="float32").path,
         "lj": write_deployed(LennardJones(), folder / "lj.hienet.pt", LJ_STAGES),
         "walks": write_deployed(Walks(), folder / "walks.hienet.pt", WALK_STAGES),
+        "edge walks": write_deployed(EdgeWalks(), folder / "edge_walks.hienet.pt", EDGE_WALK_STAGES, format_version=4),
     }
 
 

@@ -10,7 +10,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from analytic import LJ_STAGES, WALK_STAGES, LennardJones, Walks, write_deployed
+from analytic import EDGE_WALK_STAGES, LJ_STAGES, WALK_STAGES, EdgeWalks, LennardJones, Walks, write_deployed
 from runs import Setup, evaluate, run
 from torch import Tensor
 
@@ -57,7 +57,7 @@ WRONG = {
     "other TorchScript": Wrong("is not a deployed HIENet model .it has no `hienet.json`", pair="{script} C Si"),
     "truncated": Wrong("is truncated or damaged; copy it again", pair="{truncated} C Si"),
     "newer format": Wrong(
-        "has format version 99, this pair style reads versions up to 3; upgrade", pair="{newer} C Si"
+        "has format version 99, this pair style reads versions up to 4; upgrade", pair="{newer} C Si"
     ),
     "other format": Wrong("`hienet.json` describes something else", pair="{other} C Si"),
     "missing key": Wrong(
@@ -69,6 +69,15 @@ WRONG = {
         r"`embed_edges` returned a tensor of shape \[\d+, 1\] for \d+ edges, and the file announces 25 columns; "
         "write the file again with `hienet-deploy`",
         pair="{edges} C Si",
+    ),
+    "no edges returned": Wrong(
+        "stage `first` returned something else than the file announces; write the file again", pair="{silent} C Si"
+    ),
+    "wrong width of returned edges": Wrong(
+        "stage `second` returned edges of another shape than the file announces", pair="{wider} C Si"
+    ),
+    "edges of some stages": Wrong(
+        "some of its stages announce the columns of the edges that they read, and some do not", pair="{mixed} C Si"
     ),
     "no memory": Wrong("not enough memory for the network; use more ranks", pair="{greedy} C Si"),
     "unknown keyword": Wrong("unknown keyword `gpu`; keywords are `device`", style="gpu 1"),
@@ -129,6 +138,11 @@ def files(models, tmp_path_factory) -> dict[str, Path]:
     write_deployed(Greedy(), folder / "greedy", LJ_STAGES)
     write_deployed(Breaks(), folder / "breaks", WALK_STAGES)
     write_deployed(LennardJones(), folder / "incomplete", LJ_STAGES, architecture=None)
+    silent = [{**stage, "edge_width": 4} for stage in WALK_STAGES]
+    write_deployed(Walks(), folder / "silent", silent, format_version=4)
+    wider = [*EDGE_WALK_STAGES[:2], {**EDGE_WALK_STAGES[2], "edge_width": 7}]
+    write_deployed(EdgeWalks(), folder / "wider", wider, format_version=4)
+    write_deployed(Walks(), folder / "mixed", [*WALK_STAGES[:2], {**WALK_STAGES[2], "edge_width": 4}])
     names = (
         "text",
         "truncated",
@@ -141,6 +155,9 @@ def files(models, tmp_path_factory) -> dict[str, Path]:
         "greedy",
         "breaks",
         "incomplete",
+        "silent",
+        "wider",
+        "mixed",
     )
     return {name: folder / name for name in names} | {
         "folder": folder,

@@ -18,6 +18,7 @@ import pytest
 from conftest import structures, with_velocities
 from runs import TIMEOUT, Setup, Snapshot, run
 
+from hienet.calculator import load_model
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.testing import silicon_carbide
@@ -127,6 +128,27 @@ def test_the_known_answer_of_an_analytic_model_on_several_ranks(models, serial, 
     assert_same(
         run(atoms, Setup(models["walks"], before_box="processors 1 3 1"), tmp_path, 3, steps=0), [found], forces=1e-6
     )
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_known_answer_of_a_model_whose_edges_evolve(ranks, models, tmp_path):
+    """Energies against numpy; forces, whose gradient passes from stage to stage on the edges too, against autograd of
+    the whole."""
+    atoms = system("thin")
+    setup = Setup(models["edge walks"], before_box=f"processors {ranks} 1 1")
+    found = run(atoms, setup, tmp_path, ranks, steps=0)[0]
+    i, j, d = ase.neighborlist.neighbor_list("ijD", atoms, 4.0)
+    w = (1 - (d**2).sum(1) / 16.0) ** 3
+    q = np.array([1.0 + (s == "Si") for s in atoms.symbols])
+    n = len(atoms)
+    rho = np.bincount(i, q[j] * w, n)
+    sigma = np.bincount(i, rho[i] * w, n)
+    expected = np.bincount(i, sigma[j] * (rho[i] * w + rho[j] * w**2), n) - 3 * q
+    np.testing.assert_allclose(found.energies, expected, rtol=1e-12)
+    predicted = load_model(models["edge walks"]).predict(atoms)
+    largest = float(predicted.forces.abs().max())
+    np.testing.assert_allclose(found.forces, predicted.forces.numpy(), atol=1e-12 * largest)
+    np.testing.assert_allclose(found.stress, predicted.stress[0].numpy(), atol=1e-11 * largest)
 
 
 def test_float32_rows_travel_two_to_a_double(models, serial, tmp_path):
