@@ -15,7 +15,7 @@ from hienet.calculator import LoadedModel, load_model
 from hienet.deployed import read_metadata
 from hienet.graph import graph_from_atoms
 from hienet.models.botnet import features_of_layers
-from hienet.models.factory import ARCHITECTURES, build_model, make_config
+from hienet.models.factory import build_model, make_config
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.testing import (
     VARIANTS,
@@ -191,11 +191,3 @@ def test_with_element_dependent_radial_maps_it_is_deployed_plain_for_any_of_its_
 def test_a_layer_whose_options_read_the_species_needs_their_number(option):
     with pytest.raises(ValueError, match=r"needs `n_species`"):
         EquivariantLayer("2x0e", "2x0e+2x1o", "0e+1o", 4, [8], 10.0, **option)
-
-
-def test_the_presets_differ_as_the_papers_do():
-    presets = ARCHITECTURES["botnet"].presets
-    paper, nequip = (make_config("botnet", name, {"elements": ("Si",)}) for name in ("paper", "nequip"))
-    assert (paper.gates, paper.readout_every_layer, paper.first_self_connection) == (False, True, False)
-    assert (nequip.gates, nequip.readout_every_layer, nequip.first_self_connection) == (True, False, True)
-    assert set(presets) == {"paper", "natural-parity", "nequip", "small"}
