@@ -48,7 +48,8 @@ variable      px equal vcm(all,x)*mass(all)
 variable      py equal vcm(all,y)*mass(all)
 variable      pz equal vcm(all,z)*mass(all)
 thermo        {every}
-thermo_style  custom step time temp etotal v_px v_py v_pz
+compute       thermal all temp/com
+thermo_style  custom step time c_thermal etotal v_px v_py v_pz
 thermo_modify format float %.15g
 run           {steps}
 """

@@ -3,6 +3,7 @@
 
 #include "model_archive.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -155,8 +156,14 @@ std::string damage_of_archive(const std::string &bytes, const Inflate &inflate)
   for (uint64_t i = 0; i < directory->n_entries; i++) {
     const auto entry = read_entry(in, at);
     if (!entry) return "its table of contents is unreadable";
-    if (!is_whole(in, *entry, inflate))
-      return "the record `" + entry->name + "` does not match its checksum";
+    if (!is_whole(in, *entry, inflate)) {
+      // The name may be what is damaged, and a message is text.
+      const bool readable = std::all_of(entry->name.begin(), entry->name.end(), [](char c) {
+        return c >= ' ' && c <= '~';
+      });
+      return (readable ? "the record `" + entry->name + "`" : std::string("a record")) +
+          " does not match its checksum";
+    }
     at = entry->next;
   }
   return at == directory->start + directory->size ? "" : "its table of contents is incomplete";

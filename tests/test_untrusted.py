@@ -19,7 +19,7 @@ from hienet.config import load_config
 from hienet.deployed import METADATA_NAME
 from hienet.errors import HIENetError
 from hienet.info import describe_file
-from hienet.translate_official import convert_official
+from hienet.translate import convert
 
 
 class Payload:
@@ -37,7 +37,7 @@ READERS = {
     "calculator": HIENetCalculator,
     "info": describe_file,
     "deploy": export,
-    "convert": convert_official,
+    "convert": convert,
 }
 
 

@@ -55,7 +55,7 @@ WRONG = {
     "text file": Wrong("is not a deployed HIENet model .*`hienet-deploy model.pt`", pair="{text} C Si"),
     "checkpoint": Wrong("is not a deployed HIENet model .*`hienet-deploy model.pt`", pair="{checkpoint} C Si"),
     "other TorchScript": Wrong("is not a deployed HIENet model .it has no `hienet.json`", pair="{script} C Si"),
-    "truncated": Wrong("is truncated or damaged; copy it again", pair="{truncated} C Si"),
+    "truncated": Wrong("is truncated or damaged .it is not a whole archive.; copy it again", pair="{truncated} C Si"),
     "newer format": Wrong(
         "has format version 99, this pair style reads versions up to 4; upgrade", pair="{newer} C Si"
     ),
