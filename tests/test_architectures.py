@@ -43,7 +43,7 @@ def test_every_architecture_is_listed(listed):
 
 def test_the_table_of_architectures_has_them_all(listed):
     output = io.StringIO()
-    print_architectures(Console(file=output), list(listed.values()))
+    print_architectures(Console(file=output, width=200), list(listed.values()))
     assert all(f"{name}: {family.summary}" in output.getvalue() for name, family in ARCHITECTURES.items())
     assert "512 + 1440 + 1440" in output.getvalue()
 
