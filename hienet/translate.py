@@ -17,6 +17,7 @@ from hienet.checkpoint import Checkpoint, read_archive
 from hienet.errors import HIENetError
 from hienet.nn.convolution import CouplingPath
 from hienet.nn.equivariant import EquivariantLayer
+from hienet.nn.radial import RadialNetwork
 
 
 def convert(path: str | Path) -> Checkpoint:
@@ -122,7 +123,8 @@ def match_wigner_signs(
         flipped.add(f"{l_feature}-{l_harmonic}-{l_out}")
         equivariant = cast(EquivariantLayer, cast(nn.ModuleList, model.layers)[n_invariant + layer])
         columns = _columns_of_symbol(equivariant.convolution.paths, (l_feature, l_harmonic, l_out))
-        last = f"layers.{n_invariant + layer}.radial_network.weights.{len(equivariant.radial_network.weights) - 1}"
+        n_radial_layers = len(cast(RadialNetwork, equivariant.radial_network).weights)
+        last = f"layers.{n_invariant + layer}.radial_network.weights.{n_radial_layers - 1}"
         weights[last] = torch.where(columns, -weights[last], weights[last])
     return sorted(flipped)
 

@@ -11,9 +11,11 @@ import ase
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hienet.calculator import LoadedModel, model_of
-from hienet.checkpoint import Checkpoint
+from hienet.checkpoint import Checkpoint, load_checkpoint
+from hienet.cli import app
 from hienet.derivatives import to_voigt
 from hienet.elements import MPTRJ_ELEMENTS
 from hienet.errors import HIENetError
@@ -82,6 +84,15 @@ def test_sevennet_l3i5_has_its_number_of_parameters():
     config = make_config("sevennet", "l3i5", {"elements": MPTRJ_ELEMENTS})
     parameters = sum(parameter.numel() for parameter in build_model("sevennet", config).parameters())
     assert parameters + 2 * 89 + 5 == 1_171_327
+
+
+def test_the_command_converts_and_says_what_from(tmp_path):
+    path = tmp_path / "m.pt"
+    result = CliRunner().invoke(app, ["convert", str(FOLDER / "sevennet0_small.pth"), "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "sevennet, 2 elements, cutoff 5 Å" in result.output
+    assert "source: converted from sevennet0_small.pth, a checkpoint of SevenNet 0.13.0" in result.output
+    assert load_checkpoint(path).config == converted("sevennet0_small")[0].config
 
 
 @pytest.fixture

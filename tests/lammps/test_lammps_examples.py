@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hienet_deploy.export import export
 
 from hienet.lammps import run_deck
+from hienet.testing import write_tiny_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "lammps_examples"
 DECKS = ["nve", "nvt", "npt"]
@@ -60,6 +62,19 @@ def test_a_deck_gives_on_two_ranks_what_its_log_of_one_says(tmp_path):
     found = thermo(run_deck(EXAMPLES / "npt" / "in.npt", 2, cwd=tmp_path, arguments=arguments, timeout=300))
     for step in (0, 10):
         assert_same(found[step], reference("npt", 1)[step], 512)
+
+
+def test_the_deck_of_the_universal_potential_runs_on_one_and_two_ranks(tmp_path):
+    """With random weights of the same architecture, since the trained ones are not part of this repository."""
+    scale = (0.5, 0.5)
+    source = write_tiny_checkpoint(tmp_path / "m.pt", architecture="sevennet", elements=("Mg", "O"), scale=scale)
+    export(source)
+    arguments = ["-var", "model", str(tmp_path / "m.hienet.pt"), "-var", "steps", "10"]
+    deck = EXAMPLES / "sevennet" / "in.sevennet"
+    one, two = (thermo(run_deck(deck, n, cwd=tmp_path, arguments=arguments, timeout=300)) for n in (1, 2))
+    assert one[0]["Volume"] == pytest.approx((3 * 4.25) ** 3)
+    for step in (0, 10):
+        assert_same(two[step], one[step], 216)
 
 
 def test_relaxation_reaches_the_lattice_constant_of_dft(tmp_path):
