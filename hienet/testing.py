@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hienet.calculator import LoadedModel, model_of
 from hienet.checkpoint import Checkpoint, save_checkpoint
+from hienet.models import botnet
 from hienet.models.factory import build_model, make_config
 
 _EQUIVARIANT: dict[str, object] = {
@@ -83,6 +84,12 @@ TINY: dict[str, dict[str, object]] = {
     },
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    **{name: (name, {}) for name in TINY},
+    "nequip": ("botnet", {name: value for name, value in botnet.PRESETS["nequip"].items() if name != "channels"}),
+}
+"""Architectures, and one with other options so different that it has a name of its own."""
 
 
 def tiny_checkpoint(

@@ -11,10 +11,9 @@ import torch
 
 from hienet.build import build
 from hienet.calculator import LoadedModel
-from hienet.models.botnet import PRESETS
 from hienet.models.factory import ARCHITECTURES
 from hienet.ops.library import load_operators
-from hienet.testing import tiny_model, write_tiny_checkpoint
+from hienet.testing import VARIANTS, tiny_model, write_tiny_checkpoint
 
 torch.set_num_threads(1)
 
@@ -35,13 +34,6 @@ def model() -> LoadedModel:
 def architecture(request: pytest.FixtureRequest) -> str:
     """Each of the package."""
     return str(request.param)
-
-
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    **{name: (name, {}) for name in ARCHITECTURES},
-    "nequip": ("botnet", {name: value for name, value in PRESETS["nequip"].items() if name != "channels"}),
-}
-"""Architectures, and one with other options so different that it goes by a name of its own."""
 
 
 @pytest.fixture(scope="session", params=list(VARIANTS))

@@ -8,18 +8,22 @@ import ase
 import numpy as np
 import pytest
 import torch
-from conftest import VARIANTS
+from e3nn import o3
 from hienet_deploy.export import export
 
 from hienet.calculator import LoadedModel, load_model
 from hienet.deployed import read_metadata
-from hienet.models.factory import ARCHITECTURES, build_model, make_config
+from hienet.graph import graph_from_atoms
+from hienet.models.botnet import features_of_layers
+from hienet.models.factory import build_model, make_config
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.testing import (
+    VARIANTS,
     finite_difference_forces,
     random_rotation,
     rotated,
     silicon_carbide,
+    tiny_checkpoint,
     tiny_model,
     write_tiny_checkpoint,
 )
@@ -33,9 +37,10 @@ OPTIONS: dict[str, dict[str, object]] = {
     "self-connection in the first layer": {"first_self_connection": True},
     "one readout": {"readout_every_layer": False},
     "linear readout": {"readout_hidden": ()},
-    "all irreps last": {"scalars_last": False},
+    "unused irreps": {"unused_irreps": True},
     "one layer": {"n_layers": 1},
     "NequIP with element-dependent radial maps": {**NEQUIP, "element_dependent_radial": True},
+    "NequIP with unused irreps, odd scalars among them": {**NEQUIP, "unused_irreps": True},
 }
 
 
@@ -55,7 +60,7 @@ def energy_of(model: LoadedModel, atoms: ase.Atoms) -> float:
 def test_it_has_the_published_number_of_weights(natural_parity, paths, total):
     """80 channels, l up to 3, five layers, four elements, as counted from the authors' architecture; they do not train
     the eight frequencies of the Bessel functions, which are in `total`."""
-    values = {"elements": ("H", "C", "N", "O"), "natural_parity": natural_parity, "scalars_last": False}
+    values = {"elements": ("H", "C", "N", "O"), "natural_parity": natural_parity, "unused_irreps": True}
     model = build_model("botnet", make_config("botnet", "paper", values), seed=0)
     convolutions = [layer.layer.convolution for layer in model.layers]
     assert [len(convolution.paths) for convolution in convolutions] == paths
@@ -68,9 +73,29 @@ def test_it_has_the_published_number_of_weights(natural_parity, paths, total):
 
 def test_ranks_exchange_what_layers_put_out_and_no_energies():
     stages = build_model("botnet", make_config("botnet", "paper", {"elements": ("Si",)}), seed=0).stages()
-    assert [stage.exchanged_width for stage in stages] == [0, 1280, 2480, 2560, 2560]
+    assert [stage.exchanged_width for stage in stages] == [0, 1280, 2480, 2480, 1280]
     # Behind what is exchanged: the self-connection (80 scalars in the last layer) and the energy so far.
-    assert [stage.width - stage.exchanged_width for stage in stages[1:]] == [2481, 2561, 2561, 81]
+    assert [stage.width - stage.exchanged_width for stage in stages[1:]] == [2481, 2481, 1281, 81]
+
+
+def test_layers_put_out_the_irreps_on_which_the_energy_depends_and_no_others():
+    checkpoint = tiny_checkpoint("botnet", unused_irreps=True)
+    harmonics = o3.Irreps.spherical_harmonics(checkpoint.config.l_max)
+    found = features_of_layers(checkpoint.config, harmonics)
+    kept = features_of_layers(checkpoint.config.model_copy(update={"unused_irreps": False}), harmonics)
+    assert [len(irreps) for irreps in found] == [3, 5, 6, 6]
+    assert [len(irreps) for irreps in kept] == [3, 5, 3, 1]
+    module = checkpoint.build(torch.float64)
+    graph = graph_from_atoms(silicon_carbide(), checkpoint.config.elements, checkpoint.config.cutoff)
+    module(graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local).sum().backward()
+    for layer, irreps, expected in zip(module.layers, found, kept, strict=True):
+        out = layer.layer.linear_out
+        gradients = [
+            float(out.weight.grad[first : first + fan_in * fan_out].abs().max())
+            for _, fan_in, _, fan_out, first in out.columns
+        ]
+        used = [irrep for gradient, (_, irrep) in zip(gradients, irreps, strict=True) if gradient > 1e-9]
+        assert used == [irrep for _, irrep in expected]
 
 
 @pytest.mark.parametrize("option", list(OPTIONS))
@@ -136,7 +161,9 @@ def test_element_dependent_radial_maps_tell_the_elements_of_the_sending_atoms():
 
 
 @pytest.mark.usefixtures("operators")
-@pytest.mark.parametrize("values", [NEQUIP, {"readout_every_layer": False}, {"natural_parity": True, "n_layers": 1}])
+@pytest.mark.parametrize(
+    "values", [NEQUIP, {"unused_irreps": True, "gates": True}, {"natural_parity": True, "n_layers": 1}]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 1e-5)])
 def test_compiled_it_is_its_source(values, dtype, tolerance, tmp_path):
     source = write_tiny_checkpoint(tmp_path / "m.pt", architecture="botnet", **values)
@@ -164,11 +191,3 @@ def test_with_element_dependent_radial_maps_it_is_deployed_plain_for_any_of_its_
 def test_a_layer_whose_options_read_the_species_needs_their_number(option):
     with pytest.raises(ValueError, match=r"needs `n_species`"):
         EquivariantLayer("2x0e", "2x0e+2x1o", "0e+1o", 4, [8], 10.0, **option)
-
-
-def test_the_presets_differ_as_the_papers_do():
-    presets = ARCHITECTURES["botnet"].presets
-    paper, nequip = (make_config("botnet", name, {"elements": ("Si",)}) for name in ("paper", "nequip"))
-    assert (paper.gates, paper.readout_every_layer, paper.first_self_connection) == (False, True, False)
-    assert (nequip.gates, nequip.readout_every_layer, nequip.first_self_connection) == (True, False, True)
-    assert set(presets) == {"paper", "natural-parity", "nequip", "small"}

@@ -48,10 +48,10 @@ class BOTNetConfig(ModelConfig):
     readout_hidden: tuple[int, ...] = Field(
         (16,), description="hidden widths of the last layer's readout; none: linear, as those of the other layers"
     )
-    scalars_last: bool = Field(
-        True,
-        description="the last layer puts out scalars alone, all that its readout reads; false: every irrep, as the "
-        "published code, where the other weights have no effect",
+    unused_irreps: bool = Field(
+        False,
+        description="layers also put out irreps on which the energy does not depend, as in the published code; "
+        "false: the same energies with fewer weights",
     )
 
 
@@ -125,9 +125,25 @@ def body_ordered_layers(config: BOTNetConfig, n_species: int) -> list[nn.Module]
 
 def features_of_layers(config: BOTNetConfig, harmonics: o3.Irreps) -> list[o3.Irreps]:
     """Irreps that each layer puts out: all that can occur, but for what the options leave out."""
-    kept: list[list[o3.Irrep]] = reachable_irreps(config.l_max, harmonics, config.n_layers)
+    kept = reachable_irreps(config.l_max, harmonics, config.n_layers)
     if config.natural_parity:
         kept = [[irrep for irrep in irreps if irrep in harmonics] for irreps in kept]
-    if config.scalars_last:
-        kept[-1] = [o3.Irrep("0e")]
+    if not config.unused_irreps:
+        kept = used_irreps(kept, harmonics)
     return [o3.Irreps([(config.channels, irrep) for irrep in irreps]) for irreps in kept]
+
+
+def used_irreps(layers: list[list[o3.Irrep]], harmonics: o3.Irreps) -> list[list[o3.Irrep]]:
+    """Of the irreps of each layer those that reach the scalars of the last one, and scalars, which are read."""
+    wanted = {o3.Irrep("0e")}
+    used: list[list[o3.Irrep]] = []
+    for irreps in reversed(layers):
+        used.insert(0, [irrep for irrep in irreps if irrep in wanted])
+        # Products with harmonics of l = 0 among them, so that what only a self-connection hands on is there too.
+        wanted = {
+            irrep
+            for layer in layers
+            for irrep in layer
+            if irrep == o3.Irrep("0e") or any(made in used[0] for _, other in harmonics for made in irrep * other)
+        }
+    return used

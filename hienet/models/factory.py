@@ -86,7 +86,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         botnet.BOTNetConfig,
         botnet.BOTNet,
         botnet.PRESETS,
-        "body-ordered: linear updates of equivariant features, a readout at every layer; NequIP by its options",
+        "linear updates and a readout at each layer; NequIP by its options",
         symmetry="O(3)",
     ),
 }
