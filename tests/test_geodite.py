@@ -318,10 +318,8 @@ def test_the_edges_inner_product_leaves_out_what_points_along_the_edge(rejection
 @pytest.mark.parametrize(
     "values",
     [
-        {"edge_network": "linear", "edge_gate": "identity"},
-        {"edge_gate": "tanh", "rejection": False},
-        {"l_max": 3, "distance_weighting": False},
-        {"l_max": 1, "zbl": False},
+        {"edge_network": "linear", "edge_gate": "identity", "l_max": 3, "distance_weighting": False},
+        {"edge_gate": "tanh", "rejection": False, "l_max": 1, "zbl": False},
         {"n_layers": 1},
     ],
 )
@@ -390,8 +388,14 @@ def test_the_first_block_is_the_same_with_steerable_features_of_zero():
             {"elements": ("Es",), "distance_weighting": True, "zbl": False},
             r"the covalent radii of \['Es'\] are not known; set `distance_weighting: false`",
         ),
-        ({"trainable_weighting": True}, r"`trainable_weighting` is given, but `distance_weighting` is false; set it too"),
-        ({"edge_gate": "relu"}, r"key `model.edge_gate`: Input should be 'identity', 'linear' or 'tanh' .given: `relu`."),
+        (
+            {"trainable_weighting": True},
+            r"`trainable_weighting` is given, but `distance_weighting` is false; set it too",
+        ),
+        (
+            {"edge_gate": "relu"},
+            r"key `model.edge_gate`: Input should be 'identity', 'linear' or 'tanh' .given: `relu`.",
+        ),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(values, sentence):

@@ -1,12 +1,11 @@
-"""Geodite: attention over scalars and steerable features, with physical priors (Reschuetzegger et al., arXiv 2601.15492).
+"""Geodite: attention over scalars and steerable features, with physical priors.
 
-A descendant of GotenNet (Aykent and Xia, ICLR 2025): steerable features meet through their inner products only, so that
-no tensor products are needed. Features of edges are updated from layer to layer.
+Reschuetzegger et al., arXiv 2601.15492 (2026); a descendant of GotenNet (Aykent and Xia, ICLR 2025). Steerable features
+meet through their inner products only, so that no tensor products are needed. Features of edges are updated from layer
+to layer.
 """
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of buffers where they are not strings.
-from typing import Optional
-
 import torch
 from ase.data import atomic_numbers
 from e3nn import o3
@@ -194,14 +193,12 @@ class Geodite(nn.Module):
     """Embedding, interaction blocks, readout after each; as stages (docs/conventions.md): the embedding, and each block
     from the end of the one before it up to its attention, the last one to its end.
 
-    An isolated atom has exactly its reference energy: what the network says of an atom without neighbours is taken off, a
-    constant for each element. While the model is trained, these are computed with it; `fix_constants` keeps them.
+    An isolated atom has exactly its reference energy: what the network says of an atom without neighbours is taken off,
+    a constant for each element. While the model is trained, these are computed with it; `fix_constants` keeps them.
 
-    The repulsion of nuclei is inside the scaling of energies: its eV are those of the model only where the scale is one.
+    The repulsion of nuclei is inside the scaling of energies: its eV are those of the model only where the scale is 1.
     """
 
-    vacuum: Optional[Tensor]  # noqa: UP045 - TorchScript
-    """`[n_species]`: what the network says of an atom without neighbours; None where weights may still change."""
     scale: Tensor
     shift: Tensor
 
@@ -223,6 +220,8 @@ class Geodite(nn.Module):
             if config.zbl
             else None
         )
+        # `[n_species]`, what the network says of an atom without neighbours; None where weights may still change. No
+        # annotation: TorchScript then knows which of the two it is, and leaves out what would compute it.
         self.register_buffer("vacuum", None, persistent=False)
         self.register_buffer("scale", as_float32_pairs(list(config.scale)), persistent=False)
         self.register_buffer("shift", as_float32_pairs(list(config.shift)), persistent=False)
@@ -289,11 +288,11 @@ class Geodite(nn.Module):
         if index == 0:
             radial, scalars, energy = self.embed(edges[:, :1], species, center, neighbor, n_local)
             return torch.cat([scalars, energy], dim=1), torch.cat([radial, edges[:, 1:]], dim=1)
-        fixed = self.n_radial + self.n_components
-        radial, harmonics, edge_features = edges[:, : self.n_radial], edges[:, self.n_radial : fixed], edges[:, fixed:]
-        scalars, energy = state[:, : self.channels], state[:n_local, -1:]
+        of_features = edges.shape[1] - self.n_radial - self.n_components
+        radial, harmonics, edge_features = torch.split(edges, [self.n_radial, self.n_components, of_features], dim=1)
         n_components = 0 if index == 1 else self.n_components
-        steerables = state[:, self.channels : -1].reshape(state.shape[0], n_components, self.channels)
+        scalars, flat, energy = torch.split(state, [self.channels, n_components * self.channels, 1], dim=1)
+        steerables, energy = flat.reshape(state.shape[0], n_components, self.channels), energy[:n_local]
         if index == 1:
             edge_features = self.edge_embedding(scalars, radial, center, neighbor)
         for i, block in enumerate(self.blocks):
@@ -333,9 +332,8 @@ class Geodite(nn.Module):
 
     def vacuum_energies(self) -> Tensor:
         """`[n_species]`: what the network says of an atom of each element without neighbours."""
-        vacuum = self.vacuum
-        if vacuum is not None:
-            return vacuum
+        if self.vacuum is not None:
+            return self.vacuum
         n_species = self.scale.shape[1]
         species = torch.arange(n_species, device=self.scale.device)
         none = species[:0]

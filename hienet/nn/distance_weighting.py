@@ -17,8 +17,8 @@ class DistanceWeighting(nn.Module):
     """w(d) = a t^q / (1 + t^(q-p) + a t^q) with t = d / (R_i + R_j): one minus Agnesi's function of the distance.
 
     R are covalent radii (Cordero et al., 2008). The weight grows as a t^q from overlapping atoms on, where another term
-    must repel (`hienet.nn.zbl`), and approaches one slowly: 0.115 at t = 1, 0.57 at t = 5. Its slope is steepest at t = 1
-    by the choice a = 2 (2pq - p - q) / (p^2 + p + q^2 + q).
+    must repel (`hienet.nn.zbl`), and approaches one slowly: 0.115 at t = 1, 0.57 at t = 5. Its slope is steepest at
+    t = 1 by the choice a = 2 (2pq - p - q) / (p^2 + p + q^2 + q).
     """
 
     radii: Tensor

@@ -16,8 +16,8 @@ from hienet.nn.steerable import component_degrees
 class NeighborDensity(nn.Module):
     """1 / (1 + rho_i) with rho_i = sum_j tanh(SiLU(v . phi_ij)^2): divides sums over neighbours by their number.
 
-    The number is smooth and learnt, and the quotient goes to the plain sum as the last neighbour leaves: a division by the
-    number itself would not let go of it.
+    The number is smooth and learnt, and the quotient goes to the plain sum as the last neighbour leaves: a division by
+    the number itself would not let go of it.
     """
 
     def __init__(self, n_radial: int, divisor: float = 1.0) -> None:
@@ -37,9 +37,9 @@ class GeometricAttention(nn.Module):
 
         dh_i = sum_j o_s,    dX_i = sum_j [o_d Y(edge_ij) + o_t X_j]
 
-    alpha of a head is SiLU(sum over its channels of q_i k_j SiLU(t_ij W')) / sqrt(channels), without softmax: it vanishes
-    with the edge features t, and sums over neighbours need no second pass. q, k are linear maps of the scalars h; v, x
-    networks. A head weighs a contiguous block of the 3 * channels numbers of v, before they are split in three.
+    alpha of a head is SiLU(sum over its channels of q_i k_j SiLU(t_ij W')) / sqrt(channels), without softmax: it
+    vanishes with the edge features t, and sums over neighbours need no second pass. q, k are linear maps of the scalars
+    h; v, x networks. A head weighs a contiguous block of the 3 * channels numbers of v, before they are split in three.
     """
 
     def __init__(self, channels: int, n_heads: int, dropout: float, first: bool) -> None:
@@ -89,8 +89,10 @@ class GeometricAttention(nn.Module):
         attended = self.attended(scalars)[:, :of_heads].index_select(0, neighbor)
         messages = (alpha.unsqueeze(2) * attended.view(n_edges, self.heads_used, self.block)).view(n_edges, of_heads)
         filtered = self.filtered(scalars)[:, :width].index_select(0, neighbor)
+        if self.first:
+            messages = messages[:, :width]
         filters = F.linear(edge_features, self.edge_filter.weight[:width])
-        parts = torch.addcmul(messages[:, :width], filters, filtered).split(self.channels, dim=1)
+        parts = torch.addcmul(messages, filters, filtered).split(self.channels, dim=1)
         # Outer products as matrix products, whose gradients are matrix products and no sums of products.
         directions, directed = harmonics.unsqueeze(2), parts[1].unsqueeze(1)
         if self.first:
@@ -112,8 +114,8 @@ EdgeGate = Literal["identity", "linear", "tanh"]
 class EdgeUpdate(nn.Module):
     """t_ij <- t_ij + network(t_ij) gate(w_ij) with w_ij = sum_l (P_l Q_l,i) . (P_l K_l,j), channel by channel.
 
-    Q_l = X_l W and K_l = X_l W_l'. P_l = 1 - Y_l Y_l^T removes what points along the edge (Y_l has norm one, and changes
-    at most its sign with the direction), so that a term is Q_l,i . K_l,j - (Y_l . Q_l,i) (Y_l . K_l,j).
+    Q_l = X_l W and K_l = X_l W_l'. P_l = 1 - Y_l Y_l^T removes what points along the edge (Y_l has norm one, and
+    changes at most its sign with the direction), so that a term is Q_l,i . K_l,j - (Y_l . Q_l,i) (Y_l . K_l,j).
     """
 
     is_of_degree: Tensor

@@ -1,7 +1,7 @@
 """Scalars and steerable features of an atom side by side: how they are normalised, and how they act on each other.
 
-Scalars are `[n, channels]`, steerable features `[n, components, channels]`: the 2l+1 components of each l from 1 to l_max,
-one l after the other. They meet through scalars only, so that no Clebsch-Gordan coefficients are needed.
+Scalars are `[n, channels]`, steerable features `[n, components, channels]`: the 2l+1 components of each l from 1 to
+l_max, one l after the other. They meet through scalars only, so that no Clebsch-Gordan coefficients are needed.
 """
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of buffers where they are not strings.
@@ -62,5 +62,5 @@ class SteerableCoupling(nn.Module):
         mapped = self.map(steerables)
         update = self.network(torch.cat([scalars, (mapped * mapped).sum(1)], dim=1))
         # Not `chunk`: TorchScript differentiates it wrongly where one part leads nowhere, as after the last block.
-        change, gate = update[:, : self.channels], update[:, self.channels :]
-        return scalars + change, steerables + gate.unsqueeze(1) * mapped
+        parts = update.split(self.channels, dim=1)
+        return scalars + parts[0], steerables + parts[1].unsqueeze(1) * mapped
