@@ -132,10 +132,18 @@ def _deployable(
     if n_intervals is not None:
         metadata["operators"] = compile_model(model, n_intervals)
     model.to(DTYPES[dtype])
+    fix_constants(model)
     if n_intervals is not None:
         metadata["tables"] = {**describe_tables(model), "tolerance": tolerance}
     metadata |= describe_stages(model, DTYPES[dtype], compiled=n_intervals is not None)
     return _scripted(model), metadata
+
+
+def fix_constants(model: torch.nn.Module) -> None:
+    """Have the parts of a model keep what follows from its weights alone, in the dtype that it has now."""
+    for module in list(model.modules()):
+        if hasattr(module, "fix_constants"):
+            module.fix_constants()  # type: ignore[operator]
 
 
 def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], tolerance: float) -> int:

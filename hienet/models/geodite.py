@@ -8,12 +8,12 @@ no tensor products are needed. Features of edges are updated from layer to layer
 from typing import Optional
 
 import torch
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers
 from e3nn import o3
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hienet.models.staged import ModelConfig, Stage
+from hienet.models.staged import LAST_WITH_RADIUS, ModelConfig, Stage
 from hienet.nn.distance_weighting import DistanceWeighting
 from hienet.nn.embedding import SpeciesTable
 from hienet.nn.geometric_attention import EdgeGate, EdgeNetwork, EdgeUpdate, GeometricAttention, NeighborDensity
@@ -58,8 +58,7 @@ class GeoditeConfig(ModelConfig):
     def _sizes_agree(self) -> "GeoditeConfig":
         if self.channels % self.n_heads:
             raise ValueError(f"`n_heads` must divide `channels`, got {self.n_heads} and {self.channels}")
-        # ASE gives elements without a radius that of its dummy atom.
-        unknown = [s for s in self.elements if covalent_radii[atomic_numbers[s]] == covalent_radii[0]]
+        unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > LAST_WITH_RADIUS]
         if self.distance_weighting and unknown:
             raise ValueError(f"the covalent radii of {unknown} are not known; set `distance_weighting: false`")
         if self.trainable_weighting and not self.distance_weighting:

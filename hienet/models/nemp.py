@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hienet.models.staged import ModelConfig, Stage
-from hienet.nn.degrees import scale_degrees, sum_components
+from hienet.nn.degrees import scale_degrees, sum_components, sum_components_of_edges
 from hienet.nn.node_product import NodeTensorProduct, SpeciesChannelMix
 from hienet.nn.radial import PolynomialEnvelope
 from hienet.nn.readout import as_float32_pairs, scaled_and_shifted
 from hienet.nn.residual_network import ResidualNetwork
 from hienet.nn.scatter import sum_over_neighbors
 from hienet.nn.species_pairs import SpeciesPairs
+from hienet.nn.zbl import ZBLRepulsion, repulsion_of
 
 
 class NEMPConfig(ModelConfig):
@@ -111,7 +112,8 @@ class InitialLayer(nn.Module):
         C_ilm = S_species sum_j q_l Y_lm / (1 + n_i)  features of the atom
     """
 
-    def __init__(self, config: NEMPConfig) -> None:
+    def __init__(self, config: NEMPConfig, repulsion: ZBLRepulsion | None) -> None:
+        """`repulsion`: its energy is one of the atom's own columns."""
         super().__init__()
         channels, n_species = config.channels, len(config.elements)
         self.cutoff, self.channels, self.l_max = config.cutoff, channels, config.l_max
@@ -135,6 +137,7 @@ class InitialLayer(nn.Module):
         )
         self.mix = SpeciesChannelMix(n_species, channels)
         self.normalization = Normalization(config.smooth_coordination)
+        self.repulsion = repulsion
 
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
@@ -147,12 +150,18 @@ class InitialLayer(nn.Module):
         radial = self.radial_network(torch.cat([of_basis, basis], dim=1) * envelope)
         radial = radial.view(-1, self.l_max + 3, self.channels)
         coordination = sum_over_neighbors(envelope, center, n_local)
-        density = sum_over_neighbors(radial[:, self.l_max + 1], center, n_local)
-        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), radial[:, : self.l_max + 1], self.l_max)
-        sums = sum_over_neighbors(terms.flatten(1), center, n_local) / self.normalization(coordination)
-        features = self.mix(sums.view(n_local, self.n_features, self.channels), species[:n_local])
-        invariants = torch.cat([of_edge * envelope, radial[:, self.l_max + 2]], dim=1)
-        return torch.cat([features.flatten(1), coordination, density], dim=1), torch.cat([harmonics, invariants], dim=1)
+        of_features, of_density, of_invariants = radial.split([self.l_max + 1, 1, 1], 1)
+        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), of_features, self.l_max)
+        terms.append(of_density)
+        sums = sum_components_of_edges(terms, center, n_local)
+        features, density = sums[:, : self.n_features], sums[:, self.n_features]
+        features = self.mix(features / self.normalization(coordination).unsqueeze(2), species[:n_local])
+        invariants = torch.cat([of_edge * envelope, of_invariants.squeeze(1)], dim=1)
+        own = coordination
+        if self.repulsion is not None:
+            repulsion = self.repulsion(distance.squeeze(1), species, center, neighbor, n_local)
+            own = torch.cat([coordination, repulsion], dim=1)
+        return torch.cat([features.flatten(1), own, density], dim=1), torch.cat([harmonics, invariants], dim=1)
 
 
 class Iteration(nn.Module):
@@ -182,6 +191,7 @@ class Iteration(nn.Module):
         self.channels, self.l_max, self.l_max_density = channels, config.l_max, config.l_max_density
         self.n_features, self.n_harmonics = (config.l_max + 1) ** 2, (config.l_max_density + 1) ** 2
         self.n_invariants, self.n_densities = (2 + index) * channels, (1 + index) * channels
+        self.n_own = 2 if config.zbl else 1
         self.normalize = config.normalize_features
         self.last = index == config.n_iterations - 1
 
@@ -209,7 +219,8 @@ class Iteration(nn.Module):
         """The next state of owned atoms, and the edges that the next iteration reads.
 
         Args:
-            state: `[n_nodes, width]`: features C, coordination n, densities D; of ghosts the features only.
+            state: `[n_nodes, width]`: features C, coordination n, energy of repulsion of a model that has one,
+                densities D; of ghosts the features only.
             edges: `[n_edges, edge_width]`: harmonics, invariants g.
             species: `[n_nodes]` int64.
             center, neighbor: `[n_edges]` int64.
@@ -218,27 +229,33 @@ class Iteration(nn.Module):
         harmonics, invariants = edges.split([self.n_harmonics, self.n_invariants], 1)
         column = self.n_features * self.channels
         features = state[:, :column].view(-1, self.n_features, self.channels)
-        coordination, densities = state[:n_local, column : column + 1], state[:n_local, column + 1 :]
+        own, densities = state[:n_local, column : column + self.n_own], state[:n_local, column + self.n_own :]
+        coordination = own[:, :1]
         of_features = harmonics[:, : self.n_features].unsqueeze(2)
 
-        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
         scaled = features * self.degree_factor
+        of_neighbors = torch.cat([scaled, self.mix_sent(features, species)], dim=1).index_select(0, neighbor)
+        scaled_neighbors, sent = of_neighbors.split([self.n_features, self.n_features], 1)
+        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
         of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-        of_neighbor = sum_components(scaled.index_select(0, neighbor) * of_features, self.l_max)
+        of_neighbor = sum_components(scaled_neighbors * of_features, self.l_max)
         rho = self.filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
-        new = math.sqrt(0.5) * (rho[:, 0] * of_center + rho[:, 1] * of_neighbor).sum(1)
+        rho_center, rho_neighbor, rho_density = rho.unbind(1)
+        new = (rho_center * of_center + rho_neighbor * of_neighbor).sum(1) * math.sqrt(0.5)
         invariants = torch.cat([invariants, new], dim=1)
-        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
-        densities = self.add_density(densities, rho[:, 2], of_center, center, n_local)
 
         coefficients = self.orbitals(invariants).view(-1, self.l_max + self.l_max_density + 2, self.channels)
-        sent = self.mix_sent(features, species).index_select(0, neighbor)
-        sent = scale_degrees(sent, coefficients[:, : self.l_max + 1], self.l_max)
-        fresh = scale_degrees(harmonics.unsqueeze(2), coefficients[:, self.l_max + 1 :], self.l_max_density)
-        sent = sum_over_neighbors(sent.flatten(1), center, n_local).view(n_local, -1, self.channels)
-        fresh = sum_over_neighbors(fresh.flatten(1), center, n_local).view(n_local, -1, self.channels)
+        of_sent, of_fresh = coefficients.split([self.l_max + 1, self.l_max_density + 1], 1)
+        terms = scale_degrees(sent, of_sent, self.l_max)
+        terms += scale_degrees(harmonics.unsqueeze(2), of_fresh, self.l_max_density)
+        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
+        terms.append((rho_density * of_center).sum(1, keepdim=True))
+        sums = sum_components_of_edges(terms, center, n_local)
+        densities = torch.cat([densities, sums[:, -1]], dim=1)
         own_species, divisor = species[:n_local], self.normalization(coordination).unsqueeze(2)
-        message = self.product(fresh / divisor, sent / divisor, own_species)
+        message = self.product(
+            sums[:, self.n_features : -1] / divisor, sums[:, : self.n_features] / divisor, own_species
+        )
         features = self.mix_kept(features[:n_local], own_species) + self.mix_message(message, own_species)
         features = features * math.sqrt(0.5)
         if self.normalize:
@@ -249,18 +266,16 @@ class Iteration(nn.Module):
             rho = self.closing_filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
             scaled = features * (self.degree_factor * math.sqrt(1.0 / 3.0))
             of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-            densities = self.add_density(densities, rho.sum(1), of_center, center, n_local)
-            return torch.cat([coordination, densities], dim=1), edges[:, :0]
-        state = torch.cat([features.flatten(1), coordination, densities], dim=1)
+            density = sum_over_neighbors((rho.sum(1) * of_center).sum(1), center, n_local)
+            return torch.cat([own, densities, density], dim=1), edges[:, :0]
+        state = torch.cat([features.flatten(1), own, densities], dim=1)
         return state, torch.cat([harmonics, invariants], dim=1)
-
-    def add_density(self, densities: Tensor, rho: Tensor, of_center: Tensor, center: Tensor, n_local: int) -> Tensor:
-        """D with sum_j sum_l rho_l (Y . C_i)_l at its end."""
-        return torch.cat([densities, sum_over_neighbors((rho * of_center).sum(1), center, n_local)], dim=1)
 
 
 class NEMPReadout(nn.Module):
     """e_i = scale [a MLP(D_i / (1 + n_i)) + b] + shift, with a, b, scale and shift of the species; in eV and float64.
+
+    The energy of repulsion of a model that has one is added.
 
     Scale and shift are statistics of the training set; a and b are weights. An atom without neighbours has
     scale b + shift.
@@ -273,6 +288,7 @@ class NEMPReadout(nn.Module):
     def __init__(self, config: NEMPConfig) -> None:
         super().__init__()
         n_species = len(config.elements)
+        self.with_repulsion = config.zbl
         self.normalization = Normalization(config.smooth_coordination)
         self.network = ResidualNetwork(
             (config.n_iterations + 2) * config.channels,
@@ -287,10 +303,13 @@ class NEMPReadout(nn.Module):
         self.register_buffer("shift", as_float32_pairs(list(config.shift)), persistent=False)
 
     def forward(self, state: Tensor, species: Tensor) -> Tensor:
-        """Coordination and densities, `[n_local, 1 + (n_iterations+2) channels]`, to energies `[n_local]`."""
-        output = self.network(state[:, 1:] / self.normalization(state[:, :1])).squeeze(1)
+        """Coordination, repulsion and densities, `[n_local, 1 (or 2) + (n_iterations+2) channels]`, to energies
+        `[n_local]`."""
+        densities = state[:, 2:] if self.with_repulsion else state[:, 1:]
+        output = self.network(densities / self.normalization(state[:, :1])).squeeze(1)
         output = self.factor.index_select(0, species) * output + self.offset.index_select(0, species)
-        return scaled_and_shifted(output, self.scale, self.shift, species)
+        energies = scaled_and_shifted(output, self.scale, self.shift, species)
+        return energies + state[:, 1].to(torch.float64) if self.with_repulsion else energies
 
     @torch.jit.unused
     def keep_species(self, rows: list[int]) -> None:
@@ -310,10 +329,14 @@ class NEMP(nn.Module):
         super().__init__()
         self.edge_embedding = EdgeGeometryEmbedding(config.cutoff, config.envelope_power, config.l_max_density)
         self.layers = nn.ModuleList(
-            [InitialLayer(config), *(Iteration(config, index) for index in range(config.n_iterations))]
+            [
+                InitialLayer(config, repulsion_of(config)),
+                *(Iteration(config, index) for index in range(config.n_iterations)),
+            ]
         )
         self.energy_readout = NEMPReadout(config)
         self.l_max, self.l_max_density, self.channels = config.l_max, config.l_max_density, config.channels
+        self.n_own = 2 if config.zbl else 1
 
     def stages(self) -> list[Stage]:
         """The features, coordination and densities that each iteration reads, and its harmonics and invariants."""
@@ -325,7 +348,7 @@ class NEMP(nn.Module):
             *(
                 Stage(
                     f"Iteration {i}",
-                    width=n_features + 1 + i * self.channels,
+                    width=n_features + self.n_own + i * self.channels,
                     exchanged_width=n_features,
                     edge_width=n_harmonics + (1 + i) * self.channels,
                 )

@@ -9,11 +9,11 @@ from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-_LAST_WITH_RADIUS = 96
+LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 
 
-_LAST_WITH_RADIUS = 96
+LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 
 
@@ -43,7 +43,8 @@ class StagedModel(Protocol):
     """The methods of a model. TorchScript exports them under these names; the pair style calls them.
 
     A module in it whose parameters depend on the species, by shape or by a factor, also has `keep_species(rows)` as
-    `hienet.nn.embedding.SpeciesEmbedding` has it, so that a model can be deployed for some of its elements.
+    `hienet.nn.embedding.SpeciesEmbedding` has it, so that a model can be deployed for some of its elements. One that
+    computes something of its weights alone may have `fix_constants()`: when it is deployed, it is told to keep that.
     """
 
     def stages(self) -> list[Stage]:
@@ -113,7 +114,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _repulsion_has_an_end(self) -> ModelConfig:
         if self.zbl_outer is None:
-            unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > _LAST_WITH_RADIUS]
+            unknown = [symbol for symbol in self.elements if atomic_numbers[symbol] > LAST_WITH_RADIUS]
             if self.zbl and unknown:
                 raise ValueError(f"the covalent radii of {unknown} are not known; give `zbl_outer` with `zbl`")
         elif not self.zbl:

@@ -89,11 +89,15 @@ class GeometricAttention(nn.Module):
         attended = self.attended(scalars)[:, :of_heads].index_select(0, neighbor)
         messages = (alpha.unsqueeze(2) * attended.view(n_edges, self.heads_used, self.block)).view(n_edges, of_heads)
         filtered = self.filtered(scalars)[:, :width].index_select(0, neighbor)
-        messages = messages[:, :width] + F.linear(edge_features, self.edge_filter.weight[:width]) * filtered
-        parts = messages.split(self.channels, dim=1)
-        steered = parts[1].unsqueeze(1) * harmonics.unsqueeze(2)
-        if not self.first:
-            steered = steered + parts[2].unsqueeze(1) * steerables.index_select(0, neighbor)
+        filters = F.linear(edge_features, self.edge_filter.weight[:width])
+        parts = torch.addcmul(messages[:, :width], filters, filtered).split(self.channels, dim=1)
+        # Outer products as matrix products, whose gradients are matrix products and no sums of products.
+        directions, directed = harmonics.unsqueeze(2), parts[1].unsqueeze(1)
+        if self.first:
+            steered = torch.bmm(directions, directed)
+        else:
+            passed = parts[2].unsqueeze(1) * steerables.index_select(0, neighbor)
+            steered = torch.baddbmm(passed, directions, directed)
         received = sum_over_neighbors(steered.flatten(1), center, n_local)
         return (
             sum_over_neighbors(parts[0], center, n_local),
@@ -106,16 +110,14 @@ EdgeGate = Literal["identity", "linear", "tanh"]
 
 
 class EdgeUpdate(nn.Module):
-    """t_ij <- t_ij + network(t_ij) gate(w_ij) with w_ij = sum_lm (P_l X_i W)_lm (X_j W_l')_lm, channel by channel.
+    """t_ij <- t_ij + network(t_ij) gate(w_ij) with w_ij = sum_l (P_l Q_l,i) . (P_l K_l,j), channel by channel.
 
-    P_l = 1 - Y_l Y_l^T removes what points along the edge (Y_l has norm one); both ends have the same P_l, since Y_l only
-    changes sign with the direction, and P_l^2 = P_l, so that it is applied to one of them.
+    Q_l = X_l W and K_l = X_l W_l'. P_l = 1 - Y_l Y_l^T removes what points along the edge (Y_l has norm one, and changes
+    at most its sign with the direction), so that a term is Q_l,i . K_l,j - (Y_l . Q_l,i) (Y_l . K_l,j).
     """
 
-    same_degree: Tensor
-    """`[components, components]`: one where both components are of one l."""
-    identity: Tensor
-    """`[components, components]`."""
+    is_of_degree: Tensor
+    """`[l_max, components]`: one where the component is of that l."""
 
     def __init__(self, channels: int, l_max: int, network: EdgeNetwork, gate: EdgeGate, rejection: bool) -> None:
         """An update of edge features.
@@ -139,9 +141,8 @@ class EdgeUpdate(nn.Module):
             self.network = nn.Sequential(linear(channels, channels), nn.SiLU())
         self.gate: nn.Module = nn.Identity() if gate == "identity" else linear(channels, channels)
         degrees = component_degrees(l_max)
-        same_degree = (degrees.unsqueeze(0) == degrees.unsqueeze(1)).double()
-        self.register_buffer("same_degree", same_degree, persistent=False)
-        self.register_buffer("identity", torch.eye(len(degrees), dtype=torch.float64), persistent=False)
+        is_of_degree = (degrees.unsqueeze(0) == torch.arange(1, l_max + 1).unsqueeze(1)).double()
+        self.register_buffer("is_of_degree", is_of_degree, persistent=False)
 
     def forward(
         self,
@@ -153,15 +154,16 @@ class EdgeUpdate(nn.Module):
         n_local: int,
     ) -> Tensor:
         """t `[n_edges, channels]`, X `[n_nodes, components, channels]`, Y `[n_edges, components]` to the new t."""
-        queries = self.query(steerables[:n_local]).index_select(0, center)
-        if self.rejection:
-            along = harmonics.unsqueeze(2) * harmonics.unsqueeze(1) * self.same_degree
-            queries = torch.bmm(self.identity - along, queries)
         parts: list[Tensor] = []
         for i, key in enumerate(self.keys):
             start, dim = self.degrees[i]
             parts.append(key(steerables[:, start : start + dim]))
-        products = (queries * torch.cat(parts, dim=1).index_select(0, neighbor)).sum(1)
+        queries = self.query(steerables[:n_local]).index_select(0, center)
+        keys = torch.cat(parts, dim=1).index_select(0, neighbor)
+        products = (queries * keys).sum(1)
+        if self.rejection:
+            directions = harmonics.unsqueeze(1) * self.is_of_degree
+            products = products - (torch.bmm(directions, queries) * torch.bmm(directions, keys)).sum(1)
         gate = self.gate(products)
         if self.gate_kind == "tanh":
             gate = torch.tanh(gate)

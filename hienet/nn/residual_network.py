@@ -26,11 +26,13 @@ class ResidualNetwork(nn.Module):
         """`[n, inputs]` to `[n, outputs]`."""
         x = features @ (self.first * (1.67462 / math.sqrt(float(self.first.shape[0]))))
         hidden = self.hidden * (1.67462 / math.sqrt(float(self.hidden.shape[2])))
+        half = math.sqrt(0.5)
         for block in range(self.n_blocks):
             u = x
-            for layer in range(self.layers_per_block):
+            for layer in range(self.layers_per_block - 1):
                 u = F.silu(u) @ hidden[block, layer]
-            x = (u + x) * math.sqrt(0.5)
+            # The block's last product and its sum with x in one pass over memory.
+            x = torch.addmm(x, F.silu(u), hidden[block, self.layers_per_block - 1] * half, beta=half)
         return F.silu(x) @ (self.last / math.sqrt(float(self.last.shape[0])))
 
 

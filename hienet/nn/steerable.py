@@ -53,11 +53,14 @@ class SteerableCoupling(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.map = linear(channels, channels)
         self.network = scalar_network(2 * channels, channels, 2 * channels)
 
     def forward(self, scalars: Tensor, steerables: Tensor) -> tuple[Tensor, Tensor]:
         """Both, updated."""
         mapped = self.map(steerables)
-        change, gate = self.network(torch.cat([scalars, (mapped * mapped).sum(1)], dim=1)).chunk(2, dim=1)
+        update = self.network(torch.cat([scalars, (mapped * mapped).sum(1)], dim=1))
+        # Not `chunk`: TorchScript differentiates it wrongly where one part leads nowhere, as after the last block.
+        change, gate = update[:, : self.channels], update[:, self.channels :]
         return scalars + change, steerables + gate.unsqueeze(1) * mapped
