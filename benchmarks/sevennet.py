@@ -1,7 +1,7 @@
 """The trained SevenNet-l3i5: our deployed file against sevenn's own calculator and its deployed form, at equal weights.
 
 `calculator`: through ASE, neighbour list included; `graph`: on a prebuilt graph, ours as in the pair style, sevenn's
-scripted and frozen as its own deployment does. HIENet's preset `paper` (random weights) stands beside, as in the
+scripted and frozen as its own deployment does. A HIENet of random weights (`--preset`) stands beside, as in the
 paper's Table 5: samples a second, one structure at a time.
 """
 
@@ -29,7 +29,7 @@ CONTENDERS: dict[str, dict[str, str]] = {
     "sevenn, calculator": {"kind": "sevenn", "mode": "calculator"},
     "ours, graph": {"kind": "hienet", "mode": "deployed"},
     "sevenn, graph": {"kind": "sevenn", "mode": "torchscript"},
-    "hienet paper, graph": {"kind": "hienet", "mode": "deployed"},
+    "hienet, graph": {"kind": "hienet", "mode": "deployed"},
 }
 FORCE_TOLERANCE = 1e-3
 """eV/Å between two float32 programs, where forces are of some eV/Å: equal weights, or nothing is timed."""

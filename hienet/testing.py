@@ -76,7 +76,7 @@ TINY: dict[str, dict[str, object]] = {
     "botnet": {
         "channels": 3,
         "n_layers": 4,
-        "l_max": 2,
+        "l_max": 1,
         "radial_hidden": (16,),
         "readout_hidden": (4,),
         "cutoff": 4.0,

@@ -809,9 +809,12 @@ std::string PairHIENet::build_graph(const Member &member)
   const int n_atoms = atom->nlocal + atom->nghost;
   // LAMMPS' arrays are one block of memory.
   const hienet::AtomsView atoms = {
-      atom->nlocal, n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr, atom->type,
-      atom->mask, absent_groups()};
+      atom->nlocal,
+      n_atoms,
+      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr,
+      atom->type,
+      atom->mask,
+      absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;

@@ -43,7 +43,7 @@ def test_every_architecture_is_listed(listed):
 
 def test_the_table_of_architectures_has_them_all(listed):
     output = io.StringIO()
-    print_architectures(Console(file=output), list(listed.values()))
+    print_architectures(Console(file=output, width=200), list(listed.values()))
     assert all(f"{name}: {family.summary}" in output.getvalue() for name, family in ARCHITECTURES.items())
     assert "512 + 1440 + 1440" in output.getvalue()
 
@@ -80,17 +80,17 @@ def test_init_writes_a_configuration_for_it(architecture, tmp_path):
     assert set(ARCHITECTURES[architecture].config.model_fields) <= set(schema["$defs"]["ModelSection"]["properties"])
 
 
-def test_it_trains(architecture, tmp_path):
+def test_it_trains(variant, tmp_path):
     """Every weight that the energy depends on has moved after one epoch, and the loss is finite."""
     data = write_frames(tmp_path / "data.extxyz")
     values = tiny_values(data, tmp_path / "run", epochs=1)
-    values["model"] = {"architecture": architecture, "preset": None, **TINY[architecture], "cutoff": 3.5}
+    values["model"] = {"preset": None, **TINY[variant["architecture"]], **variant, "cutoff": 3.5}
     values["model"].pop("avg_num_neighbors", None)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(parse_config(values).model_dump(mode="json")))
     assert "epoch 1/1" in hienet("train", config)
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
-    untrained = build_model(architecture, checkpoint.config, seed=0).state_dict()
+    untrained = build_model(checkpoint.architecture, checkpoint.config, seed=0).state_dict()
     moved = [name for name, tensor in checkpoint.weights.items() if not torch.equal(tensor, untrained[name])]
     assert len(moved) > 0.8 * len(untrained)
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint.weights.values())
@@ -98,8 +98,8 @@ def test_it_trains(architecture, tmp_path):
 
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "plain"])
-def test_deployed_it_is_its_source(architecture, compiled, tmp_path):
-    source = write_tiny_checkpoint(tmp_path / "m.pt", architecture=architecture, elements=("C", "O", "Si"))
+def test_deployed_it_is_its_source(variant, compiled, tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "m.pt", elements=("C", "O", "Si"), **variant)
     deployment = export(source, dtype="float64", compiled=compiled)
     atoms = silicon_carbide()
     expected, found = load_model(source).predict(atoms), load_model(deployment.path).predict(atoms)
@@ -108,8 +108,8 @@ def test_deployed_it_is_its_source(architecture, compiled, tmp_path):
     torch.testing.assert_close(found.stress, expected.stress, rtol=0, atol=1e-8)
 
 
-def test_deployed_for_fewer_elements_in_another_order_it_is_its_source(architecture, tmp_path):
-    source = write_tiny_checkpoint(tmp_path / "m.pt", architecture=architecture, elements=("C", "O", "Si"))
+def test_deployed_for_fewer_elements_in_another_order_it_is_its_source(variant, tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "m.pt", elements=("C", "O", "Si"), **variant)
     deployment = export(source, dtype="float64", elements=["Si", "C"], compiled=False)
     assert read_metadata(deployment.path)["elements"] == ["Si", "C"]
     atoms = silicon_carbide()

@@ -102,7 +102,7 @@ def body_ordered_layers(config: BOTNetConfig, n_species: int) -> list[nn.Module]
     n_energies = 0
     for i, irreps_out in enumerate(features_of_layers(config, harmonics)):
         is_last = i == config.n_layers - 1
-        layer: nn.Module = EquivariantLayer(
+        layer = EquivariantLayer(
             irreps,
             irreps_out,
             harmonics,
@@ -116,9 +116,10 @@ def body_ordered_layers(config: BOTNetConfig, n_species: int) -> list[nn.Module]
         )
         if config.readout_every_layer or is_last:
             hidden = list(config.readout_hidden) if is_last else []
-            layer = LayerWithReadout(layer, ScalarReadout(irreps_out, hidden), n_energies)
+            layers.append(LayerWithReadout(layer, ScalarReadout(irreps_out, hidden), n_energies))
             n_energies = 1
-        layers.append(layer)
+        else:
+            layers.append(layer)
         irreps = irreps_out
     return layers
 

@@ -369,7 +369,7 @@ class NEMP(nn.Module):
     @torch.jit.export
     def embed_nodes(self, species: Tensor) -> Tensor:
         """`[n_nodes]` to a state of no columns: the first stage needs the species only."""
-        return torch.zeros([species.shape[0], 0], dtype=self.layers[1].degree_factor.dtype, device=species.device)
+        return self.layers[1].degree_factor.new_zeros([species.shape[0], 0])  # type: ignore[operator]
 
     @torch.jit.export
     def stage(
