@@ -39,20 +39,23 @@ FORCE_TOLERANCE = 1e-4
 # Models
 
 
-def random_checkpoint(folder: Path, preset: str, elements: Sequence[str], **values: object) -> Path:
-    """A HIENet with random weights, whose forces on rattled structures are of the size of real ones.
+def random_checkpoint(
+    folder: Path, preset: str, elements: Sequence[str], architecture: str = "hienet", **values: object
+) -> Path:
+    """A model with random weights, whose forces on rattled structures are of the size of real ones.
 
     Speed does not depend on the weights. Errors of forces do: an untrained network is nearly flat, so its energies are
     scaled until the forces' root mean square is 1 eV/Å on a rattled crystal of all elements.
 
     Args:
         folder: where to write.
-        preset: of the architecture `hienet`.
+        preset: of the architecture.
         elements: chemical symbols.
+        architecture: its name.
         values: hyperparameters that differ from the preset.
     """
-    config = make_config("hienet", preset, {"elements": tuple(elements), **values})
-    checkpoint = Checkpoint("hienet", config, build_model("hienet", config, 0).state_dict())
+    config = make_config(architecture, preset, {"elements": tuple(elements), **values})
+    checkpoint = Checkpoint(architecture, config, build_model(architecture, config, 0).state_dict())
     atoms = structure("alloy32")
     atoms.set_chemical_symbols([elements[i % len(elements)] for i in range(len(atoms))])
     forces = model_of(checkpoint).predict(atoms).forces

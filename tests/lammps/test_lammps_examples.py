@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from hienet_deploy.export import export
@@ -14,6 +15,7 @@ from hienet.testing import write_tiny_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "lammps_examples"
 DECKS = ["nve", "nvt", "npt"]
+COMMITTEE = [EXAMPLES / "sic.hienet.pt", *(EXAMPLES / "active_learning" / f"sic_{i}.hienet.pt" for i in (1, 2))]
 
 pytestmark = pytest.mark.lammps
 
@@ -75,6 +77,26 @@ def test_the_deck_of_the_universal_potential_runs_on_one_and_two_ranks(tmp_path)
     assert one[0]["Volume"] == pytest.approx((3 * 4.25) ** 3)
     for step in (0, 10):
         assert_same(two[step], one[step], 216)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_active_learning_saves_frames_on_which_the_models_disagree_and_stops(ranks, tmp_path):
+    arguments = ["-var", "models", " ".join(map(str, COMMITTEE)), "-var", "hottest", "2000", "-var", "steps", "60"]
+    arguments += ["-var", "save", "0.15", "-var", "stop", "0.22"]
+    deck = EXAMPLES / "active_learning" / "in.active_learning"
+    output = run_deck(deck, ranks, cwd=tmp_path, arguments=arguments, timeout=300)
+    greatest = {step: row["c_committee[4]"] for step, row in thermo(output).items()}
+    last = max(greatest)
+    assert last < 60
+    assert greatest[last] > 0.22 > max(value for step, value in greatest.items() if step < last)
+    assert f"Fix halt condition for fix-id stop met on step {last}" in output
+    frames = ase.io.read(tmp_path / "frames.lammpstrj", ":", format="lammps-dump-text")
+    saved = {step: value for step, value in greatest.items() if value > 0.15}
+    assert 0 < len(saved) < len(greatest)
+    assert len(frames) == len(saved)
+    for frame, value in zip(frames, saved.values(), strict=True):
+        assert len(frame) == 64
+        assert frame.arrays["f_deviation"].max() == pytest.approx(value, rel=1e-4)
 
 
 def test_relaxation_reaches_the_lattice_constant_of_dft(tmp_path):
