@@ -56,7 +56,7 @@ def write_frames(path: Path, frames: list[ase.Atoms] | None = None) -> Path:
 def tiny_values(data: Path, output: Path, **training: Any) -> dict[str, Any]:
     """A configuration that trains in seconds."""
     return {
-        "model": TINY_MODEL,
+        "model": dict(TINY_MODEL),
         "data": {"train": str(data), "validation": 0.25},
         "training": {"epochs": 3, "batch_size": 2, "threads": 1, "ema_decay": 0.9, **training},
         "output": str(output),

@@ -57,7 +57,9 @@ DIVISIONS = {
         "fix b all balance 5 1.0 rcb\nvelocity all set 200 0 0 units box\nrun 60",
         skin=0.5,
     ),
-    "tiled, tilted": Division("tilt +", "comm_style tiled", "balance 1.0 rcb\nfix b all balance 2 1.0 rcb\nrun 6"),
+    "tiled, tilted": Division(
+        "large tilted cell", "comm_style tiled", "balance 1.0 rcb\nfix b all balance 2 1.0 rcb\nrun 6"
+    ),
     "balanced by shifts": Division("corner", "processors 4 1 1", "fix b all balance 2 1.0 shift x 10 1.0\nrun 6"),
     "no skin": Division("thin", "processors 2 2 1", "neigh_modify every 1 delay 0 check no\nrun 3", skin=0.0),
     "wide skin": Division("thin", "processors 2 2 1", "neigh_modify every 5 delay 10\nrun 12", skin=3.0),
@@ -68,7 +70,7 @@ DIVISIONS = {
         "region d block 18 22 2 10 2 10 units box\nfix d all deposit 3 1 1 1234 region d near 1.0 units box\nrun 4",
     ),
     "evaporated atoms": Division(
-        "corner", "processors 4 1 1", "region e block 0 24 0 12 0 12 units box\nfix e all evaporate 1 3 e 49892\nrun 4"
+        "corner", "processors 4 1 1", "region e block 0 24 0 12 0 12 units box\nfix e all evaporate 1 2 e 49892\nrun 3"
     ),
     "every atom of a rank deleted": Division(
         "corner",
@@ -105,6 +107,9 @@ def system(name: str) -> ase.Atoms:
         atoms.positions += [1.0, 3.0, 3.0]
         atoms.pbc = (True, False, False)
         return with_velocities(atoms)
+    if name == "large tilted cell":
+        # `comm_style tiled` wants cells larger than the reach of ghosts.
+        return with_velocities(structures()["tilt +"].repeat((1, 2, 2)))
     return with_velocities(structures()[name])
 
 

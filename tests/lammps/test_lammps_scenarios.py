@@ -115,7 +115,9 @@ def test_a_group_excluded_from_all_has_no_part_in_energy_and_forces(models, orac
 def test_exclusions_of_some_pairs_are_refused(exclusion, models, tmp_path):
     lammps = start(models, tmp_path, "group some id 1 2\ngroup others id 3 4")
     try:
-        with pytest.raises(Exception, match=r"`neigh_modify exclude` takes neighbors away .* `exclude group G all`"):
+        with pytest.raises(
+            Exception, match=r"`neigh_modify exclude` takes neighbors away .* \(`exclude group G all`\)"
+        ):
             lammps.commands_string(f"neigh_modify exclude {exclusion}\nrun 0")
     finally:
         lammps.close()
@@ -266,12 +268,13 @@ BONDED = """
 units metal
 atom_style full
 bond_style harmonic
-special_bonds lj/coul {weights}
+special_bonds lj/coul 0 1 1
 read_data {data} extra/bond/types 1 extra/bond/per/atom 6 extra/special/per/atom 80
 pair_style hienet
 pair_coeff * * {model} C Si
 bond_coeff 1 0.0 1.5
 create_bonds many all all 1 1.5 2.0
+special_bonds lj/coul {weights}
 run 0
 """
 
