@@ -84,6 +84,21 @@ def test_scaling_writes_a_row_a_size_and_draws(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_architectures_writes_a_row_for_each(tmp_path):
+    result = run(
+        *("architectures", tmp_path, "--system", "si8", "--only", "hienet", "nemp"),
+        *("--threads", "1", "--rounds", "2", "--seconds", "0.02"),
+    )
+    assert [(row["architecture"], row["compiled"]) for row in result["architectures"]] == [
+        ("hienet", True),
+        ("nemp", False),
+    ]
+    for row in result["architectures"]:
+        assert_positive(row, "steps_per_second", "ms_per_atom", "n_parameters", "neighbors")
+        assert row["max_force_error_ev_per_angstrom"] < 1e-4
+
+
 def test_peak_growth_sees_what_a_function_holds_and_frees(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from memory import peak_growth
