@@ -13,7 +13,7 @@ namespace hienet {
 /// Uninitialised CPU tensors for results and workspace, aligned to 64 bytes, from a pool of the process.
 ///
 /// A step of molecular dynamics asks for the same sizes again and again. The allocator of the C library gives large
-/// blocks back to the system, which must clear their pages at every step: a fifth of the time of 20,000 atoms. The pool
+/// blocks back to the system, which must clear their pages at every step: a sixth of the time of 20,000 atoms. The pool
 /// keeps what is freed until nobody has wanted it for long, and asks the system for large pages.
 at::Tensor pooled_empty(at::IntArrayRef sizes, at::ScalarType dtype);
 
