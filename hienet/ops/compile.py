@@ -14,6 +14,8 @@ from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
+from hienet.ops.edge_network import EdgeNetwork
+from hienet.ops.fused_invariant import FusedInvariantLayer
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
@@ -24,6 +26,7 @@ from hienet.ops.spline import intervals_with_knot
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
+    EdgeNetwork: ("hienet::edge_network",),
     FusedEquivariantLayer: ("hienet::interaction",),
     FusedGate: ("hienet::gate",),
     FusedLinear: ("hienet::irreps_linear",),
@@ -47,33 +50,6 @@ class NoEmbedding(nn.Module):
         return self.empty.new_zeros([species.shape[0], 0])
 
 
-class RadialBasisLayer(nn.Module):
-    """A plain invariant layer behind compiled ones: its radial basis is made of the distance again."""
-
-    def __init__(self, plain: InvariantLayer, embedding: EdgeEmbedding) -> None:
-        super().__init__()
-        self.plain, self.basis = plain, embedding.basis
-        self.envelope = embedding.envelope
-        self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
-
-    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
-        """As `InvariantLayer.prepare`."""
-        return self.plain.prepare(features, species)
-
-    def load_elements(self, species: Tensor) -> int:
-        """Bytes of the tables built for these species: none."""
-        return 0
-
-    def forward(
-        self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
-    ) -> Tensor:
-        """As `InvariantLayer.forward`, with `edges` of `EdgeGeometry`."""
-        distance = edges[:, :1]
-        envelope = self.envelope(distance)
-        plain_edges = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
-        return self.plain(state, plain_edges, species, center, neighbor, n_local)
-
-
 def compile_layers(model: nn.Module, n_intervals: int) -> None:
     """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
@@ -92,7 +68,7 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
         else:
-            compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
+            compiled.append(FusedInvariantLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
     if isinstance(model.energy_readout, EnergyReadout):
