@@ -2,7 +2,8 @@
 
 `EdgeProgram` writes the program, `EdgeNetwork` runs it. A value is a row of numbers for each edge. Instructions read
 columns of the edges, of their centers and of their neighbours, work on values, and sum them over the edges of each
-center or store them for the edges. The operator's backward computes the values again and keeps nothing of an edge.
+center or store them for the edges. The operator's backward computes the values again, but for results of large maps,
+which are kept where that takes little memory.
 """
 
 import math
@@ -43,6 +44,9 @@ OPERATIONS = (
 )
 """The operator's instructions by number (pair_hienet/ops/edge_network_kernel.h)."""
 
+WORTH_KEEPING = 32
+"""Columns from which on a map's result is kept for the backward: reading it takes less time than computing it again."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -66,7 +70,7 @@ class EdgeProgram:
         self.weights: list[Tensor] = []
         self.transposed: list[Tensor] = []
         self.vectors: list[Tensor] = []
-        self.size = self.sum_width = self.edge_width = 0
+        self.size = self.sum_width = self.edge_width = self.kept_width = 0
         self._read: set[int] = set()
 
     # What comes in
@@ -110,7 +114,11 @@ class EdgeProgram:
         """x M + bias, with M `[width of x, fan-out]`."""
         start, transposed = self._matrix(value, matrix)
         c = -1 if bias is None else self._vector(bias)
-        return self._append("linear", matrix.shape[1], value, a=start, b=transposed, c=c)
+        result = self._append("linear", matrix.shape[1], value, a=start, b=transposed, c=c)
+        if value.width >= WORTH_KEEPING:
+            self.instructions[-1][-1] = self.kept_width
+            self.kept_width += result.width
+        return result
 
     def add_linear(self, to: Value, value: Value, matrix: Tensor) -> None:
         """Add x M."""
@@ -208,8 +216,8 @@ class EdgeProgram:
         return result
 
     def _add_to(self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0) -> None:
-        if value.index in self._read:
-            raise ValueError("a value that was read cannot be added to")
+        if value.index in self._read or any(row[1] == value.index and row[-1] >= 0 for row in self.instructions):
+            raise ValueError("a value that was read, or is kept, cannot be added to")
         self._write(operation, value, first, None, a, b, c, 1.0)
 
     def _output(
@@ -232,7 +240,7 @@ class EdgeProgram:
         c: int,
         scale: float,
     ) -> None:
-        row = [OPERATIONS.index(operation), *(-1 if v is None else v.index for v in (result, first, second)), a, b, c]
+        row = [OPERATIONS.index(operation), *(-1 if v is None else v.index for v in (result, first, second)), a, b, c, -1]
         self._read |= {v.index for v in (first, second) if v is not None}
         self.instructions.append(row)
         self.scales.append(scale)
@@ -254,8 +262,8 @@ class EdgeProgram:
 class EdgeNetwork(nn.Module):
     """A finished `EdgeProgram`; for the CPU, and not for training.
 
-    Buffers, for the operator: `program` `[n_instructions, 7]` int64, the number of the operation (`OPERATIONS`), the
-    values that it writes and reads, or -1, and its three numbers; `scales` `[n_instructions]`; `values` `[n_values, 4]`
+    Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
+    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales` `[n_instructions]`; `values` `[n_values, 4]`
     int64, where a value lies in the scratch memory; `weights` and `transposed`, all matrices in panels
     (hienet.ops.linear); `vectors`, biases and gains.
     """

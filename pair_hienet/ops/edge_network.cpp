@@ -4,6 +4,7 @@
 //
 // The network is data: instructions (edge_network_kernel.h) that hienet/ops/edge_network.py writes. A few edges at a time
 // pass through all of them, so that what is computed of an edge stays in the cache, and the backward computes it again.
+// Results of large matrix products are kept for it where that takes little memory.
 
 #include "edge_network_kernel.h"
 
@@ -27,6 +28,8 @@ using at::Tensor;
 
 /// What a thread works in is to fit the second cache.
 static constexpr int64_t SCRATCH_BYTES = 1 << 20;
+/// Memory that a call may use to keep what the backward needs; with more edges it computes everything again.
+static constexpr int64_t KEPT_BYTES = int64_t(1) << 29;
 /// Edges of a block: multiples of the rows that a matrix product keeps in registers, 14 or 6.
 static constexpr int64_t FEWEST_EDGES = 14, MOST_EDGES = 84;
 
@@ -45,7 +48,7 @@ struct EdgeNetworkInputs {
   EdgeList list;
   Tensor centers, neighbors, edges, weights, transposed, vectors, program, scales, values;
   int64_t sum_width, edge_width;
-  int64_t value_size = 0;
+  int64_t value_size = 0, kept_width = 0;
 
   const EdgeInstruction *instructions() const
   { return reinterpret_cast<const EdgeInstruction *>(program.data_ptr<int64_t>()); }
@@ -59,14 +62,22 @@ struct EdgeNetworkInputs {
     return std::clamp(fit / FEWEST_EDGES * FEWEST_EDGES, FEWEST_EDGES, MOST_EDGES);
   }
 
-  template <typename T> EdgeNetwork<T> view() const
+  /// For what is kept between forward and backward: `[n_edges, columns]`, no columns if that is too much.
+  Tensor kept() const
+  {
+    const int64_t bytes = list.n_edges * kept_width * static_cast<int64_t>(edges.element_size());
+    return pooled_empty({list.n_edges, bytes <= KEPT_BYTES ? kept_width : 0}, edges.scalar_type());
+  }
+
+  template <typename T> EdgeNetwork<T> view(const Tensor &kept) const
   {
     return {instructions(),         scales.data_ptr<double>(), program.size(0),
             value_data(),           value_size,                weights.data_ptr<T>(),
             transposed.data_ptr<T>(), vectors.data_ptr<T>(),   list.center,
             list.neighbor,          centers.data_ptr<T>(),     neighbors.data_ptr<T>(),
             edges.data_ptr<T>(),    centers.stride(0),         neighbors.stride(0),
-            edges.stride(0)};
+            edges.stride(0),        kept.size(1) > 0 ? kept.data_ptr<T>() : nullptr,
+            kept.stride(0)};
   }
 };
 
@@ -84,6 +95,7 @@ static bool fits(const EdgeNetworkInputs &in, const EdgeInstruction &i)
     return start >= 0 && n >= 1 && n <= size && start <= size - n;
   };
   const auto operation = static_cast<EdgeOperation>(i.operation);
+  if (i.kept < -1 || (i.kept >= 0 && operation != EdgeOperation::LINEAR)) return false;
   if (i.operation < 0 || i.operation >= EDGE_OPERATIONS) return false;
   const int64_t of_centers = in.centers.size(1), of_neighbors = in.neighbors.size(1),
                 of_edges = in.edges.size(1);
@@ -169,9 +181,14 @@ static void check_program(EdgeNetworkInputs &in)
                       "value ", v, " of the edge network has a wrong layout");
     in.value_size = std::max(in.value_size, value.start + value.stride);
   }
-  for (int64_t k = 0; k < in.program.size(0); k++)
-    TORCH_CHECK_VALUE(fits(in, in.instructions()[k]), "instruction ", k,
+  for (int64_t k = 0; k < in.program.size(0); k++) {
+    const EdgeInstruction &instruction = in.instructions()[k];
+    TORCH_CHECK_VALUE(fits(in, instruction) && instruction.kept <= LARGEST, "instruction ", k,
                       " of the edge network does not fit its tensors");
+    if (instruction.kept >= 0)
+      in.kept_width =
+          std::max(in.kept_width, instruction.kept + in.value_data()[instruction.result].width);
+  }
 }
 
 static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
@@ -233,17 +250,18 @@ static void for_each_block(const EdgeNetworkInputs &in, const std::vector<int64_
 // ----------------------------------------------------------------------
 
 template <typename T>
-static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const Tensor &edges_out)
+static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const Tensor &edges_out,
+                        const Tensor &kept)
 {
   const EdgeNetworkOutputs<T> outputs = {sums.data_ptr<T>(), edges_out.data_ptr<T>(),
                                          sums.stride(0), edges_out.stride(0)};
   for_each_block<T>(in, in.list.parts(), 1, [&](int64_t, int64_t first, int64_t n, T *scratch) {
-    kernel<T>().forward(in.view<T>(), outputs, first, n, in.block_size(), scratch);
+    kernel<T>().forward(in.view<T>(kept), outputs, first, n, in.block_size(), scratch);
   });
 }
 
 template <typename T>
-static void run_backward(const EdgeNetworkInputs &in, const Tensor &of_sums,
+static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const Tensor &of_sums,
                          const Tensor &of_edges_out, const Tensor &of_centers,
                          const Tensor &of_neighbors, const Tensor &of_edges)
 {
@@ -262,18 +280,18 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &of_sums,
       g.neighbor_stride = in.neighbors.size(1);
       g.slot = own.slot[part].data();
     }
-    kernel<T>().backward(in.view<T>(), g, first, n, in.block_size(), scratch);
+    kernel<T>().backward(in.view<T>(kept), g, first, n, in.block_size(), scratch);
   });
   own.add_to<T>(of_neighbors);
 }
 
-static std::tuple<Tensor, Tensor> forward_cpu(const Tensor &centers, const Tensor &neighbors,
+static std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor &centers, const Tensor &neighbors,
                                               const Tensor &edges, const Tensor &weights,
                                               const Tensor &transposed, const Tensor &vectors,
                                               const Tensor &program, const Tensor &scales,
                                               const Tensor &values, const Tensor &center,
                                               const Tensor &neighbor, int64_t sum_width,
-                                              int64_t edge_width)
+                                              int64_t edge_width, bool keep)
 {
   const EdgeNetworkInputs in = checked(centers, neighbors, edges, weights, transposed, vectors,
                                        program, scales, values, center, neighbor, sum_width,
@@ -281,15 +299,17 @@ static std::tuple<Tensor, Tensor> forward_cpu(const Tensor &centers, const Tenso
   const Tensor sums = pooled_zeros({centers.size(0), sum_width}, edges.scalar_type());
   // Zeros where no instruction stores.
   const Tensor edges_out = pooled_zeros({edges.size(0), edge_width}, edges.scalar_type());
+  const Tensor kept = keep ? in.kept() : pooled_empty({in.list.n_edges, 0}, edges.scalar_type());
   if (edges.scalar_type() == at::kFloat)
-    run_forward<float>(in, sums, edges_out);
+    run_forward<float>(in, sums, edges_out, kept);
   else
-    run_forward<double>(in, sums, edges_out);
-  return {sums, edges_out};
+    run_forward<double>(in, sums, edges_out, kept);
+  return {sums, edges_out, kept};
 }
 
 static std::tuple<Tensor, Tensor, Tensor>
-backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &centers,
+backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
+             const Tensor &centers,
              const Tensor &neighbors, const Tensor &edges, const Tensor &weights,
              const Tensor &transposed, const Tensor &vectors, const Tensor &program,
              const Tensor &scales, const Tensor &values, const Tensor &center,
@@ -304,14 +324,33 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ce
                         of_edges_out.dim() == 2 && of_edges_out.size(0) == edges.size(0) &&
                         of_edges_out.size(1) == edge_width && of_edges_out.scalar_type() == dtype,
                     "a gradient of the edge network's results has a wrong shape or dtype");
+  TORCH_CHECK_VALUE(kept.dim() == 2 && kept.size(0) == edges.size(0) &&
+                        (kept.size(1) == 0 || kept.size(1) == in.kept_width) &&
+                        kept.scalar_type() == dtype && kept.is_contiguous(),
+                    "what was kept of the edge network has a wrong shape or dtype");
   const Tensor of_centers = pooled_zeros(centers.sizes(), dtype);
   const Tensor of_neighbors = pooled_zeros(neighbors.sizes(), dtype);
   const Tensor of_edges = pooled_zeros(edges.sizes(), dtype);
   if (dtype == at::kFloat)
-    run_backward<float>(in, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
+    run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
   else
-    run_backward<double>(in, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
+    run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
   return {of_centers, of_neighbors, of_edges};
+}
+
+/// Below autograd: nothing is kept.
+static std::tuple<Tensor, Tensor> forward_alone(const Tensor &centers, const Tensor &neighbors,
+                                                const Tensor &edges, const Tensor &weights,
+                                                const Tensor &transposed, const Tensor &vectors,
+                                                const Tensor &program, const Tensor &scales,
+                                                const Tensor &values, const Tensor &center,
+                                                const Tensor &neighbor, int64_t sum_width,
+                                                int64_t edge_width)
+{
+  const auto [sums, edges_out, kept] =
+      forward_cpu(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+                  center, neighbor, sum_width, edge_width, false);
+  return {sums, edges_out};
 }
 
 struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeNetwork> {
@@ -320,17 +359,17 @@ struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeN
           const Tensor &neighbors, const Tensor &edges, const Tensor &weights,
           const Tensor &transposed, const Tensor &vectors, const Tensor &program,
           const Tensor &scales, const Tensor &values, const Tensor &center, const Tensor &neighbor,
-          int64_t sum_width, int64_t edge_width)
+          int64_t sum_width, int64_t edge_width, bool keep)
   {
-    context->save_for_backward({centers, neighbors, edges, weights, transposed, vectors, program,
-                                scales, values, center, neighbor});
     context->saved_data["sum_width"] = sum_width;
     context->saved_data["edge_width"] = edge_width;
     const at::AutoDispatchBelowAutograd below;
-    static const auto op = dispatched<decltype(forward_cpu)>("hienet::edge_network");
-    const auto [sums, edges_out] =
+    static const auto op = dispatched<decltype(forward_cpu)>("hienet::edge_network_forward");
+    const auto [sums, edges_out, kept] =
         op.call(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-                center, neighbor, sum_width, edge_width);
+                center, neighbor, sum_width, edge_width, keep);
+    context->save_for_backward({kept, centers, neighbors, edges, weights, transposed, vectors,
+                                program, scales, values, center, neighbor});
     return {sums, edges_out};
   }
 
@@ -342,12 +381,13 @@ struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeN
     static const auto op = dispatched<decltype(backward_cpu)>("hienet::edge_network_backward");
     const auto [of_centers, of_neighbors, of_edges] =
         op.call(gradients[0], gradients[1], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8],
-                s[9], s[10], context->saved_data["sum_width"].toInt(),
+                s[9], s[10], s[11], context->saved_data["sum_width"].toInt(),
                 context->saved_data["edge_width"].toInt());
-    return {of_centers, of_neighbors, of_edges, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    return {of_centers, of_neighbors, of_edges, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   }
 };
 
+/// The results without what is kept, in a graph if one is made.
 static std::tuple<Tensor, Tensor>
 forward_autograd(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
                  const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
@@ -356,9 +396,11 @@ forward_autograd(const Tensor &centers, const Tensor &neighbors, const Tensor &e
                  int64_t edge_width)
 {
   check_constant({weights, transposed, vectors});
+  const bool keep = at::GradMode::is_enabled() &&
+      (centers.requires_grad() || neighbors.requires_grad() || edges.requires_grad());
   const auto results = DifferentiableEdgeNetwork::apply(centers, neighbors, edges, weights,
                                                         transposed, vectors, program, scales, values,
-                                                        center, neighbor, sum_width, edge_width);
+                                                        center, neighbor, sum_width, edge_width, keep);
   return {results[0], results[1]};
 }
 
@@ -368,15 +410,21 @@ TORCH_LIBRARY_FRAGMENT(hienet, library)
               "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
               "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
               "-> (Tensor, Tensor)");
-  library.def("edge_network_backward(Tensor of_sums, Tensor of_edges_out, Tensor centers, "
-              "Tensor neighbors, Tensor edges, Tensor weights, Tensor transposed, Tensor vectors, "
-              "Tensor program, Tensor scales, Tensor values, Tensor center, Tensor neighbor, "
-              "int sum_width, int edge_width) -> (Tensor, Tensor, Tensor)");
+  library.def("edge_network_forward(Tensor centers, Tensor neighbors, Tensor edges, "
+              "Tensor weights, Tensor transposed, Tensor vectors, Tensor program, Tensor scales, "
+              "Tensor values, Tensor center, Tensor neighbor, int sum_width, int edge_width, "
+              "bool keep) -> (Tensor, Tensor, Tensor)");
+  library.def("edge_network_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
+              "Tensor centers, Tensor neighbors, Tensor edges, Tensor weights, "
+              "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
+              "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
+              "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
 {
-  library.impl("edge_network", forward_cpu);
+  library.impl("edge_network", forward_alone);
+  library.impl("edge_network_forward", forward_cpu);
   library.impl("edge_network_backward", backward_cpu);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Vectors hold channels. Values of a block of edges stay in the cache; the backward computes them again, so that nothing
-// of an edge is stored between the two.
+// Vectors hold channels. Values of a block of edges stay in the cache. The backward computes them again, all but those
+// that take long and were kept.
 
 #include "edge_network_kernel.h"
 
@@ -30,6 +30,7 @@ template <typename T> struct EdgeBlock {
   const T *neighbor(int64_t r) const
   { return net.neighbors + net.neighbor[first + r] * net.neighbor_stride; }
   const T *edge(int64_t r) const { return net.edges + (first + r) * net.edge_stride; }
+  T *kept(int64_t r) const { return net.kept + (first + r) * net.kept_stride; }
 };
 
 // Of the same instruction set.
@@ -570,6 +571,10 @@ static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out,
       forward_instruction(block, instruction, scale);
     else
       output_instruction(block, instruction, scale, out);
+    if (instruction.kept >= 0 && net.kept)
+      for (int64_t r = 0; r < n; r++)
+        copy(block.kept(r) + instruction.kept, block.value(instruction.result, r),
+             block.width(instruction.result));
   }
 }
 
@@ -578,9 +583,15 @@ static void backward(const EdgeNetwork<T> &net, const EdgeNetworkGradients<T> &g
                      int64_t first, int64_t n, int64_t capacity, T *scratch)
 {
   const EdgeBlock<T> block = {net, first, n, capacity, scratch};
-  for (int64_t k = 0; k < net.n_instructions; k++)
-    if (net.program[k].result >= 0)
-      forward_instruction(block, net.program[k], static_cast<T>(net.scales[k]));
+  for (int64_t k = 0; k < net.n_instructions; k++) {
+    const EdgeInstruction &instruction = net.program[k];
+    if (instruction.kept >= 0 && net.kept)
+      for (int64_t r = 0; r < n; r++)
+        copy(block.value(instruction.result, r), block.kept(r) + instruction.kept,
+             block.width(instruction.result));
+    else if (instruction.result >= 0)
+      forward_instruction(block, instruction, static_cast<T>(net.scales[k]));
+  }
   T *const of_values = scratch + capacity * net.value_size;
   for (int64_t u = 0; u < capacity * net.value_size; u++) of_values[u] = 0;
   const GradientRows<T> rows = {block, gradients};

@@ -43,8 +43,9 @@ constexpr int64_t EDGE_OPERATIONS = 23;
 struct EdgeInstruction {
   int64_t operation, result, first, second;    // values, or -1
   int64_t a, b, c;
+  int64_t kept;    // where the result is kept for the backward, if anything is: first column, or -1
 };
-constexpr int64_t EDGE_INSTRUCTION_COLUMNS = 7;
+constexpr int64_t EDGE_INSTRUCTION_COLUMNS = 8;
 
 /// Where a value lies: an array of `stride` numbers for each edge begins at `start` for one edge at a time, and the value
 /// is `width` of its columns from `column` on.
@@ -64,6 +65,8 @@ template <typename T> struct EdgeNetwork {
   const int64_t *center, *neighbor;    // of each edge
   const T *centers, *neighbors, *edges;
   int64_t center_stride, neighbor_stride, edge_stride;
+  T *kept;    // the forward writes, the backward reads; or null, and the backward computes everything again
+  int64_t kept_stride;
 };
 
 /// Rows that belong to centers and edges.
