@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from hienet.models.geodite import Geodite
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
@@ -17,6 +18,7 @@ from hienet.nn.readout import EnergyReadout
 from hienet.ops.edge_network import EdgeNetwork
 from hienet.ops.fused_invariant import FusedInvariantLayer
 from hienet.ops.gate import FusedGate
+from hienet.ops.geodite import compile_geodite
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
@@ -63,7 +65,8 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
         elif isinstance(layer, LayerWithReadout):
             layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
             compiled.append(layer)
-        elif isinstance(layer, InvariantLayer) and i == 0:
+        elif isinstance(layer, InvariantLayer) and i == 0 and embedding.envelope.kink is None:
+            # The tables of pairs are built when the file is loaded, with no regard to a kink.
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
@@ -77,12 +80,7 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
-    layers = cast(nn.ModuleList, model.layers)
-    if not all(_has_compiled_form(layer) for layer in layers):
-        return False
-    # The tables of pairs are built when the file is loaded, with no regard to a kink.
-    kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
-    return kink is None or not isinstance(layers[0], InvariantLayer)
+    return all(_has_compiled_form(layer) for layer in cast(nn.ModuleList, model.layers))
 
 
 def _has_compiled_form(layer: nn.Module) -> bool:
@@ -106,7 +104,10 @@ class CompileRule:
     compile: Callable[[nn.Module, int], None]
 
 
-RULES: dict[type[nn.Module], CompileRule] = {LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers)}
+RULES: dict[type[nn.Module], CompileRule] = {
+    LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers),
+    Geodite: CompileRule(lambda model: True, lambda model, n_intervals: compile_geodite(cast(Geodite, model))),
+}
 """By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
 
 
@@ -155,5 +156,5 @@ def describe_tables(model: nn.Module) -> dict[str, int]:
     in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
+    n_intervals = max((table.shape[-3] for table in [*fused, *tabulated]), default=0)
     return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}
