@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hienet.models.geodite import Geodite
 from hienet.models.layered import LayeredModel
+from hienet.models.nemp import NEMP
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
@@ -23,6 +24,7 @@ from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
 from hienet.ops.linear import FusedLinear
+from hienet.ops.nemp import compile_nemp
 from hienet.ops.readout import MergedReadout
 from hienet.ops.spline import intervals_with_knot
 
@@ -107,6 +109,7 @@ class CompileRule:
 RULES: dict[type[nn.Module], CompileRule] = {
     LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers),
     Geodite: CompileRule(lambda model: True, lambda model, n_intervals: compile_geodite(cast(Geodite, model))),
+    NEMP: CompileRule(lambda model: True, lambda model, n_intervals: compile_nemp(cast(NEMP, model))),
 }
 """By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
 
