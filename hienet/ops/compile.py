@@ -152,12 +152,14 @@ def operators_of(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
 
 
-def describe_tables(model: nn.Module) -> dict[str, int]:
+def describe_tables(model: nn.Module) -> dict[str, int] | None:
     """Intervals of the splines of a compiled model, and their bytes in its present dtype: in its file, and for each
-    ordered pair of elements when they are loaded."""
+    ordered pair of elements when they are loaded. None if it has no splines."""
     fused = [m.table for m in model.modules() if isinstance(m, FusedEquivariantLayer)]
     in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
+    if not fused and not tabulated:
+        return None
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    n_intervals = max((table.shape[-3] for table in [*fused, *tabulated]), default=0)
+    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
     return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

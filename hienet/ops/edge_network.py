@@ -187,7 +187,7 @@ class EdgeProgram:
         self._output("store", value, column, value.width)
 
     def sum_directed(self, value: Value, column: int, direction: int, dim: int, scale: float = 1.0) -> None:
-        """Sum scale Y_m x, Y_m columns `direction + m` of the edge, to the columns from `column + m width` on, m < dim."""
+        """Sum scale Y_m x, Y_m columns `direction + m` of the edge, to columns from `column + m width` on, m < dim."""
         self._output("sum_directed", value, column, dim * value.width, b=direction, c=dim, scale=scale)
 
     def sum_passed(self, value: Value, column: int, neighbor_column: int, dim: int) -> None:
@@ -215,7 +215,9 @@ class EdgeProgram:
         self._write(operation, result, first, second, a, b, c, scale)
         return result
 
-    def _add_to(self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0) -> None:
+    def _add_to(
+        self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0
+    ) -> None:
         if value.index in self._read or any(row[1] == value.index and row[-1] >= 0 for row in self.instructions):
             raise ValueError("a value that was read, or is kept, cannot be added to")
         self._write(operation, value, first, None, a, b, c, 1.0)
@@ -240,7 +242,14 @@ class EdgeProgram:
         c: int,
         scale: float,
     ) -> None:
-        row = [OPERATIONS.index(operation), *(-1 if v is None else v.index for v in (result, first, second)), a, b, c, -1]
+        row = [
+            OPERATIONS.index(operation),
+            *(-1 if v is None else v.index for v in (result, first, second)),
+            a,
+            b,
+            c,
+            -1,
+        ]
         self._read |= {v.index for v in (first, second) if v is not None}
         self.instructions.append(row)
         self.scales.append(scale)
@@ -263,9 +272,9 @@ class EdgeNetwork(nn.Module):
     """A finished `EdgeProgram`; for the CPU, and not for training.
 
     Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
-    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales` `[n_instructions]`; `values` `[n_values, 4]`
-    int64, where a value lies in the scratch memory; `weights` and `transposed`, all matrices in panels
-    (hienet.ops.linear); `vectors`, biases and gains.
+    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales`
+    `[n_instructions]`; `values` `[n_values, 4]` int64, where a value lies in the scratch memory; `weights` and
+    `transposed`, all matrices in panels (hienet.ops.linear); `vectors`, biases and gains.
     """
 
     # TorchScript reads these annotations, and only where they are not strings.

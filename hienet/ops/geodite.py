@@ -110,9 +110,7 @@ class FusedGeometricAttention(nn.Module):
         if not self.first:
             of_neighbors.append(steerables.flatten(1))
         edges = torch.cat([edge_features, harmonics], dim=1)
-        sums, _ = self.network(
-            self.query(scalars[:n_local]), torch.cat(of_neighbors, dim=1), edges, center, neighbor
-        )
+        sums, _ = self.network(self.query(scalars[:n_local]), torch.cat(of_neighbors, dim=1), edges, center, neighbor)
         change, steered = sums.split([self.channels, self.n_components * self.channels], dim=1)
         return change, steered.reshape(n_local, self.n_components, self.channels)
 

@@ -130,9 +130,7 @@ class FusedIteration(Iteration):
 
     def closing_density(self, scaled: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, n_nodes: int) -> Tensor:
         """As `Iteration.closing_density`."""
-        sums, _ = self.closing_network(
-            scaled.flatten(1), edges.new_zeros([n_nodes, 0]), edges, center, neighbor
-        )
+        sums, _ = self.closing_network(scaled.flatten(1), edges.new_zeros([n_nodes, 0]), edges, center, neighbor)
         return sums
 
 

@@ -28,7 +28,7 @@ using at::Tensor;
 
 /// What a thread works in is to fit the second cache.
 static constexpr int64_t SCRATCH_BYTES = 1 << 20;
-/// Memory that a call may use to keep what the backward needs; with more edges it computes everything again.
+/// Memory that a call may use to keep what the backward needs; of more edges than fit, it computes everything again.
 static constexpr int64_t KEPT_BYTES = int64_t(1) << 29;
 /// Edges of a block: multiples of the rows that a matrix product keeps in registers, 14 or 6.
 static constexpr int64_t FEWEST_EDGES = 14, MOST_EDGES = 84;
@@ -58,26 +58,40 @@ struct EdgeNetworkInputs {
   /// Edges that pass through the network together.
   int64_t block_size() const
   {
-    const int64_t fit = SCRATCH_BYTES / (2 * value_size * static_cast<int64_t>(edges.element_size()));
+    const int64_t fit =
+        SCRATCH_BYTES / (2 * value_size * static_cast<int64_t>(edges.element_size()));
     return std::clamp(fit / FEWEST_EDGES * FEWEST_EDGES, FEWEST_EDGES, MOST_EDGES);
   }
 
-  /// For what is kept between forward and backward: `[n_edges, columns]`, no columns if that is too much.
+  /// For what is kept between forward and backward, `[first edges, kept_width]`.
   Tensor kept() const
   {
-    const int64_t bytes = list.n_edges * kept_width * static_cast<int64_t>(edges.element_size());
-    return pooled_empty({list.n_edges, bytes <= KEPT_BYTES ? kept_width : 0}, edges.scalar_type());
+    const int64_t bytes = kept_width * static_cast<int64_t>(edges.element_size());
+    const int64_t n = bytes == 0 ? 0 : std::min(list.n_edges, KEPT_BYTES / bytes);
+    return pooled_empty({n, kept_width}, edges.scalar_type());
   }
 
   template <typename T> EdgeNetwork<T> view(const Tensor &kept) const
   {
-    return {instructions(),         scales.data_ptr<double>(), program.size(0),
-            value_data(),           value_size,                weights.data_ptr<T>(),
-            transposed.data_ptr<T>(), vectors.data_ptr<T>(),   list.center,
-            list.neighbor,          centers.data_ptr<T>(),     neighbors.data_ptr<T>(),
-            edges.data_ptr<T>(),    centers.stride(0),         neighbors.stride(0),
-            edges.stride(0),        kept.size(1) > 0 ? kept.data_ptr<T>() : nullptr,
-            kept.stride(0)};
+    return {instructions(),
+            scales.data_ptr<double>(),
+            program.size(0),
+            value_data(),
+            value_size,
+            weights.data_ptr<T>(),
+            transposed.data_ptr<T>(),
+            vectors.data_ptr<T>(),
+            list.center,
+            list.neighbor,
+            centers.data_ptr<T>(),
+            neighbors.data_ptr<T>(),
+            edges.data_ptr<T>(),
+            centers.stride(0),
+            neighbors.stride(0),
+            edges.stride(0),
+            kept.data_ptr<T>(),
+            kept.size(1),
+            kept.size(0)};
   }
 };
 
@@ -89,8 +103,12 @@ static int64_t size_in_panels(int64_t fan_in, int64_t fan_out)
 static bool fits(const EdgeNetworkInputs &in, const EdgeInstruction &i)
 {
   const int64_t n_values = in.values.size(0);
-  const auto is_value = [&](int64_t v) { return v >= 0 && v < n_values; };
-  const auto width = [&](int64_t v) { return in.value_data()[v].width; };
+  const auto is_value = [&](int64_t v) {
+    return v >= 0 && v < n_values;
+  };
+  const auto width = [&](int64_t v) {
+    return in.value_data()[v].width;
+  };
   const auto inside = [](int64_t start, int64_t n, int64_t size) {
     return start >= 0 && n >= 1 && n <= size && start <= size - n;
   };
@@ -235,8 +253,8 @@ static void for_each_block(const EdgeNetworkInputs &in, const std::vector<int64_
                            int64_t copies, const Work &work)
 {
   const int64_t size = in.block_size(), of_part = copies * size * in.value_size;
-  const Tensor memory = pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part},
-                                     in.edges.scalar_type());
+  const Tensor memory =
+      pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part}, in.edges.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     T *const scratch = memory.data_ptr<T>() + part * of_part;
     const int64_t end = in.list.row_start[last];
@@ -269,11 +287,16 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
   const OwnRows own(in.list, bounds, in.neighbors.size(0), in.neighbors.size(1),
                     in.edges.scalar_type());
   for_each_block<T>(in, bounds, 2, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
-    EdgeNetworkGradients<T> g = {of_sums.data_ptr<T>(),    of_edges_out.data_ptr<T>(),
-                                 of_sums.stride(0),        of_edges_out.stride(0),
-                                 of_centers.data_ptr<T>(), of_neighbors.data_ptr<T>(),
-                                 of_edges.data_ptr<T>(),   of_centers.stride(0),
-                                 of_neighbors.stride(0),   of_edges.stride(0),
+    EdgeNetworkGradients<T> g = {of_sums.data_ptr<T>(),
+                                 of_edges_out.data_ptr<T>(),
+                                 of_sums.stride(0),
+                                 of_edges_out.stride(0),
+                                 of_centers.data_ptr<T>(),
+                                 of_neighbors.data_ptr<T>(),
+                                 of_edges.data_ptr<T>(),
+                                 of_centers.stride(0),
+                                 of_neighbors.stride(0),
+                                 of_edges.stride(0),
                                  nullptr};
     if (part > 0) {
       g.neighbors = own.rows<T>(part);
@@ -285,21 +308,19 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
   own.add_to<T>(of_neighbors);
 }
 
-static std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor &centers, const Tensor &neighbors,
-                                              const Tensor &edges, const Tensor &weights,
-                                              const Tensor &transposed, const Tensor &vectors,
-                                              const Tensor &program, const Tensor &scales,
-                                              const Tensor &values, const Tensor &center,
-                                              const Tensor &neighbor, int64_t sum_width,
-                                              int64_t edge_width, bool keep)
+static std::tuple<Tensor, Tensor, Tensor>
+forward_cpu(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+            const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+            const Tensor &program, const Tensor &scales, const Tensor &values, const Tensor &center,
+            const Tensor &neighbor, int64_t sum_width, int64_t edge_width, bool keep)
 {
-  const EdgeNetworkInputs in = checked(centers, neighbors, edges, weights, transposed, vectors,
-                                       program, scales, values, center, neighbor, sum_width,
-                                       edge_width);
+  const EdgeNetworkInputs in =
+      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width);
   const Tensor sums = pooled_zeros({centers.size(0), sum_width}, edges.scalar_type());
   // Zeros where no instruction stores.
   const Tensor edges_out = pooled_zeros({edges.size(0), edge_width}, edges.scalar_type());
-  const Tensor kept = keep ? in.kept() : pooled_empty({in.list.n_edges, 0}, edges.scalar_type());
+  const Tensor kept = keep ? in.kept() : pooled_empty({0, in.kept_width}, edges.scalar_type());
   if (edges.scalar_type() == at::kFloat)
     run_forward<float>(in, sums, edges_out, kept);
   else
@@ -309,43 +330,42 @@ static std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor &centers, con
 
 static std::tuple<Tensor, Tensor, Tensor>
 backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
-             const Tensor &centers,
-             const Tensor &neighbors, const Tensor &edges, const Tensor &weights,
-             const Tensor &transposed, const Tensor &vectors, const Tensor &program,
-             const Tensor &scales, const Tensor &values, const Tensor &center,
-             const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
+             const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+             const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+             const Tensor &program, const Tensor &scales, const Tensor &values,
+             const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
-  const EdgeNetworkInputs in = checked(centers, neighbors, edges, weights, transposed, vectors,
-                                       program, scales, values, center, neighbor, sum_width,
-                                       edge_width);
+  const EdgeNetworkInputs in =
+      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width);
   const auto dtype = edges.scalar_type();
   TORCH_CHECK_VALUE(of_sums.dim() == 2 && of_sums.size(0) == centers.size(0) &&
                         of_sums.size(1) == sum_width && of_sums.scalar_type() == dtype &&
                         of_edges_out.dim() == 2 && of_edges_out.size(0) == edges.size(0) &&
                         of_edges_out.size(1) == edge_width && of_edges_out.scalar_type() == dtype,
                     "a gradient of the edge network's results has a wrong shape or dtype");
-  TORCH_CHECK_VALUE(kept.dim() == 2 && kept.size(0) == edges.size(0) &&
-                        (kept.size(1) == 0 || kept.size(1) == in.kept_width) &&
-                        kept.scalar_type() == dtype && kept.is_contiguous(),
+  TORCH_CHECK_VALUE(kept.dim() == 2 && kept.size(0) <= edges.size(0) &&
+                        kept.size(1) == in.kept_width && kept.scalar_type() == dtype &&
+                        kept.is_contiguous(),
                     "what was kept of the edge network has a wrong shape or dtype");
   const Tensor of_centers = pooled_zeros(centers.sizes(), dtype);
   const Tensor of_neighbors = pooled_zeros(neighbors.sizes(), dtype);
   const Tensor of_edges = pooled_zeros(edges.sizes(), dtype);
   if (dtype == at::kFloat)
-    run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
+    run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors,
+                        of_edges);
   else
-    run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors, of_edges);
+    run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors,
+                         of_edges);
   return {of_centers, of_neighbors, of_edges};
 }
 
 /// Below autograd: nothing is kept.
-static std::tuple<Tensor, Tensor> forward_alone(const Tensor &centers, const Tensor &neighbors,
-                                                const Tensor &edges, const Tensor &weights,
-                                                const Tensor &transposed, const Tensor &vectors,
-                                                const Tensor &program, const Tensor &scales,
-                                                const Tensor &values, const Tensor &center,
-                                                const Tensor &neighbor, int64_t sum_width,
-                                                int64_t edge_width)
+static std::tuple<Tensor, Tensor>
+forward_alone(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+              const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+              const Tensor &program, const Tensor &scales, const Tensor &values,
+              const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
   const auto [sums, edges_out, kept] =
       forward_cpu(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
@@ -355,11 +375,11 @@ static std::tuple<Tensor, Tensor> forward_alone(const Tensor &centers, const Ten
 
 struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeNetwork> {
   static torch::autograd::variable_list
-  forward(torch::autograd::AutogradContext *context, const Tensor &centers,
-          const Tensor &neighbors, const Tensor &edges, const Tensor &weights,
-          const Tensor &transposed, const Tensor &vectors, const Tensor &program,
-          const Tensor &scales, const Tensor &values, const Tensor &center, const Tensor &neighbor,
-          int64_t sum_width, int64_t edge_width, bool keep)
+  forward(torch::autograd::AutogradContext *context, const Tensor &centers, const Tensor &neighbors,
+          const Tensor &edges, const Tensor &weights, const Tensor &transposed,
+          const Tensor &vectors, const Tensor &program, const Tensor &scales, const Tensor &values,
+          const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width,
+          bool keep)
   {
     context->saved_data["sum_width"] = sum_width;
     context->saved_data["edge_width"] = edge_width;
@@ -388,19 +408,20 @@ struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeN
 };
 
 /// The results without what is kept, in a graph if one is made.
-static std::tuple<Tensor, Tensor>
-forward_autograd(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
-                 const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
-                 const Tensor &program, const Tensor &scales, const Tensor &values,
-                 const Tensor &center, const Tensor &neighbor, int64_t sum_width,
-                 int64_t edge_width)
+static std::tuple<Tensor, Tensor> forward_autograd(const Tensor &centers, const Tensor &neighbors,
+                                                   const Tensor &edges, const Tensor &weights,
+                                                   const Tensor &transposed, const Tensor &vectors,
+                                                   const Tensor &program, const Tensor &scales,
+                                                   const Tensor &values, const Tensor &center,
+                                                   const Tensor &neighbor, int64_t sum_width,
+                                                   int64_t edge_width)
 {
   check_constant({weights, transposed, vectors});
   const bool keep = at::GradMode::is_enabled() &&
       (centers.requires_grad() || neighbors.requires_grad() || edges.requires_grad());
-  const auto results = DifferentiableEdgeNetwork::apply(centers, neighbors, edges, weights,
-                                                        transposed, vectors, program, scales, values,
-                                                        center, neighbor, sum_width, edge_width, keep);
+  const auto results = DifferentiableEdgeNetwork::apply(
+      centers, neighbors, edges, weights, transposed, vectors, program, scales, values, center,
+      neighbor, sum_width, edge_width, keep);
   return {results[0], results[1]};
 }
 

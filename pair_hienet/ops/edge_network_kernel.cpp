@@ -31,6 +31,8 @@ template <typename T> struct EdgeBlock {
   { return net.neighbors + net.neighbor[first + r] * net.neighbor_stride; }
   const T *edge(int64_t r) const { return net.edges + (first + r) * net.edge_stride; }
   T *kept(int64_t r) const { return net.kept + (first + r) * net.kept_stride; }
+  /// Whether the result of this instruction is kept, for all edges of the block.
+  bool keeps(const EdgeInstruction &i) const { return i.kept >= 0 && first + n <= net.n_kept; }
 };
 
 // Of the same instruction set.
@@ -153,7 +155,8 @@ static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &
     T *const to = block.gradient(i.first, r);
     each_vector<T>(block.width(i.result), [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> slope = scale * F::template slope<T>(read<T, PARTIAL>(x + u, k));
-      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + slope * read<T, PARTIAL>(g + u, k), k);
+      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + slope * read<T, PARTIAL>(g + u, k),
+                        k);
     });
   }
 }
@@ -190,8 +193,8 @@ static void layer_norm(const EdgeBlock<T> &block, const EdgeInstruction &i, T ep
     const Moments<T> m = moments(x, width, epsilon);
     each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> normal = (read<T, PARTIAL>(x + u, k) - m.mean) * m.inverse_deviation;
-      write<T, PARTIAL>(z + u, normal * read<T, PARTIAL>(gain + u, k) + read<T, PARTIAL>(bias + u, k),
-                        k);
+      write<T, PARTIAL>(z + u,
+                        normal * read<T, PARTIAL>(gain + u, k) + read<T, PARTIAL>(bias + u, k), k);
     });
   }
 }
@@ -235,8 +238,8 @@ static void along_edge(const T *node, const T *edge, int64_t dim, int64_t channe
 }
 
 template <typename T>
-static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64_t channels, T scale,
-                                const T *g, T *of_node, T *of_edge)
+static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64_t channels,
+                                T scale, const T *g, T *of_node, T *of_edge)
 {
   for (int64_t m = 0; m < dim; m++) {
     of_edge[m] += scale * dot(node + m * channels, g, channels);
@@ -244,12 +247,13 @@ static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64
   }
 }
 
-template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
-                                                      const EdgeInstruction &i, T scale)
+template <typename T>
+static void forward_instruction(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale)
 {
   const int64_t width = i.result >= 0 ? block.width(i.result) : block.width(i.first);
   const auto for_rows = [&](const auto &work) INLINE {
-    for (int64_t r = 0; r < block.n; r++) work(r, i.result >= 0 ? block.value(i.result, r) : nullptr);
+    for (int64_t r = 0; r < block.n; r++)
+      work(r, i.result >= 0 ? block.value(i.result, r) : nullptr);
   };
   switch (static_cast<EdgeOperation>(i.operation)) {
     case EdgeOperation::EDGE:
@@ -284,8 +288,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
       return for_rows([&](int64_t r, T *z) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-          write<T, PARTIAL>(z + u, scale * (read<T, PARTIAL>(x + u, k) + read<T, PARTIAL>(y + u, k)),
-                            k);
+          write<T, PARTIAL>(z + u,
+                            scale * (read<T, PARTIAL>(x + u, k) + read<T, PARTIAL>(y + u, k)), k);
         });
       });
     case EdgeOperation::MULTIPLY:
@@ -297,8 +301,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
           });
         else
           each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-            write<T, PARTIAL>(z + u, scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k),
-                              k);
+            write<T, PARTIAL>(z + u,
+                              scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k), k);
           });
       });
     case EdgeOperation::SILU:
@@ -344,7 +348,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           V<T> total = {};
           for (int64_t m = 0; m < i.c; m++)
-            total += read<T, PARTIAL>(x + m * width + u, k) * read<T, PARTIAL>(y + m * width + u, k);
+            total +=
+                read<T, PARTIAL>(x + m * width + u, k) * read<T, PARTIAL>(y + m * width + u, k);
           write<T, PARTIAL>(z + u, total, k);
         });
       });
@@ -380,8 +385,8 @@ static void output_instruction(const EdgeBlock<T> &block, const EdgeInstruction 
           const V<T> factor = read<T, PARTIAL>(x + u, k);
           for (int64_t m = u; m < i.c * width; m += width)
             write<T, PARTIAL>(
-                sums + m, read<T, PARTIAL>(sums + m, k) + factor * read<T, PARTIAL>(neighbor + m, k),
-                k);
+                sums + m,
+                read<T, PARTIAL>(sums + m, k) + factor * read<T, PARTIAL>(neighbor + m, k), k);
         });
         break;
       }
@@ -510,10 +515,10 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> slope = read<T, PARTIAL>(g + u, k);
           for (int64_t m = u; m < i.c * width; m += width) {
-            write<T, PARTIAL>(of_x + m,
-                              read<T, PARTIAL>(of_x + m, k) + slope * read<T, PARTIAL>(y + m, k), k);
-            write<T, PARTIAL>(of_y + m,
-                              read<T, PARTIAL>(of_y + m, k) + slope * read<T, PARTIAL>(x + m, k), k);
+            write<T, PARTIAL>(
+                of_x + m, read<T, PARTIAL>(of_x + m, k) + slope * read<T, PARTIAL>(y + m, k), k);
+            write<T, PARTIAL>(
+                of_y + m, read<T, PARTIAL>(of_y + m, k) + slope * read<T, PARTIAL>(x + m, k), k);
           }
         });
       });
@@ -571,7 +576,7 @@ static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out,
       forward_instruction(block, instruction, scale);
     else
       output_instruction(block, instruction, scale, out);
-    if (instruction.kept >= 0 && net.kept)
+    if (block.keeps(instruction))
       for (int64_t r = 0; r < n; r++)
         copy(block.kept(r) + instruction.kept, block.value(instruction.result, r),
              block.width(instruction.result));
@@ -585,7 +590,7 @@ static void backward(const EdgeNetwork<T> &net, const EdgeNetworkGradients<T> &g
   const EdgeBlock<T> block = {net, first, n, capacity, scratch};
   for (int64_t k = 0; k < net.n_instructions; k++) {
     const EdgeInstruction &instruction = net.program[k];
-    if (instruction.kept >= 0 && net.kept)
+    if (block.keeps(instruction))
       for (int64_t r = 0; r < n; r++)
         copy(block.value(instruction.result, r), block.kept(r) + instruction.kept,
              block.width(instruction.result));
