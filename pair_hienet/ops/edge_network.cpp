@@ -278,16 +278,47 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
   });
 }
 
+/// How the backward, which takes the instructions from the last to the first, treats gradients that nothing was added to.
+static std::vector<EdgeBackwardStep> backward_steps(const EdgeNetworkInputs &in)
+{
+  const EdgeInstruction *const program = in.instructions();
+  const EdgeValue *const values = in.value_data();
+  std::vector<EdgeBackwardStep> steps(in.program.size(0));
+  std::vector<bool> has_gradient(in.value_size, false);    // by the start of the whole value
+  const auto read = [&](int64_t v, bool &sets, bool &clears) {
+    sets = clears = false;
+    if (v < 0 || has_gradient[values[v].start]) return;
+    has_gradient[values[v].start] = true;
+    // Who reads the rest of the whole value adds to it later.
+    const bool is_part =
+        std::any_of(values, values + in.values.size(0), [&](const EdgeValue &other) {
+          return other.start == values[v].start &&
+              (other.column != values[v].column || other.width != values[v].width);
+        });
+    (is_part ? clears : sets) = true;
+  };
+  for (int64_t k = in.program.size(0) - 1; k >= 0; k--) {
+    const EdgeInstruction &i = program[k];
+    steps[k].needed = i.result < 0 || has_gradient[values[i.result].start];
+    if (!steps[k].needed) continue;
+    read(i.first, steps[k].sets_first, steps[k].clears_first);
+    read(i.second, steps[k].sets_second, steps[k].clears_second);
+  }
+  return steps;
+}
+
 template <typename T>
 static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const Tensor &of_sums,
                          const Tensor &of_edges_out, const Tensor &of_centers,
                          const Tensor &of_neighbors, const Tensor &of_edges)
 {
   const auto bounds = in.list.parts();
+  const auto steps = backward_steps(in);
   const OwnRows own(in.list, bounds, in.neighbors.size(0), in.neighbors.size(1),
                     in.edges.scalar_type());
   for_each_block<T>(in, bounds, 2, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
-    EdgeNetworkGradients<T> g = {of_sums.data_ptr<T>(),
+    EdgeNetworkGradients<T> g = {steps.data(),
+                                 of_sums.data_ptr<T>(),
                                  of_edges_out.data_ptr<T>(),
                                  of_sums.stride(0),
                                  of_edges_out.stride(0),

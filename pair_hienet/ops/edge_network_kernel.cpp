@@ -56,12 +56,21 @@ template <typename T> static inline void copy(T *to, const T *from, int64_t n)
   });
 }
 
-/// to += factor from
-template <typename T> static inline void add(T *to, const T *from, int64_t n, T factor)
+/// What is added to: zeros where nothing is there yet.
+template <typename T, bool PARTIAL>
+INLINE static inline V<T> before(const T *to, int64_t k, bool sets)
+{
+  const V<T> nothing = {};
+  return sets ? nothing : read<T, PARTIAL>(to, k);
+}
+
+/// to += factor from, or to = factor from
+template <typename T>
+static inline void add(T *to, const T *from, int64_t n, T factor, bool sets = false)
 {
   each_vector<T>(n, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-    write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + factor * read<T, PARTIAL>(from + u, k),
-                      k);
+    write<T, PARTIAL>(
+        to + u, before<T, PARTIAL>(to + u, k, sets) + factor * read<T, PARTIAL>(from + u, k), k);
   });
 }
 
@@ -148,15 +157,16 @@ static void activate(const EdgeBlock<T> &block, const EdgeInstruction &i, T scal
 }
 
 template <typename F, typename T>
-static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale)
+static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale,
+                              bool sets)
 {
   for (int64_t r = 0; r < block.n; r++) {
     const T *const x = block.value(i.first, r), *const g = block.gradient(i.result, r);
     T *const to = block.gradient(i.first, r);
     each_vector<T>(block.width(i.result), [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> slope = scale * F::template slope<T>(read<T, PARTIAL>(x + u, k));
-      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + slope * read<T, PARTIAL>(g + u, k),
-                        k);
+      write<T, PARTIAL>(
+          to + u, before<T, PARTIAL>(to + u, k, sets) + slope * read<T, PARTIAL>(g + u, k), k);
     });
   }
 }
@@ -175,11 +185,11 @@ static void linear(const EdgeBlock<T> &block, const EdgeInstruction &i, bool acc
 }
 
 template <typename T>
-static void linear_backward(const EdgeBlock<T> &block, const EdgeInstruction &i)
+static void linear_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, bool sets)
 {
   run<T>({block.net.transposed + i.b, block.width(i.result), block.width(i.first), 1, block.n,
           block.gradient(i.result, 0), block.stride(i.result), block.gradient(i.first, 0),
-          block.stride(i.first), true});
+          block.stride(i.first), !sets});
 }
 
 template <typename T>
@@ -200,7 +210,8 @@ static void layer_norm(const EdgeBlock<T> &block, const EdgeInstruction &i, T ep
 }
 
 template <typename T>
-static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon)
+static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon,
+                                bool sets)
 {
   const int64_t width = block.width(i.result);
   const T *const gain = block.net.vectors + i.a;
@@ -220,7 +231,7 @@ static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction
       const V<T> of_normal = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
       const V<T> deviation = read<T, PARTIAL>(x + u, k) - m.mean;
       const V<T> change = (of_normal - slope - deviation * product) * m.inverse_deviation;
-      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + change, k);
+      write<T, PARTIAL>(to + u, before<T, PARTIAL>(to + u, k, sets) + change, k);
     });
   }
 }
@@ -416,7 +427,7 @@ template <typename T> struct GradientRows {
 
 template <typename T>
 static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale,
-                                 const GradientRows<T> &to)
+                                 const GradientRows<T> &to, const EdgeBackwardStep &step)
 {
   const int64_t width = i.result >= 0 ? block.width(i.result) : block.width(i.first);
   const auto for_rows = [&](const auto &work) INLINE {
@@ -440,43 +451,47 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
       });
     case EdgeOperation::LINEAR:
     case EdgeOperation::ADD_LINEAR:
-      return linear_backward(block, i);
+      return linear_backward(block, i, step.sets_first);
     case EdgeOperation::ADD:
       return for_rows([&](int64_t r, const T *g) {
-        add(block.gradient(i.first, r), g, width, scale);
-        add(block.gradient(i.second, r), g, width, scale);
+        add(block.gradient(i.first, r), g, width, scale, step.sets_first);
+        add(block.gradient(i.second, r), g, width, scale, step.sets_second);
       });
     case EdgeOperation::MULTIPLY:
       return for_rows([&](int64_t r, const T *g) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
         if (block.width(i.second) == 1 && width > 1) {
-          *of_y += scale * dot(x, g, width);
-          add(of_x, g, width, scale * *y);
+          *of_y = (step.sets_second ? T(0) : *of_y) + scale * dot(x, g, width);
+          add(of_x, g, width, scale * *y, step.sets_first);
           return;
         }
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> slope = scale * read<T, PARTIAL>(g + u, k);
           // One after the other: x and y may be the same value.
           write<T, PARTIAL>(of_x + u,
-                            read<T, PARTIAL>(of_x + u, k) + slope * read<T, PARTIAL>(y + u, k), k);
+                            before<T, PARTIAL>(of_x + u, k, step.sets_first) +
+                                slope * read<T, PARTIAL>(y + u, k),
+                            k);
           write<T, PARTIAL>(of_y + u,
-                            read<T, PARTIAL>(of_y + u, k) + slope * read<T, PARTIAL>(x + u, k), k);
+                            before<T, PARTIAL>(of_y + u, k, step.sets_second) +
+                                slope * read<T, PARTIAL>(x + u, k),
+                            k);
         });
       });
     case EdgeOperation::SILU:
-      return activate_backward<SiLU>(block, i, scale);
+      return activate_backward<SiLU>(block, i, scale, step.sets_first);
     case EdgeOperation::SIGMOID:
-      return activate_backward<Sigmoid>(block, i, scale);
+      return activate_backward<Sigmoid>(block, i, scale, step.sets_first);
     case EdgeOperation::TANH:
-      return activate_backward<Tanh>(block, i, scale);
+      return activate_backward<Tanh>(block, i, scale, step.sets_first);
     case EdgeOperation::LAYER_NORM:
-      return layer_norm_backward(block, i, scale);
+      return layer_norm_backward(block, i, scale, step.sets_first);
     case EdgeOperation::JOIN:
       return for_rows([&](int64_t r, const T *g) {
         const int64_t of_first = block.width(i.first);
-        add(block.gradient(i.first, r), g, of_first, T(1));
-        add(block.gradient(i.second, r), g + of_first, width - of_first, T(1));
+        add(block.gradient(i.first, r), g, of_first, T(1), step.sets_first);
+        add(block.gradient(i.second, r), g + of_first, width - of_first, T(1), step.sets_second);
       });
     case EdgeOperation::GROUP_SUM:
       return for_rows([&](int64_t r, const T *g) {
@@ -485,7 +500,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         for (int64_t group = 0; group < width; group++)
           each_vector<T>(size, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
             T *const place = of_x + group * size + u;
-            write<T, PARTIAL>(place, read<T, PARTIAL>(place, k) + g[group], k);
+            write<T, PARTIAL>(place, before<T, PARTIAL>(place, k, step.sets_first) + g[group], k);
           });
       });
     case EdgeOperation::GROUP_MULTIPLY:
@@ -494,8 +509,9 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
         const int64_t groups = block.width(i.first), size = width / groups;
         for (int64_t group = 0; group < groups; group++) {
-          of_x[group] += dot(y + group * size, g + group * size, size);
-          add(of_y + group * size, g + group * size, size, x[group]);
+          of_x[group] = (step.sets_first ? T(0) : of_x[group]) +
+              dot(y + group * size, g + group * size, size);
+          add(of_y + group * size, g + group * size, size, x[group], step.sets_second);
         }
       });
     case EdgeOperation::CENTER_ALONG_EDGE:
@@ -524,11 +540,11 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
       });
     case EdgeOperation::SUM:
       return for_rows([&](int64_t r, const T *) {
-        add(block.gradient(i.first, r), to.sums(r) + i.a, width, T(1));
+        add(block.gradient(i.first, r), to.sums(r) + i.a, width, T(1), step.sets_first);
       });
     case EdgeOperation::STORE:
       return for_rows([&](int64_t r, const T *) {
-        add(block.gradient(i.first, r), to.edge_out(r) + i.a, width, T(1));
+        add(block.gradient(i.first, r), to.edge_out(r) + i.a, width, T(1), step.sets_first);
       });
     case EdgeOperation::SUM_DIRECTED:
       return for_rows([&](int64_t r, const T *) {
@@ -537,7 +553,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_edge = to.edge(r) + i.b, *const of_x = block.gradient(i.first, r);
         for (int64_t m = 0; m < i.c; m++) {
           of_edge[m] += scale * dot(x, g + m * width, width);
-          add(of_x, g + m * width, width, scale * edge[m]);
+          add(of_x, g + m * width, width, scale * edge[m], step.sets_first && m == 0);
         }
       });
     case EdgeOperation::SUM_PASSED:
@@ -547,7 +563,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_neighbor = to.neighbor(r) + i.b, *const of_x = block.gradient(i.first, r);
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> factor = read<T, PARTIAL>(x + u, k);
-          V<T> of_factor = read<T, PARTIAL>(of_x + u, k);
+          V<T> of_factor = before<T, PARTIAL>(of_x + u, k, step.sets_first);
           for (int64_t m = u; m < i.c * width; m += width) {
             const V<T> of_sum = read<T, PARTIAL>(g + m, k);
             of_factor += of_sum * read<T, PARTIAL>(neighbor + m, k);
@@ -563,6 +579,14 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
 // ----------------------------------------------------------------------
 // a block of edges
 // ----------------------------------------------------------------------
+
+/// Zeros in the gradient of the whole value of which `v` is a part.
+template <typename T> static void clear(const EdgeBlock<T> &block, int64_t v)
+{
+  const int64_t stride = block.stride(v);
+  T *const first = block.gradient(v, 0) - block.net.values[v].column;
+  for (int64_t u = 0; u < block.n * stride; u++) first[u] = 0;
+}
 
 template <typename T>
 static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out, int64_t first,
@@ -597,11 +621,15 @@ static void backward(const EdgeNetwork<T> &net, const EdgeNetworkGradients<T> &g
     else if (instruction.result >= 0)
       forward_instruction(block, instruction, static_cast<T>(net.scales[k]));
   }
-  T *const of_values = scratch + capacity * net.value_size;
-  for (int64_t u = 0; u < capacity * net.value_size; u++) of_values[u] = 0;
   const GradientRows<T> rows = {block, gradients};
-  for (int64_t k = net.n_instructions - 1; k >= 0; k--)
-    backward_instruction(block, net.program[k], static_cast<T>(net.scales[k]), rows);
+  for (int64_t k = net.n_instructions - 1; k >= 0; k--) {
+    const EdgeInstruction &instruction = net.program[k];
+    const EdgeBackwardStep &step = gradients.steps[k];
+    if (!step.needed) continue;
+    if (step.clears_first) clear(block, instruction.first);
+    if (step.clears_second) clear(block, instruction.second);
+    backward_instruction(block, instruction, static_cast<T>(net.scales[k]), rows, step);
+  }
 }
 
 extern const EdgeNetworkKernel<float> EDGE_NETWORK_FLOAT = {forward<float>, backward<float>};

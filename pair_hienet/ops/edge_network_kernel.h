@@ -54,6 +54,14 @@ struct EdgeValue {
 };
 constexpr int64_t EDGE_VALUE_COLUMNS = 4;
 
+/// What the backward of an instruction does to the gradients of the values that it reads, beside adding to them.
+struct EdgeBackwardStep {
+  bool needed;                     // its result leads somewhere
+  bool sets_first, sets_second;    // nothing is there yet: it writes instead of adding
+  bool clears_first,
+      clears_second;    // the same, but the value is part of another: zeros come first
+};
+
 /// Inputs. Strides count numbers from row to row.
 template <typename T> struct EdgeNetwork {
   const EdgeInstruction *program;
@@ -77,6 +85,7 @@ template <typename T> struct EdgeNetworkOutputs {
 
 /// What comes back: gradients of outputs, to which inputs' gradients are added.
 template <typename T> struct EdgeNetworkGradients {
+  const EdgeBackwardStep *steps;    // of the instructions
   const T *sums, *edges_out;
   int64_t sum_stride, edge_out_stride;
   T *centers, *neighbors, *edges;
