@@ -115,16 +115,16 @@ class FusedGeometricAttention(nn.Module):
         return change, steered.reshape(n_local, self.n_components, self.channels)
 
 
-class FusedEdgeUpdate(nn.Module):
+class FusedEdgeUpdate(EdgeUpdate):
     """An `EdgeUpdate`; for the CPU, and not for training."""
 
     def __init__(self, plain: EdgeUpdate, n_components: int) -> None:
         """`n_components`: of the harmonics and of the steerable features."""
-        super().__init__()
+        nn.Module.__init__(self)
         self.n_components = n_components
         self.degrees = plain.degrees
         self.query, self.keys = plain.query, plain.keys
-        self.network = EdgeNetwork(self._program(plain))
+        self.on_edges = EdgeNetwork(self._program(plain))
 
     def _program(self, plain: EdgeUpdate) -> EdgeProgram:
         """Reads queries of centers, keys of neighbours, features and harmonics of edges. Stores new features."""
@@ -165,11 +165,7 @@ class FusedEdgeUpdate(nn.Module):
         n_local: int,
     ) -> Tensor:
         """As `EdgeUpdate.forward`."""
-        parts: list[Tensor] = []
-        for i, key in enumerate(self.keys):
-            start, dim = self.degrees[i]
-            parts.append(key(steerables[:, start : start + dim]))
         queries = self.query(steerables[:n_local]).flatten(1)
         edges = torch.cat([edge_features, harmonics], dim=1)
-        _, updated = self.network(queries, torch.cat(parts, dim=1).flatten(1), edges, center, neighbor)
+        _, updated = self.on_edges(queries, self.keys_of(steerables).flatten(1), edges, center, neighbor)
         return updated
