@@ -48,7 +48,7 @@ address)
 from hienet.plugin import STAMP_NAME, current_stamp, plugin_directory
 (plugin_directory() / STAMP_NAME).write_text(json.dumps(current_stamp()))'
   HIENET_PLUGIN_DIR="$build" "$python" -m pytest -q -p no:cacheprovider tests/test_node_ops.py tests/test_interaction.py \
-    tests/test_pair_message.py
+    tests/test_pair_message.py tests/test_edge_network.py
   ;;
 valgrind)
   write_deck "$build" 2

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hienet.models.nemp import NEMP, InitialLayer, Iteration
 from hienet.nn.residual_network import ResidualNetwork
+from hienet.nn.species_pairs import SpeciesPairs
 from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, Value
 
 
@@ -20,6 +21,27 @@ def compile_nemp(model: NEMP) -> None:
     )
 
 
+class TabulatedSpeciesPairs(SpeciesPairs):
+    """`SpeciesPairs` evaluated once for all pairs."""
+
+    # TorchScript reads this annotation, and only where it is not a string.
+    table: Tensor
+    """`[n_species^2, n_weights + n_frequencies]`."""
+
+    def __init__(self, plain: SpeciesPairs) -> None:
+        nn.Module.__init__(self)
+        self.n_weights, self.n_species = plain.n_weights, plain.n_species
+        species = torch.arange(plain.n_species)
+        with torch.no_grad():
+            table = plain.of_pairs(species.repeat_interleave(len(species)), species.repeat(len(species)))
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, center_species: Tensor, neighbor_species: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeciesPairs.forward`."""
+        of_edges = self.table.index_select(0, center_species * self.n_species + neighbor_species)
+        return of_edges[:, : self.n_weights], of_edges[:, self.n_weights :]
+
+
 class FusedInitialLayer(InitialLayer):
     """An `InitialLayer` whose sums over neighbours are one operator; for the CPU, and not for training."""
 
@@ -27,12 +49,8 @@ class FusedInitialLayer(InitialLayer):
         nn.Module.__init__(self)
         self.cutoff, self.channels, self.l_max = plain.cutoff, plain.channels, plain.l_max
         self.n_harmonics, self.n_features = plain.n_harmonics, plain.n_features
-        self.pairs, self.mix, self.normalization, self.repulsion = (
-            plain.pairs,
-            plain.mix,
-            plain.normalization,
-            plain.repulsion,
-        )
+        self.pairs = TabulatedSpeciesPairs(plain.pairs)
+        self.mix, self.normalization, self.repulsion = plain.mix, plain.normalization, plain.repulsion
         self.network = EdgeNetwork(self._program(plain.radial_network))
 
     def _program(self, radial_network: ResidualNetwork) -> EdgeProgram:
