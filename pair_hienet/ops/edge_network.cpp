@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace hienet {
@@ -278,6 +279,50 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
   });
 }
 
+/// Whether the derivative of an instruction reads the first and the second of its values.
+static std::pair<bool, bool> derivative_reads(const EdgeInstruction &i)
+{
+  switch (static_cast<EdgeOperation>(i.operation)) {
+    case EdgeOperation::MULTIPLY:
+    case EdgeOperation::GROUP_MULTIPLY:
+      return {true, true};
+    case EdgeOperation::SILU:
+    case EdgeOperation::SIGMOID:
+    case EdgeOperation::TANH:
+    case EdgeOperation::LAYER_NORM:
+    case EdgeOperation::SUM_DIRECTED:
+    case EdgeOperation::SUM_PASSED:
+      return {true, false};
+    default:
+      return {false, false};
+  }
+}
+
+/// Which results the backward needs again.
+static void find_repeated(const EdgeNetworkInputs &in, std::vector<EdgeBackwardStep> &steps)
+{
+  const EdgeInstruction *const program = in.instructions();
+  const EdgeValue *const values = in.value_data();
+  for (const bool kept : {false, true}) {
+    std::vector<bool> needed(in.value_size, false);    // by the start of the whole value
+    const auto need = [&](int64_t v) {
+      if (v >= 0) needed[values[v].start] = true;
+    };
+    for (int64_t k = 0; k < in.program.size(0); k++) {
+      const auto [first, second] = derivative_reads(program[k]);
+      if (steps[k].needed && first) need(program[k].first);
+      if (steps[k].needed && second) need(program[k].second);
+    }
+    for (int64_t k = in.program.size(0) - 1; k >= 0; k--) {
+      const EdgeInstruction &i = program[k];
+      steps[k].repeated[kept] = i.result >= 0 && needed[values[i.result].start];
+      if (!steps[k].repeated[kept] || (kept && i.kept >= 0)) continue;
+      need(i.first);
+      need(i.second);
+    }
+  }
+}
+
 /// How the backward, which takes the instructions from the last to the first, treats gradients that nothing was added to.
 static std::vector<EdgeBackwardStep> backward_steps(const EdgeNetworkInputs &in)
 {
@@ -304,6 +349,7 @@ static std::vector<EdgeBackwardStep> backward_steps(const EdgeNetworkInputs &in)
     read(i.first, steps[k].sets_first, steps[k].clears_first);
     read(i.second, steps[k].sets_second, steps[k].clears_second);
   }
+  find_repeated(in, steps);
   return steps;
 }
 

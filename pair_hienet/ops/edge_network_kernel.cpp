@@ -31,8 +31,8 @@ template <typename T> struct EdgeBlock {
   { return net.neighbors + net.neighbor[first + r] * net.neighbor_stride; }
   const T *edge(int64_t r) const { return net.edges + (first + r) * net.edge_stride; }
   T *kept(int64_t r) const { return net.kept + (first + r) * net.kept_stride; }
-  /// Whether the result of this instruction is kept, for all edges of the block.
-  bool keeps(const EdgeInstruction &i) const { return i.kept >= 0 && first + n <= net.n_kept; }
+  /// Whether results are kept, for all edges of the block.
+  bool is_kept() const { return first + n <= net.n_kept; }
 };
 
 // Of the same instruction set.
@@ -600,7 +600,7 @@ static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out,
       forward_instruction(block, instruction, scale);
     else
       output_instruction(block, instruction, scale, out);
-    if (block.keeps(instruction))
+    if (instruction.kept >= 0 && block.is_kept())
       for (int64_t r = 0; r < n; r++)
         copy(block.kept(r) + instruction.kept, block.value(instruction.result, r),
              block.width(instruction.result));
@@ -612,13 +612,15 @@ static void backward(const EdgeNetwork<T> &net, const EdgeNetworkGradients<T> &g
                      int64_t first, int64_t n, int64_t capacity, T *scratch)
 {
   const EdgeBlock<T> block = {net, first, n, capacity, scratch};
+  const bool kept = block.is_kept();
   for (int64_t k = 0; k < net.n_instructions; k++) {
     const EdgeInstruction &instruction = net.program[k];
-    if (block.keeps(instruction))
+    if (!gradients.steps[k].repeated[kept]) continue;
+    if (instruction.kept >= 0 && kept)
       for (int64_t r = 0; r < n; r++)
         copy(block.value(instruction.result, r), block.kept(r) + instruction.kept,
              block.width(instruction.result));
-    else if (instruction.result >= 0)
+    else
       forward_instruction(block, instruction, static_cast<T>(net.scales[k]));
   }
   const GradientRows<T> rows = {block, gradients};

@@ -54,8 +54,9 @@ struct EdgeValue {
 };
 constexpr int64_t EDGE_VALUE_COLUMNS = 4;
 
-/// What the backward of an instruction does to the gradients of the values that it reads, beside adding to them.
+/// What the backward makes of an instruction, beside adding to the gradients of the values that it reads.
 struct EdgeBackwardStep {
+  bool repeated[2];                // its result is needed, without and with what was kept
   bool needed;                     // its result leads somewhere
   bool sets_first, sets_second;    // nothing is there yet: it writes instead of adding
   bool clears_first,
