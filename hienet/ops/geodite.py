@@ -148,12 +148,14 @@ class FusedEdgeUpdate(EdgeUpdate):
         if isinstance(module, nn.Identity):
             return value
         if isinstance(module, nn.Linear):
-            return program.linear(value, module.weight.t())
+            return program.linear(value, module.weight.t(), module.bias)
         if isinstance(module, nn.SiLU):
             return program.silu(value)
-        for part in module.children():
-            value = self._applied(program, value, part)
-        return value
+        if isinstance(module, nn.Sequential):
+            for part in module:
+                value = self._applied(program, value, part)
+            return value
+        raise TypeError(f"an edge network has no instruction for {type(module).__name__}")
 
     def forward(
         self,

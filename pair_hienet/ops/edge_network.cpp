@@ -10,17 +10,15 @@
 
 #include "differentiable.h"
 #include "edge_list.h"
-#include "matrix_product_kernel.h"
+#include "edge_program.h"
 #include "own_rows.h"
 #include "pooled_memory.h"
-#include "spline_layout.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 namespace hienet {
@@ -31,7 +29,7 @@ using at::Tensor;
 static constexpr int64_t SCRATCH_BYTES = 1 << 20;
 /// Memory that a call may use to keep what the backward needs; of more edges than fit, it computes everything again.
 static constexpr int64_t KEPT_BYTES = int64_t(1) << 29;
-/// Edges of a block: multiples of the rows that a matrix product keeps in registers, 14 or 6.
+/// Edges of a block: multiples of the rows that a matrix product keeps in registers with AVX-512.
 static constexpr int64_t FEWEST_EDGES = 14, MOST_EDGES = 84;
 
 template <typename T> static const EdgeNetworkKernel<T> &kernel();
@@ -47,46 +45,40 @@ template <> const EdgeNetworkKernel<double> &kernel<double>()
 /// The tensors of one call, in the layout that the kernels read.
 struct EdgeNetworkInputs {
   EdgeList list;
-  Tensor centers, neighbors, edges, weights, transposed, vectors, program, scales, values;
-  int64_t sum_width, edge_width;
-  int64_t value_size = 0, kept_width = 0;
-
-  const EdgeInstruction *instructions() const
-  { return reinterpret_cast<const EdgeInstruction *>(program.data_ptr<int64_t>()); }
-  const EdgeValue *value_data() const
-  { return reinterpret_cast<const EdgeValue *>(values.data_ptr<int64_t>()); }
+  Tensor centers, neighbors, edges, weights, transposed, vectors;
+  EdgeProgram program;
 
   /// Edges that pass through the network together.
   int64_t block_size() const
   {
     const int64_t fit =
-        SCRATCH_BYTES / (2 * value_size * static_cast<int64_t>(edges.element_size()));
+        SCRATCH_BYTES / (2 * program.value_size() * static_cast<int64_t>(edges.element_size()));
     return std::clamp(fit / FEWEST_EDGES * FEWEST_EDGES, FEWEST_EDGES, MOST_EDGES);
   }
 
   /// For what is kept between forward and backward, `[first edges, kept_width]`.
   Tensor kept() const
   {
-    const int64_t bytes = kept_width * static_cast<int64_t>(edges.element_size());
+    const int64_t bytes = program.kept_width() * static_cast<int64_t>(edges.element_size());
     const int64_t n = bytes == 0 ? 0 : std::min(list.n_edges, KEPT_BYTES / bytes);
-    return pooled_empty({n, kept_width}, edges.scalar_type());
+    return pooled_empty({n, program.kept_width()}, edges.scalar_type());
   }
 
   template <typename T> EdgeNetwork<T> view(const Tensor &kept) const
   {
-    return {instructions(),
-            scales.data_ptr<double>(),
-            program.size(0),
-            value_data(),
-            value_size,
-            weights.data_ptr<T>(),
-            transposed.data_ptr<T>(),
-            vectors.data_ptr<T>(),
+    return {program.instructions(),
+            program.scales(),
+            program.size(),
+            program.values(),
+            program.value_size(),
+            weights.const_data_ptr<T>(),
+            transposed.const_data_ptr<T>(),
+            vectors.const_data_ptr<T>(),
             list.center,
             list.neighbor,
-            centers.data_ptr<T>(),
-            neighbors.data_ptr<T>(),
-            edges.data_ptr<T>(),
+            centers.const_data_ptr<T>(),
+            neighbors.const_data_ptr<T>(),
+            edges.const_data_ptr<T>(),
             centers.stride(0),
             neighbors.stride(0),
             edges.stride(0),
@@ -95,120 +87,6 @@ struct EdgeNetworkInputs {
             kept.size(0)};
   }
 };
-
-/// Numbers that a matrix takes in panels.
-static int64_t size_in_panels(int64_t fan_in, int64_t fan_out)
-{ return (fan_out + PANEL - 1) / PANEL * PANEL * fan_in; }
-
-/// Every index that the kernels will use lies inside its tensor.
-static bool fits(const EdgeNetworkInputs &in, const EdgeInstruction &i)
-{
-  const int64_t n_values = in.values.size(0);
-  const auto is_value = [&](int64_t v) {
-    return v >= 0 && v < n_values;
-  };
-  const auto width = [&](int64_t v) {
-    return in.value_data()[v].width;
-  };
-  const auto inside = [](int64_t start, int64_t n, int64_t size) {
-    return start >= 0 && n >= 1 && n <= size && start <= size - n;
-  };
-  const auto operation = static_cast<EdgeOperation>(i.operation);
-  if (i.kept < -1 || (i.kept >= 0 && operation != EdgeOperation::LINEAR)) return false;
-  if (i.operation < 0 || i.operation >= EDGE_OPERATIONS) return false;
-  const int64_t of_centers = in.centers.size(1), of_neighbors = in.neighbors.size(1),
-                of_edges = in.edges.size(1);
-  const bool is_output = operation == EdgeOperation::SUM || operation == EdgeOperation::STORE ||
-      operation == EdgeOperation::SUM_DIRECTED || operation == EdgeOperation::SUM_PASSED;
-  if (is_output ? i.result != -1 || !is_value(i.first) : !is_value(i.result)) return false;
-  const bool reads_one = operation == EdgeOperation::LINEAR ||
-      operation == EdgeOperation::ADD_LINEAR || operation == EdgeOperation::LAYER_NORM ||
-      operation == EdgeOperation::SILU || operation == EdgeOperation::SIGMOID ||
-      operation == EdgeOperation::TANH || operation == EdgeOperation::GROUP_SUM;
-  const bool reads_two = operation == EdgeOperation::ADD || operation == EdgeOperation::MULTIPLY ||
-      operation == EdgeOperation::JOIN || operation == EdgeOperation::GROUP_MULTIPLY;
-  if ((reads_one || reads_two) && !is_value(i.first)) return false;
-  if (reads_two && !is_value(i.second)) return false;
-  // Components of nodes and directions: c of them.
-  const int64_t largest = std::max({of_centers, of_neighbors, of_edges, in.sum_width});
-  const bool has_components = operation >= EdgeOperation::CENTER_ALONG_EDGE;
-  if (has_components && (i.c < 1 || i.c > largest)) return false;
-  switch (operation) {
-    case EdgeOperation::EDGE:
-      return inside(i.a, width(i.result), of_edges);
-    case EdgeOperation::CENTER:
-    case EdgeOperation::ADD_CENTER:
-      return inside(i.a, width(i.result), of_centers);
-    case EdgeOperation::NEIGHBOR:
-    case EdgeOperation::ADD_NEIGHBOR:
-      return inside(i.a, width(i.result), of_neighbors);
-    case EdgeOperation::LINEAR:
-    case EdgeOperation::ADD_LINEAR:
-      return i.first != i.result &&
-          inside(i.a, size_in_panels(width(i.first), width(i.result)), in.weights.numel()) &&
-          inside(i.b, size_in_panels(width(i.result), width(i.first)), in.transposed.numel()) &&
-          (i.c == -1 || inside(i.c, width(i.result), in.vectors.numel()));
-    case EdgeOperation::ADD:
-      return width(i.first) == width(i.result) && width(i.second) == width(i.result);
-    case EdgeOperation::MULTIPLY:
-      return width(i.first) == width(i.result) &&
-          (width(i.second) == width(i.result) || width(i.second) == 1);
-    case EdgeOperation::SILU:
-    case EdgeOperation::SIGMOID:
-    case EdgeOperation::TANH:
-      return width(i.first) == width(i.result);
-    case EdgeOperation::LAYER_NORM:
-      return width(i.first) == width(i.result) &&
-          inside(i.a, width(i.result), in.vectors.numel()) &&
-          inside(i.b, width(i.result), in.vectors.numel());
-    case EdgeOperation::JOIN:
-      return width(i.result) == width(i.first) + width(i.second);
-    case EdgeOperation::GROUP_SUM:
-      return width(i.first) % width(i.result) == 0;
-    case EdgeOperation::GROUP_MULTIPLY:
-      return width(i.second) == width(i.result) && width(i.result) % width(i.first) == 0;
-    case EdgeOperation::SUM:
-      return inside(i.a, width(i.first), in.sum_width);
-    case EdgeOperation::STORE:
-      return inside(i.a, width(i.first), in.edge_width);
-    case EdgeOperation::CENTER_ALONG_EDGE:
-      return inside(i.a, i.c * width(i.result), of_centers) && inside(i.b, i.c, of_edges);
-    case EdgeOperation::NEIGHBOR_ALONG_EDGE:
-      return inside(i.a, i.c * width(i.result), of_neighbors) && inside(i.b, i.c, of_edges);
-    case EdgeOperation::CENTER_DOT_NEIGHBOR:
-      return inside(i.a, i.c * width(i.result), of_centers) &&
-          inside(i.b, i.c * width(i.result), of_neighbors);
-    case EdgeOperation::SUM_DIRECTED:
-      return inside(i.a, i.c * width(i.first), in.sum_width) && inside(i.b, i.c, of_edges);
-    case EdgeOperation::SUM_PASSED:
-      return inside(i.a, i.c * width(i.first), in.sum_width) &&
-          inside(i.b, i.c * width(i.first), of_neighbors);
-  }
-  return false;
-}
-
-static void check_program(EdgeNetworkInputs &in)
-{
-  // Far above what a network needs, and small enough that no product of two of them overflows.
-  constexpr int64_t LARGEST = 1 << 24;
-  for (int64_t v = 0; v < in.values.size(0); v++) {
-    const EdgeValue &value = in.value_data()[v];
-    TORCH_CHECK_VALUE(value.start >= 0 && value.start <= LARGEST && value.start % LANES == 0 &&
-                          value.stride >= 1 && value.stride <= LARGEST &&
-                          value.stride % LANES == 0 && value.column >= 0 && value.width >= 1 &&
-                          value.width <= value.stride && value.column <= value.stride - value.width,
-                      "value ", v, " of the edge network has a wrong layout");
-    in.value_size = std::max(in.value_size, value.start + value.stride);
-  }
-  for (int64_t k = 0; k < in.program.size(0); k++) {
-    const EdgeInstruction &instruction = in.instructions()[k];
-    TORCH_CHECK_VALUE(fits(in, instruction) && instruction.kept <= LARGEST, "instruction ", k,
-                      " of the edge network does not fit its tensors");
-    if (instruction.kept >= 0)
-      in.kept_width =
-          std::max(in.kept_width, instruction.kept + in.value_data()[instruction.result].width);
-  }
-}
 
 static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
                                  const Tensor &edges, const Tensor &weights,
@@ -227,25 +105,16 @@ static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
                     "`centers`, `neighbors` and `edges` have two dimensions");
   TORCH_CHECK_VALUE(edges.size(0) == center.size(0), "`edges` must have one row for each edge (",
                     center.size(0), "), got ", edges.size(0));
-  TORCH_CHECK_VALUE(program.dim() == 2 && program.size(1) == EDGE_INSTRUCTION_COLUMNS &&
-                        scales.dim() == 1 && scales.size(0) == program.size(0) &&
-                        values.dim() == 2 && values.size(1) == EDGE_VALUE_COLUMNS &&
-                        values.size(0) >= 1 && sum_width >= 0 && edge_width >= 0,
-                    "the program of the edge network has a wrong shape");
-  EdgeNetworkInputs in{EdgeList(center, neighbor, centers.size(0), neighbors.size(0)),
-                       rows(centers),
-                       rows(neighbors),
-                       rows(edges),
-                       weights.contiguous(),
-                       transposed.contiguous(),
-                       vectors.contiguous(),
-                       program.to(at::kLong).contiguous(),
-                       scales.to(at::kDouble).contiguous(),
-                       values.to(at::kLong).contiguous(),
-                       sum_width,
-                       edge_width};
-  check_program(in);
-  return in;
+  return {EdgeList(center, neighbor, centers.size(0), neighbors.size(0)),
+          rows(centers),
+          rows(neighbors),
+          rows(edges),
+          weights.contiguous(),
+          transposed.contiguous(),
+          vectors.contiguous(),
+          EdgeProgram(program, scales, values,
+                      {centers.size(1), neighbors.size(1), edges.size(1), sum_width, edge_width,
+                       weights.numel(), transposed.numel(), vectors.numel()})};
 }
 
 /// work(part, first edge, number of edges, scratch) for blocks of the edges of every part, each part on a thread.
@@ -253,7 +122,7 @@ template <typename T, typename Work>
 static void for_each_block(const EdgeNetworkInputs &in, const std::vector<int64_t> &bounds,
                            int64_t copies, const Work &work)
 {
-  const int64_t size = in.block_size(), of_part = copies * size * in.value_size;
+  const int64_t size = in.block_size(), of_part = copies * size * in.program.value_size();
   const Tensor memory =
       pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part}, in.edges.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
@@ -274,83 +143,10 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
 {
   const EdgeNetworkOutputs<T> outputs = {sums.data_ptr<T>(), edges_out.data_ptr<T>(),
                                          sums.stride(0), edges_out.stride(0)};
+  const auto network = in.view<T>(kept);
   for_each_block<T>(in, in.list.parts(), 1, [&](int64_t, int64_t first, int64_t n, T *scratch) {
-    kernel<T>().forward(in.view<T>(kept), outputs, first, n, in.block_size(), scratch);
+    kernel<T>().forward(network, outputs, first, n, in.block_size(), scratch);
   });
-}
-
-/// Whether the derivative of an instruction reads the first and the second of its values.
-static std::pair<bool, bool> derivative_reads(const EdgeInstruction &i)
-{
-  switch (static_cast<EdgeOperation>(i.operation)) {
-    case EdgeOperation::MULTIPLY:
-    case EdgeOperation::GROUP_MULTIPLY:
-      return {true, true};
-    case EdgeOperation::SILU:
-    case EdgeOperation::SIGMOID:
-    case EdgeOperation::TANH:
-    case EdgeOperation::LAYER_NORM:
-    case EdgeOperation::SUM_DIRECTED:
-    case EdgeOperation::SUM_PASSED:
-      return {true, false};
-    default:
-      return {false, false};
-  }
-}
-
-/// Which results the backward needs again.
-static void find_repeated(const EdgeNetworkInputs &in, std::vector<EdgeBackwardStep> &steps)
-{
-  const EdgeInstruction *const program = in.instructions();
-  const EdgeValue *const values = in.value_data();
-  for (const bool kept : {false, true}) {
-    std::vector<bool> needed(in.value_size, false);    // by the start of the whole value
-    const auto need = [&](int64_t v) {
-      if (v >= 0) needed[values[v].start] = true;
-    };
-    for (int64_t k = 0; k < in.program.size(0); k++) {
-      const auto [first, second] = derivative_reads(program[k]);
-      if (steps[k].needed && first) need(program[k].first);
-      if (steps[k].needed && second) need(program[k].second);
-    }
-    for (int64_t k = in.program.size(0) - 1; k >= 0; k--) {
-      const EdgeInstruction &i = program[k];
-      steps[k].repeated[kept] = i.result >= 0 && needed[values[i.result].start];
-      if (!steps[k].repeated[kept] || (kept && i.kept >= 0)) continue;
-      need(i.first);
-      need(i.second);
-    }
-  }
-}
-
-/// How the backward, which takes the instructions from the last to the first, treats gradients that nothing was added to.
-static std::vector<EdgeBackwardStep> backward_steps(const EdgeNetworkInputs &in)
-{
-  const EdgeInstruction *const program = in.instructions();
-  const EdgeValue *const values = in.value_data();
-  std::vector<EdgeBackwardStep> steps(in.program.size(0));
-  std::vector<bool> has_gradient(in.value_size, false);    // by the start of the whole value
-  const auto read = [&](int64_t v, bool &sets, bool &clears) {
-    sets = clears = false;
-    if (v < 0 || has_gradient[values[v].start]) return;
-    has_gradient[values[v].start] = true;
-    // Who reads the rest of the whole value adds to it later.
-    const bool is_part =
-        std::any_of(values, values + in.values.size(0), [&](const EdgeValue &other) {
-          return other.start == values[v].start &&
-              (other.column != values[v].column || other.width != values[v].width);
-        });
-    (is_part ? clears : sets) = true;
-  };
-  for (int64_t k = in.program.size(0) - 1; k >= 0; k--) {
-    const EdgeInstruction &i = program[k];
-    steps[k].needed = i.result < 0 || has_gradient[values[i.result].start];
-    if (!steps[k].needed) continue;
-    read(i.first, steps[k].sets_first, steps[k].clears_first);
-    read(i.second, steps[k].sets_second, steps[k].clears_second);
-  }
-  find_repeated(in, steps);
-  return steps;
 }
 
 template <typename T>
@@ -359,28 +155,30 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
                          const Tensor &of_neighbors, const Tensor &of_edges)
 {
   const auto bounds = in.list.parts();
-  const auto steps = backward_steps(in);
+  const auto steps = in.program.backward_steps();
+  const auto network = in.view<T>(kept);
   const OwnRows own(in.list, bounds, in.neighbors.size(0), in.neighbors.size(1),
                     in.edges.scalar_type());
+  const EdgeNetworkGradients<T> all = {steps.data(),
+                                       of_sums.const_data_ptr<T>(),
+                                       of_edges_out.const_data_ptr<T>(),
+                                       of_sums.stride(0),
+                                       of_edges_out.stride(0),
+                                       of_centers.data_ptr<T>(),
+                                       of_neighbors.data_ptr<T>(),
+                                       of_edges.data_ptr<T>(),
+                                       of_centers.stride(0),
+                                       of_neighbors.stride(0),
+                                       of_edges.stride(0),
+                                       nullptr};
   for_each_block<T>(in, bounds, 2, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
-    EdgeNetworkGradients<T> g = {steps.data(),
-                                 of_sums.data_ptr<T>(),
-                                 of_edges_out.data_ptr<T>(),
-                                 of_sums.stride(0),
-                                 of_edges_out.stride(0),
-                                 of_centers.data_ptr<T>(),
-                                 of_neighbors.data_ptr<T>(),
-                                 of_edges.data_ptr<T>(),
-                                 of_centers.stride(0),
-                                 of_neighbors.stride(0),
-                                 of_edges.stride(0),
-                                 nullptr};
+    EdgeNetworkGradients<T> g = all;
     if (part > 0) {
       g.neighbors = own.rows<T>(part);
       g.neighbor_stride = in.neighbors.size(1);
       g.slot = own.slot[part].data();
     }
-    kernel<T>().backward(in.view<T>(kept), g, first, n, in.block_size(), scratch);
+    kernel<T>().backward(network, g, first, n, in.block_size(), scratch);
   });
   own.add_to<T>(of_neighbors);
 }
@@ -397,7 +195,8 @@ forward_cpu(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
   const Tensor sums = pooled_zeros({centers.size(0), sum_width}, edges.scalar_type());
   // Zeros where no instruction stores.
   const Tensor edges_out = pooled_zeros({edges.size(0), edge_width}, edges.scalar_type());
-  const Tensor kept = keep ? in.kept() : pooled_empty({0, in.kept_width}, edges.scalar_type());
+  const Tensor kept = keep ? in.kept()
+                           : pooled_empty({0, in.program.kept_width()}, edges.scalar_type());
   if (edges.scalar_type() == at::kFloat)
     run_forward<float>(in, sums, edges_out, kept);
   else
@@ -422,7 +221,7 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ke
                         of_edges_out.size(1) == edge_width && of_edges_out.scalar_type() == dtype,
                     "a gradient of the edge network's results has a wrong shape or dtype");
   TORCH_CHECK_VALUE(kept.dim() == 2 && kept.size(0) <= edges.size(0) &&
-                        kept.size(1) == in.kept_width && kept.scalar_type() == dtype &&
+                        kept.size(1) == in.program.kept_width() && kept.scalar_type() == dtype &&
                         kept.is_contiguous(),
                     "what was kept of the edge network has a wrong shape or dtype");
   const Tensor of_centers = pooled_zeros(centers.sizes(), dtype);
@@ -493,7 +292,7 @@ static std::tuple<Tensor, Tensor> forward_autograd(const Tensor &centers, const 
                                                    const Tensor &neighbor, int64_t sum_width,
                                                    int64_t edge_width)
 {
-  check_constant({weights, transposed, vectors});
+  check_constant({weights, transposed, vectors, scales});
   const bool keep = at::GradMode::is_enabled() &&
       (centers.requires_grad() || neighbors.requires_grad() || edges.requires_grad());
   const auto results = DifferentiableEdgeNetwork::apply(
@@ -527,7 +326,11 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
 }
 
 TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("edge_network", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
+{
+  // What is called below autograd and above it.
+  library.impl("edge_network", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+  library.impl("edge_network_forward", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+}
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("edge_network", forward_autograd); }

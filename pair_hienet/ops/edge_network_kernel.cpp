@@ -117,6 +117,7 @@ template <typename T> static inline Moments<T> moments(const T *x, int64_t n, T 
 // functions of one number
 // ----------------------------------------------------------------------
 
+/// Where the exponential ends (|x| > 88 in float32) it is x times a number so small that it is no normal one.
 struct SiLU {
   template <typename T> static V<T> value(V<T> x) { return x * sigmoid<T>(x); }
   template <typename T> static V<T> slope(V<T> x)
@@ -600,8 +601,9 @@ static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out,
       forward_instruction(block, instruction, scale);
     else
       output_instruction(block, instruction, scale, out);
-    if (instruction.kept >= 0 && block.is_kept())
-      for (int64_t r = 0; r < n; r++)
+    // Rows, not blocks: the backward may divide the edges in another way.
+    if (instruction.kept >= 0)
+      for (int64_t r = 0; r < n && first + r < net.n_kept; r++)
         copy(block.kept(r) + instruction.kept, block.value(instruction.result, r),
              block.width(instruction.result));
   }

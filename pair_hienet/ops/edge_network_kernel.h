@@ -47,8 +47,8 @@ struct EdgeInstruction {
 };
 constexpr int64_t EDGE_INSTRUCTION_COLUMNS = 8;
 
-/// Where a value lies: an array of `stride` numbers for each edge begins at `start` for one edge at a time, and the value
-/// is `width` of its columns from `column` on.
+/// Where a value lies in the memory of a block of n edges: an array of `stride` numbers for each edge begins at n * `start`,
+/// and the value is `width` of its columns from `column` on.
 struct EdgeValue {
   int64_t start, stride, column, width;
 };

@@ -118,8 +118,9 @@ INLINE static inline void each_vector(int64_t channels, const Work &work)
   if (u < channels) work.template operator()<true>(u, channels - u);
 }
 
-// In halves: v[i] + v[i + half], as the processor's shuffles have it. Left to itself the compiler goes through memory.
+// In halves: v[i] + v[i + half].
 #if defined(__AVX512F__)
+// Left to itself the compiler goes through memory.
 template <typename T> static inline T sum(V<T> v);
 template <> inline float sum<float>(V<float> v)
 { return _mm512_reduce_add_ps(v); }
