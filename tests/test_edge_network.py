@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import sys
+from random import Random
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hienet.ops.edge_network import OPERATIONS, WORTH_KEEPING, EdgeNetwork, EdgeProgram
+from hienet.ops.edge_network import OPERATIONS, WORTH_KEEPING, EdgeNetwork, EdgeProgram, Value
 
 pytestmark = pytest.mark.usefixtures("operators")
 
@@ -209,6 +211,83 @@ def test_it_is_its_program(width, dtype, instruction_set):
     }
     expected = differentiated(lambda *t: in_plain_torch(program, *t, center, neighbor), rounded)
     assert_close(found, expected, dtype)
+
+
+def random_program(choose: Random) -> Recorder:
+    """Up to thirty instructions on values that are parts of others, read several times, added to, or never used."""
+    p, values = Recorder(), []
+
+    def column(width: int) -> int:
+        return choose.randrange(COLUMNS - width)
+
+    def added(value: Value) -> None:
+        if p.instructions[-1][-1] < 0 and choose.random() < 0.3:
+            choose.choice([p.add_center, p.add_neighbor])(value, column(value.width))
+        values.append(value)
+        while choose.random() < 0.4:
+            first = choose.randrange(value.width)
+            values.append(p.part(value, first, choose.randint(1, value.width - first)))
+
+    added(p.edge(column(12), 12))
+    for _ in range(choose.randint(3, 30)):
+        name, width, dim = choose.choice(OPERATIONS), choose.choice([1, 2, 5, 8, 16, 17]), choose.randint(1, 3)
+        x = choose.choice(values[-6:] if choose.random() < 0.6 else values)
+        alike = choose.choice([value for value in values if value.width == x.width])
+        if name in ("edge", "center", "neighbor"):
+            added(getattr(p, name)(column(width), width))
+        elif name.endswith("along_edge"):
+            added(getattr(p, name)(column(dim * width), width, column(dim), dim, scale=-1.3))
+        elif name == "center_dot_neighbor":
+            added(p.center_dot_neighbor(column(dim * width), column(dim * width), width, dim))
+        elif name == "linear":
+            added(p.linear(x, random(x.width, width, seed=width) / math.sqrt(x.width), random(width)))
+        elif name in ("add", "multiply"):
+            ones = [value for value in values if value.width == 1]
+            y = choose.choice(ones) if name == "multiply" and ones and choose.random() < 0.4 else alike
+            added(getattr(p, name)(x, y, scale=0.7))
+        elif name in ("silu", "sigmoid", "tanh"):
+            added(getattr(p, name)(x))
+        elif name == "layer_norm":
+            added(p.layer_norm(x, norm(x.width)))
+        elif name == "join" and x.width < 20:
+            added(p.join(x, alike))
+        elif name == "group_sum":
+            added(p.group_sum(x, choose.choice([n for n in range(1, x.width + 1) if x.width % n == 0])))
+        elif name == "group_multiply":
+            added(p.group_multiply(choose.choice([v for v in values if x.width % v.width == 0]), x))
+        elif name == "store":
+            p.store(x, p.edge_width)
+        elif name == "sum_directed":
+            p.sum_directed(x, choose.randrange(8), column(dim), dim, scale=0.6)
+        elif name == "sum_passed":
+            p.sum_passed(x, choose.randrange(8), column(dim * x.width), dim)
+    p.sum(values[-1], 0)
+    return p
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_program_and_its_derivative(seed, monkeypatch):
+    """With and without what is kept, which changes no bit."""
+    monkeypatch.setattr(sys.modules["hienet.ops.edge_network"], "WORTH_KEEPING", 3)
+    program = random_program(Random(seed))
+    network = EdgeNetwork(program)
+    center, neighbor = graph(5, 7, 1 + seed % 30)
+    tensors = [(0.7 * t.detach()).requires_grad_() for t in inputs(torch.float64, 5, 7, len(center))]
+    found = differentiated(lambda *t: network(*t, center, neighbor), tensors)
+    # Autograd knows no gradient of what is not read; the operator returns zeros.
+    expected = differentiated(
+        lambda *t: [r + 0.0 * sum(x.sum() for x in t) for r in in_plain_torch(program, *t, center, neighbor)], tensors
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    constants = [getattr(network, name) for name in ("weights", "transposed", "vectors", "program", "scales", "values")]
+    rows = [t.detach() for t in tensors]
+    arguments = [*rows, *constants, center, neighbor, network.sum_width, network.edge_width]
+    *_, kept = torch.ops.hienet.edge_network_forward(*arguments, True)
+    seeds = [random(*result.shape, seed=11) for result in found[:2]]
+    for n_kept in (0, len(center) // 2):
+        again = torch.ops.hienet.edge_network_backward(*seeds, kept[:n_kept], *arguments)
+        assert all(torch.equal(a, b) for a, b in zip(again, found[2:], strict=True))
 
 
 @pytest.mark.parametrize(("n_local", "degree"), [(0, 0), (3, 0), (1, 400)])
