@@ -81,8 +81,8 @@ def _report(deployment: Deployment, compiled: bool) -> None:
         if tables is not None:
             said += (
                 f". Functions of the distance are splines of {tables['n_intervals']} intervals, for a tolerance of "
-                f"{tables['tolerance']:.0e} eV/Å: {tables['bytes'] / 1e6:.1f} MB in the file, "
-                f"{tables['bytes_for_each_pair'] / 1e6:.1f} MB for each pair of elements when it is loaded"
+                f"{tables['tolerance']:.0e} eV/Å: {tables['bytes'] / 1e6:.2g} MB in the file, "
+                f"{tables['bytes_for_each_pair'] / 1e6:.2g} MB for each pair of elements when it is loaded"
             )
         console.print(said)
     elif compiled:
