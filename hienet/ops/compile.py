@@ -14,6 +14,7 @@ from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.scalar_layer import LayerOnScalars
 from hienet.ops.gate import FusedGate
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
@@ -74,6 +75,11 @@ class RadialBasisLayer(nn.Module):
         return self.plain(state, plain_edges, species, center, neighbor, n_local)
 
 
+def later_invariant_layer(layer: InvariantLayer, embedding: EdgeEmbedding) -> nn.Module:
+    """An invariant layer behind others, whose features depend on the environment, for edges of `EdgeGeometry`."""
+    return RadialBasisLayer(layer, embedding)
+
+
 def compile_layers(model: nn.Module, n_intervals: int) -> None:
     """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
@@ -91,8 +97,11 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
+        elif isinstance(layer, LayerOnScalars):
+            layer.layer = later_invariant_layer(cast(InvariantLayer, layer.layer), embedding)
+            compiled.append(layer)
         else:
-            compiled.append(RadialBasisLayer(cast(InvariantLayer, layer), embedding))
+            compiled.append(later_invariant_layer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
     if isinstance(model.energy_readout, EnergyReadout):
@@ -110,7 +119,7 @@ def layers_have_compiled_forms(model: nn.Module) -> bool:
 
 
 def _has_compiled_form(layer: nn.Module) -> bool:
-    if isinstance(layer, LayerWithReadout):
+    if isinstance(layer, LayerWithReadout | LayerOnScalars):
         return _has_compiled_form(layer.layer)
     if isinstance(layer, EquivariantLayer):
         return not layer.radial_by_species
