@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hienet.errors import HIENetError
-from hienet.models.factory import make_config
+from hienet.models.factory import build_model, make_config
 from hienet.models.hienet import HIENet
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.scalar_layer import LayerOnScalars
@@ -68,3 +68,18 @@ def test_the_order_matters():
         for order in ("invariant_first", "alternating", "invariant_last")
     ]
     assert min(float((a - b).abs().max()) for a in energies for b in energies if a is not b) > 1e-3
+
+
+def test_without_invariant_layers_it_is_eqvnet():
+    shared = {**TINY["hienet"], "elements": ("C", "Si")}
+    del shared["attention_dropout"]
+    channels = shared.pop("invariant_channels")
+    eqvnet = build_model("eqvnet", make_config("eqvnet", None, {**shared, "channels": channels}), seed=0)
+    hienet = build_model(
+        "hienet",
+        make_config("hienet", None, {**TINY["hienet"], "elements": ("C", "Si"), "n_invariant_layers": 0}),
+        seed=0,
+    )
+    expected, found = eqvnet.state_dict(), hienet.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
