@@ -217,7 +217,7 @@ def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation
 
 def test_every_training_of_the_ablation_has_a_name_and_a_configuration_of_its_own(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from ablation import configuration, trainings
+    from ablation_plan import configuration, trainings
 
     sections = [parse_config(configuration(one, tmp_path, None)).model for one in trainings()]
     for section in sections:
