@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from hienet.models.geodite import Geodite
 from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
@@ -15,7 +16,10 @@ from hienet.nn.invariant import InvariantLayer
 from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
 from hienet.nn.scalar_layer import LayerOnScalars
+from hienet.ops.edge_network import EdgeNetwork
+from hienet.ops.fused_invariant import FusedInvariantLayer
 from hienet.ops.gate import FusedGate
+from hienet.ops.geodite import compile_geodite
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
@@ -25,6 +29,7 @@ from hienet.ops.spline import intervals_with_knot
 
 OPERATORS = {
     EdgeGeometry: ("hienet::edge_geometry",),
+    EdgeNetwork: ("hienet::edge_network",),
     FusedEquivariantLayer: ("hienet::interaction",),
     FusedGate: ("hienet::gate",),
     FusedLinear: ("hienet::irreps_linear",),
@@ -48,38 +53,6 @@ class NoEmbedding(nn.Module):
         return self.empty.new_zeros([species.shape[0], 0])
 
 
-class RadialBasisLayer(nn.Module):
-    """A plain invariant layer behind compiled ones: its radial basis is made of the distance again."""
-
-    def __init__(self, plain: InvariantLayer, embedding: EdgeEmbedding) -> None:
-        super().__init__()
-        self.plain, self.basis = plain, embedding.basis
-        self.envelope = embedding.envelope
-        self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
-
-    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
-        """As `InvariantLayer.prepare`."""
-        return self.plain.prepare(features, species)
-
-    def load_elements(self, species: Tensor) -> int:
-        """Bytes of the tables built for these species: none."""
-        return 0
-
-    def forward(
-        self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
-    ) -> Tensor:
-        """As `InvariantLayer.forward`, with `edges` of `EdgeGeometry`."""
-        distance = edges[:, :1]
-        envelope = self.envelope(distance)
-        plain_edges = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
-        return self.plain(state, plain_edges, species, center, neighbor, n_local)
-
-
-def later_invariant_layer(layer: InvariantLayer, embedding: EdgeEmbedding) -> nn.Module:
-    """An invariant layer behind others, whose features depend on the environment, for edges of `EdgeGeometry`."""
-    return RadialBasisLayer(layer, embedding)
-
-
 def compile_layers(model: nn.Module, n_intervals: int) -> None:
     """The rule for `LayeredModel`: edges become `EdgeGeometry`, each layer follows the rule of its own type."""
     embedding = cast(EdgeEmbedding, model.edge_embedding)
@@ -93,15 +66,16 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
         elif isinstance(layer, LayerWithReadout):
             layer.layer = FusedEquivariantLayer(cast(EquivariantLayer, layer.layer), embedding, n_intervals)
             compiled.append(layer)
-        elif isinstance(layer, InvariantLayer) and i == 0:
+        elif isinstance(layer, InvariantLayer) and i == 0 and embedding.envelope.kink is None:
+            # The tables of pairs are built when the file is loaded, with no regard to a kink.
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
         elif isinstance(layer, LayerOnScalars):
-            layer.layer = later_invariant_layer(cast(InvariantLayer, layer.layer), embedding)
+            layer.layer = FusedInvariantLayer(cast(InvariantLayer, layer.layer), embedding)
             compiled.append(layer)
         else:
-            compiled.append(later_invariant_layer(cast(InvariantLayer, layer), embedding))
+            compiled.append(FusedInvariantLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
     model.layers = nn.ModuleList(compiled)
     if isinstance(model.energy_readout, EnergyReadout):
@@ -110,12 +84,7 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
 
 def layers_have_compiled_forms(model: nn.Module) -> bool:
     """Whether `compile_layers` knows every part of this `LayeredModel`."""
-    layers = cast(nn.ModuleList, model.layers)
-    if not all(_has_compiled_form(layer) for layer in layers):
-        return False
-    # The tables of pairs are built when the file is loaded, with no regard to a kink.
-    kink = cast(EdgeEmbedding, model.edge_embedding).envelope.kink
-    return kink is None or not isinstance(layers[0], InvariantLayer)
+    return all(_has_compiled_form(layer) for layer in cast(nn.ModuleList, model.layers))
 
 
 def _has_compiled_form(layer: nn.Module) -> bool:
@@ -139,7 +108,10 @@ class CompileRule:
     compile: Callable[[nn.Module, int], None]
 
 
-RULES: dict[type[nn.Module], CompileRule] = {LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers)}
+RULES: dict[type[nn.Module], CompileRule] = {
+    LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers),
+    Geodite: CompileRule(lambda model: True, lambda model, n_intervals: compile_geodite(cast(Geodite, model))),
+}
 """By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
 
 
@@ -188,5 +160,5 @@ def describe_tables(model: nn.Module) -> dict[str, int]:
     in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
+    n_intervals = max((table.shape[-3] for table in [*fused, *tabulated]), default=0)
     return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

@@ -6,27 +6,27 @@
 
 namespace hienet {
 
-EdgeList::EdgeList(const at::Tensor &center, const at::Tensor &neighbors, int64_t n_centers,
+EdgeList::EdgeList(const at::Tensor &centers, const at::Tensor &neighbors, int64_t n_centers,
                    int64_t n_nodes) : n_local(n_centers)
 {
-  TORCH_CHECK_VALUE(center.dim() == 1 && neighbors.dim() == 1 &&
-                        center.size(0) == neighbors.size(0),
+  TORCH_CHECK_VALUE(centers.dim() == 1 && neighbors.dim() == 1 &&
+                        centers.size(0) == neighbors.size(0),
                     "`center` and `neighbor` must be two lists of equal length");
   TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local,
                     ", but there are ", n_nodes, " nodes");
   neighbor_tensor = neighbors.to(at::kLong).contiguous();
   neighbor = neighbor_tensor.data_ptr<int64_t>();
   n_edges = neighbor_tensor.size(0);
-  const at::Tensor centers = center.to(at::kLong).contiguous();
-  const int64_t *const to = centers.data_ptr<int64_t>();
+  center_tensor = centers.to(at::kLong).contiguous();
+  center = center_tensor.data_ptr<int64_t>();
   row_start.assign(n_local + 1, 0);
   for (int64_t e = 0; e < n_edges; e++) {
-    TORCH_CHECK_VALUE(to[e] >= (e > 0 ? to[e - 1] : 0) && to[e] < n_local,
-                      "`center` must be sorted and below `n_local` (", n_local, "), got ", to[e],
+    TORCH_CHECK_VALUE(center[e] >= (e > 0 ? center[e - 1] : 0) && center[e] < n_local,
+                      "`center` must be sorted and below `n_local` (", n_local, "), got ", center[e],
                       " for edge ", e);
     TORCH_CHECK_VALUE(neighbor[e] >= 0 && neighbor[e] < n_nodes, "`neighbor` must be below ",
                       n_nodes, ", got ", neighbor[e], " for edge ", e);
-    row_start[to[e] + 1]++;
+    row_start[center[e] + 1]++;
   }
   for (int64_t i = 0; i < n_local; i++) {
     largest_degree = std::max(largest_degree, row_start[i + 1]);

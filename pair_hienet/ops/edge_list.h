@@ -15,7 +15,9 @@ namespace hienet {
 /// Edges sorted by center, checked: `neighbor` lies in `0 .. n_nodes-1`.
 struct EdgeList {
   at::Tensor neighbor_tensor;        // int64, contiguous
+  at::Tensor center_tensor;          // int64, contiguous
   const int64_t *neighbor;           // [n_edges]
+  const int64_t *center;             // [n_edges]
   std::vector<int64_t> row_start;    // [n_local + 1], edges of a center
   int64_t n_local, n_edges;
   int64_t largest_degree = 0;

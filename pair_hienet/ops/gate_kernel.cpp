@@ -6,15 +6,6 @@
 
 namespace hienet::HIENET_VARIANT {
 
-/// work(u, n) for every vector of `channels`; n numbers of it exist.
-template <typename T, typename Work>
-INLINE static inline void each_vector(int64_t channels, const Work &work)
-{
-  int64_t u = 0;
-  for (; u + WIDTH<T> <= channels; u += WIDTH<T>) work.template operator()<false>(u, WIDTH<T>);
-  if (u < channels) work.template operator()<true>(u, channels - u);
-}
-
 template <typename T>
 static void forward(const GateRows<T> &r, T *output, int64_t out_stride, int64_t first,
                     int64_t last)

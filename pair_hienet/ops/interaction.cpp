@@ -11,6 +11,7 @@
 #include "differentiable.h"
 #include "edge_list.h"
 #include "irreps_linear.h"
+#include "own_rows.h"
 #include "pooled_memory.h"
 
 #include <ATen/ATen.h>
@@ -191,49 +192,6 @@ template <typename T> class Workspace {
   }
 };
 
-/// Rows of gradients of features for the parts behind the first, which write what belongs to the same neighbour without
-/// waiting for each other. The first part writes into the result.
-struct OwnRows {
-  std::vector<std::vector<int32_t>> slot;    // of a part and node, or -1
-  std::vector<int64_t> first_row;            // of a part
-  Tensor gradient;
-
-  OwnRows(const InteractionInputs &in, const std::vector<int64_t> &bounds) :
-      slot(bounds.size() - 1), first_row(bounds.size(), 0)
-  {
-    for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
-      if (part == 0) return;
-      slot[part].assign(in.state.size(0), -1);
-      int32_t n = 0;
-      for (int64_t e = in.list.row_start[first]; e < in.list.row_start[last]; e++) {
-        int32_t &place = slot[part][in.list.neighbor[e]];
-        if (place < 0) place = n++;
-      }
-      first_row[part + 1] = n;
-    });
-    for (size_t part = 1; part < first_row.size(); part++) first_row[part] += first_row[part - 1];
-    gradient = pooled_zeros({first_row.back(), in.read_width}, in.state.scalar_type());
-  }
-
-  template <typename T> T *rows(int64_t part) const
-  { return gradient.data_ptr<T>() + first_row[part] * gradient.stride(0); }
-
-  /// Always in the order of the parts, so that a sum does not depend on who is faster.
-  template <typename T> void add_to(const Tensor &of_state) const
-  {
-    const int64_t width = gradient.size(1);
-    at::parallel_for(0, of_state.size(0), 16, [&](int64_t first, int64_t last) {
-      for (int64_t node = first; node < last; node++)
-        for (size_t part = 1; part < slot.size(); part++) {
-          if (slot[part][node] < 0) continue;
-          T *const to = of_state.data_ptr<T>() + node * of_state.stride(0);
-          const T *const from = rows<T>(part) + slot[part][node] * width;
-          for (int64_t i = 0; i < width; i++) to[i] += from[i];
-        }
-    });
-  }
-};
-
 // ----------------------------------------------------------------------
 // the operator and its derivative
 // ----------------------------------------------------------------------
@@ -266,7 +224,7 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
   const auto c = convolution<T>(in);
   const auto bounds = in.list.parts();
   const Workspace<T> workspace(in, c, bounds);
-  const OwnRows own(in, bounds);
+  const OwnRows own(in.list, bounds, in.state.size(0), in.read_width, in.state.scalar_type());
   // The gradients of what neighbours read are sums; those of the atoms' own part are copied below.
   const int64_t n_local = in.list.n_local, kept_stop = in.kept_start + in.linear.width_out();
   of_state.narrow(1, 0, in.kept_start).zero_();

@@ -109,6 +109,15 @@ template <typename T, bool PARTIAL> static inline void write(T *p, V<T> v, int64
     store(p, v);
 }
 
+/// work<PARTIAL>(u, n) for every vector of `channels` numbers, u its first and n how many of it exist.
+template <typename T, typename Work>
+INLINE static inline void each_vector(int64_t channels, const Work &work)
+{
+  int64_t u = 0;
+  for (; u + WIDTH<T> <= channels; u += WIDTH<T>) work.template operator()<false>(u, WIDTH<T>);
+  if (u < channels) work.template operator()<true>(u, channels - u);
+}
+
 template <typename T> static inline T sum(V<T> v)
 {
   for (int64_t half = WIDTH<T> / 2; half > 0; half /= 2)

@@ -1,0 +1,329 @@
+"""Networks on edges as one compiled operator: a program that a block of edges passes through while it is in the cache.
+
+`EdgeProgram` writes the program, `EdgeNetwork` runs it. A value is a row of numbers for each edge. Instructions read
+columns of the edges, of their centers and of their neighbours, work on values, and sum them over the edges of each
+center or store them for the edges. The operator's backward computes the values again, but for results of large maps,
+which are kept where that takes little memory.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hienet.ops.library import load_operators
+from hienet.ops.linear import in_panels
+from hienet.ops.spline import LANES
+
+OPERATIONS = (
+    "edge",
+    "center",
+    "neighbor",
+    "add_center",
+    "add_neighbor",
+    "linear",
+    "add_linear",
+    "add",
+    "multiply",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "layer_norm",
+    "join",
+    "group_sum",
+    "group_multiply",
+    "sum",
+    "store",
+    "center_along_edge",
+    "neighbor_along_edge",
+    "center_dot_neighbor",
+    "sum_directed",
+    "sum_passed",
+)
+"""The operator's instructions by number (pair_hienet/ops/edge_network_kernel.h)."""
+
+WORTH_KEEPING = 32
+"""Columns from which on a map's result is kept for the backward: reading it takes less time than computing it again."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A row of `width` numbers for each edge; `index` is its number in the program."""
+
+    index: int
+    width: int
+
+
+class EdgeProgram:
+    """Instructions, weights and layout of a network on edges, in float64; convert the `EdgeNetwork` made of it.
+
+    A method appends the instruction that its name says, and returns the value that this writes. `add_center`,
+    `add_neighbor` and `add_linear` add to a value, which must not have been read before.
+    """
+
+    def __init__(self) -> None:
+        self.instructions: list[list[int]] = []
+        self.scales: list[float] = []
+        self.values: list[list[int]] = []
+        self.weights: list[Tensor] = []
+        self.transposed: list[Tensor] = []
+        self.vectors: list[Tensor] = []
+        self.size = self.sum_width = self.edge_width = self.kept_width = 0
+        self._read: set[int] = set()
+
+    # What comes in
+
+    def edge(self, column: int, width: int) -> Value:
+        """Columns of the edges."""
+        return self._append("edge", width, a=column)
+
+    def center(self, column: int, width: int) -> Value:
+        """Columns of the edges' centers."""
+        return self._append("center", width, a=column)
+
+    def neighbor(self, column: int, width: int) -> Value:
+        """Columns of the edges' neighbours."""
+        return self._append("neighbor", width, a=column)
+
+    def add_center(self, value: Value, column: int) -> None:
+        """Add as many columns of the centers."""
+        self._add_to(value, "add_center", a=column)
+
+    def add_neighbor(self, value: Value, column: int) -> None:
+        """Add as many columns of the neighbours."""
+        self._add_to(value, "add_neighbor", a=column)
+
+    def center_along_edge(self, column: int, width: int, direction: int, dim: int, scale: float = 1.0) -> Value:
+        """scale sum_m Y_m X_m: columns `direction + m` of the edge, `width` columns from `column + m width` on of its
+        center, m < dim."""
+        return self._append("center_along_edge", width, a=column, b=direction, c=dim, scale=scale)
+
+    def neighbor_along_edge(self, column: int, width: int, direction: int, dim: int, scale: float = 1.0) -> Value:
+        """The same of its neighbour."""
+        return self._append("neighbor_along_edge", width, a=column, b=direction, c=dim, scale=scale)
+
+    def center_dot_neighbor(self, center_column: int, neighbor_column: int, width: int, dim: int) -> Value:
+        """sum_m X_m Z_m: `width` columns from `... + m width` on of center and neighbour, m < dim."""
+        return self._append("center_dot_neighbor", width, a=center_column, b=neighbor_column, c=dim)
+
+    # What happens in between
+
+    def linear(self, value: Value, matrix: Tensor, bias: Tensor | None = None) -> Value:
+        """x M + bias, with M `[width of x, fan-out]`."""
+        start, transposed = self._matrix(value, matrix)
+        c = -1 if bias is None else self._vector(bias)
+        result = self._append("linear", matrix.shape[1], value, a=start, b=transposed, c=c)
+        if value.width >= WORTH_KEEPING:
+            self.instructions[-1][-1] = self.kept_width
+            self.kept_width += result.width
+        return result
+
+    def add_linear(self, to: Value, value: Value, matrix: Tensor) -> None:
+        """Add x M."""
+        start, transposed = self._matrix(value, matrix)
+        if matrix.shape[1] != to.width:
+            raise ValueError(f"a map to {matrix.shape[1]} columns cannot be added to {to.width}")
+        self._add_to(to, "add_linear", value, a=start, b=transposed, c=-1)
+
+    def add(self, first: Value, second: Value, scale: float = 1.0) -> Value:
+        """scale (x + y)."""
+        return self._append("add", first.width, first, second, scale=scale)
+
+    def multiply(self, first: Value, second: Value, scale: float = 1.0) -> Value:
+        """scale x y; y may be one number for all columns of x."""
+        return self._append("multiply", first.width, first, second, scale=scale)
+
+    def silu(self, value: Value, scale: float = 1.0) -> Value:
+        """scale SiLU(x)."""
+        return self._append("silu", value.width, value, scale=scale)
+
+    def sigmoid(self, value: Value) -> Value:
+        """1 / (1 + exp(-x))."""
+        return self._append("sigmoid", value.width, value)
+
+    def tanh(self, value: Value) -> Value:
+        """tanh(x), to rounding of one, not of itself."""
+        return self._append("tanh", value.width, value)
+
+    def layer_norm(self, value: Value, norm: nn.LayerNorm) -> Value:
+        """LayerNorm with the weights of `norm`."""
+        gain, bias = self._vector(norm.weight), self._vector(norm.bias)
+        return self._append("layer_norm", value.width, value, a=gain, b=bias, scale=norm.eps)
+
+    def join(self, first: Value, second: Value) -> Value:
+        """Side by side."""
+        return self._append("join", first.width + second.width, first, second)
+
+    def group_sum(self, value: Value, n_groups: int) -> Value:
+        """The sums of contiguous groups of equal length: `n_groups` numbers."""
+        return self._append("group_sum", n_groups, value)
+
+    def group_multiply(self, factors: Value, value: Value) -> Value:
+        """Each such group times its factor."""
+        return self._append("group_multiply", value.width, factors, value)
+
+    def part(self, value: Value, column: int, width: int) -> Value:
+        """Columns of a value, without an instruction."""
+        start, stride, first, whole = self.values[value.index]
+        if column + width > whole:
+            raise ValueError(f"a value of {whole} columns has no columns {column} to {column + width}")
+        self.values.append([start, stride, first + column, width])
+        return Value(len(self.values) - 1, width)
+
+    def parts(self, value: Value, width: int) -> list[Value]:
+        """All its columns, `width` at a time."""
+        return [self.part(value, column, width) for column in range(0, value.width, width)]
+
+    # What goes out
+
+    def sum(self, value: Value, column: int) -> None:
+        """Sum over the edges of each center, to these columns of the sums."""
+        self._output("sum", value, column, value.width)
+
+    def store(self, value: Value, column: int) -> None:
+        """Keep for each edge, in these columns of the edges that come out."""
+        self._output("store", value, column, value.width)
+
+    def sum_directed(self, value: Value, column: int, direction: int, dim: int, scale: float = 1.0) -> None:
+        """Sum scale Y_m x, Y_m columns `direction + m` of the edge, to the columns from `column + m width` on, m < dim."""
+        self._output("sum_directed", value, column, dim * value.width, b=direction, c=dim, scale=scale)
+
+    def sum_passed(self, value: Value, column: int, neighbor_column: int, dim: int) -> None:
+        """Sum x Z_m, Z_m the neighbour's columns from `neighbor_column + m width` on, to those from `column + m width`
+        on, m < dim."""
+        self._output("sum_passed", value, column, dim * value.width, b=neighbor_column, c=dim)
+
+    # How it is written down
+
+    def _append(
+        self,
+        operation: str,
+        width: int,
+        first: Value | None = None,
+        second: Value | None = None,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        scale: float = 1.0,
+    ) -> Value:
+        stride = math.ceil(width / LANES) * LANES
+        self.values.append([self.size, stride, 0, width])
+        self.size += stride
+        result = Value(len(self.values) - 1, width)
+        self._write(operation, result, first, second, a, b, c, scale)
+        return result
+
+    def _add_to(self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0) -> None:
+        if value.index in self._read or any(row[1] == value.index and row[-1] >= 0 for row in self.instructions):
+            raise ValueError("a value that was read, or is kept, cannot be added to")
+        self._write(operation, value, first, None, a, b, c, 1.0)
+
+    def _output(
+        self, operation: str, value: Value, column: int, width: int, b: int = 0, c: int = 0, scale: float = 1.0
+    ) -> None:
+        if operation == "store":
+            self.edge_width = max(self.edge_width, column + width)
+        else:
+            self.sum_width = max(self.sum_width, column + width)
+        self._write(operation, None, value, None, column, b, c, scale)
+
+    def _write(
+        self,
+        operation: str,
+        result: Value | None,
+        first: Value | None,
+        second: Value | None,
+        a: int,
+        b: int,
+        c: int,
+        scale: float,
+    ) -> None:
+        row = [OPERATIONS.index(operation), *(-1 if v is None else v.index for v in (result, first, second)), a, b, c, -1]
+        self._read |= {v.index for v in (first, second) if v is not None}
+        self.instructions.append(row)
+        self.scales.append(scale)
+
+    def _matrix(self, value: Value, matrix: Tensor) -> tuple[int, int]:
+        if matrix.shape[0] != value.width:
+            raise ValueError(f"a map of {matrix.shape[0]} columns cannot read a value of {value.width}")
+        start, transposed = (sum(part.numel() for part in parts) for parts in (self.weights, self.transposed))
+        self.weights.append(in_panels(matrix.detach()))
+        self.transposed.append(in_panels(matrix.detach().t()))
+        return start, transposed
+
+    def _vector(self, vector: Tensor) -> int:
+        start = sum(part.numel() for part in self.vectors)
+        self.vectors.append(vector.detach().clone())
+        return start
+
+
+class EdgeNetwork(nn.Module):
+    """A finished `EdgeProgram`; for the CPU, and not for training.
+
+    Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
+    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales` `[n_instructions]`; `values` `[n_values, 4]`
+    int64, where a value lies in the scratch memory; `weights` and `transposed`, all matrices in panels
+    (hienet.ops.linear); `vectors`, biases and gains.
+    """
+
+    # TorchScript reads these annotations, and only where they are not strings.
+    program: Tensor
+    scales: Tensor
+    values: Tensor
+    weights: Tensor
+    transposed: Tensor
+    vectors: Tensor
+
+    def __init__(self, program: EdgeProgram) -> None:
+        """
+        Raises:
+            HIENetError: the library of operators is not compiled.
+        """
+        super().__init__()
+        load_operators()
+        self.sum_width, self.edge_width = program.sum_width, program.edge_width
+        for name, value in {
+            "program": torch.tensor(program.instructions, dtype=torch.int64),
+            "scales": torch.tensor(program.scales, dtype=torch.float64),
+            "values": torch.tensor(program.values, dtype=torch.int64),
+            "weights": _joined(program.weights),
+            "transposed": _joined(program.transposed),
+            "vectors": _joined(program.vectors),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(
+        self, centers: Tensor, neighbors: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run the program.
+
+        Args:
+            centers: `[n_local, columns]`, what it reads of centers.
+            neighbors: `[n_nodes, columns]`, what it reads of neighbours.
+            edges: `[n_edges, columns]`.
+            center, neighbor: `[n_edges]` int64, sorted by center.
+
+        Returns:
+            sums `[n_local, sum_width]` and edges `[n_edges, edge_width]`.
+        """
+        return torch.ops.hienet.edge_network(
+            centers,
+            neighbors,
+            edges,
+            self.weights,
+            self.transposed,
+            self.vectors,
+            self.program,
+            self.scales,
+            self.values,
+            center,
+            neighbor,
+            self.sum_width,
+            self.edge_width,
+        )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
