@@ -159,22 +159,26 @@ def test_a_leak_and_a_lost_momentum_show_in_the_summary_of_a_long_run(monkeypatc
     assert found["resident_mb"] == pytest.approx(150.0)
 
 
-def test_mlearns_stresses_are_read_in_our_units_order_and_sign(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [("Elastic", [-1.0, -2.0, -3.0, -5.0, -6.0, -4.0]), ("Vacancy", [-1.0, -2.0, -3.0, -6.0, -5.0, -4.0])],
+)
+def test_mlearns_stresses_are_read_in_our_units_order_and_sign(group, expected, monkeypatch, tmp_path):
+    """Theirs are in kbar, compression positive, XX YY ZZ XY and then YZ ZX in one group, ZX YZ in the others."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from mlearn import read_mlearn
 
     site = {"species": [{"element": "Si", "occu": 1}], "abc": [0.5, 0.0, 0.25]}
     labels = {"energy": -5.0, "forces": [[0.1, 0.2, 0.3]], "virial_stress": [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]}
     lattice = {"matrix": [[4.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.0, 0.0, 8.0]]}
-    entry = {"structure": {"lattice": lattice, "sites": [site]}, "group": "Elastic", "outputs": labels}
+    entry = {"structure": {"lattice": lattice, "sites": [site]}, "group": group, "outputs": labels}
     path = tmp_path / "Si-test.json"
     path.write_text(json.dumps([entry]))
     (atoms,) = read_mlearn(path)
     np.testing.assert_allclose(atoms.positions, [[2.0, 0.0, 2.0]])
     np.testing.assert_allclose(atoms.get_forces(), [[0.1, 0.2, 0.3]])
-    # XX YY ZZ XY YZ ZX in kbar, compression positive, to xx, yy, zz, yz, xz, xy in GPa.
-    np.testing.assert_allclose(160.21766208 * atoms.get_stress(), [-1.0, -2.0, -3.0, -5.0, -6.0, -4.0])
-    assert (atoms.get_potential_energy(), atoms.info["config_type"]) == (-5.0, "Elastic")
+    np.testing.assert_allclose(160.21766208 * atoms.get_stress(), expected)
+    assert (atoms.get_potential_energy(), atoms.info["config_type"]) == (-5.0, group)
 
 
 @pytest.fixture
