@@ -132,6 +132,7 @@ def measure(arguments: argparse.Namespace) -> None:
             rows[model]["n_atoms"] = len(atoms)
             rows[model]["steps_per_second"] = 1.0 / turns.median(model)
             rows[model]["seconds"] = turns.seconds[model]
+            rows[model]["cpu_seconds"] = turns.cpu_seconds[model]
     result = {
         "benchmark": "ablation",
         "threads": arguments.threads,
