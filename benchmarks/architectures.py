@@ -1,4 +1,4 @@
-"""Every architecture at its default size on the same structure: steps a second of the deployed file on a CPU."""
+"""Every architecture at its default size on the same structure: the deployed file's steps a second and memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from common import (
     load_contender,
     machine,
     parser,
+    peak_memory,
     prebuilt_graph,
     random_checkpoint,
     set_threads,
@@ -46,7 +47,8 @@ def main() -> None:
             folder.mkdir()
             preset = arguments.preset if architecture == "hienet" else next(iter(ARCHITECTURES[architecture].presets))
             checkpoint = random_checkpoint(folder, preset, elements, architecture=architecture)
-            model = load_contender("deployed", deploy(checkpoint)["deployed"])
+            file = deploy(checkpoint)["deployed"]
+            model = load_contender("deployed", file)
             rows[architecture] = {
                 "architecture": architecture,
                 "preset": preset,
@@ -54,6 +56,9 @@ def main() -> None:
                 "cutoff": model.cutoff,
                 "neighbors": prebuilt_graph(model, atoms).center.shape[0] / len(atoms),
                 "compiled": bool(model.info["operators"]),
+                "peak_mb_per_atom": peak_memory("deployed", file, arguments.system, arguments.threads)
+                / 1e6
+                / len(atoms),
                 "max_force_error_ev_per_angstrom": force_error(
                     load_model(checkpoint), "deployed", model, structure("alloy32" if len(elements) > 1 else "si8")
                 ),
@@ -81,7 +86,17 @@ def main() -> None:
 def report(result: dict[str, Any]) -> None:
     """A row for each architecture."""
     table = Table(
-        *("architecture", "preset", "parameters", "cutoff, Å", "neighbours", "steps/s", "ms/atom", "compiled"),
+        *(
+            "architecture",
+            "preset",
+            "parameters",
+            "cutoff, Å",
+            "neighbours",
+            "steps/s",
+            "ms/atom",
+            "MB/atom",
+            "compiled",
+        ),
         title=f"energy, forces and stress of {result['n_atoms']} atoms, float32, {result['threads']} thread(s)",
     )
     for row in result["architectures"]:
@@ -93,6 +108,7 @@ def report(result: dict[str, Any]) -> None:
             f"{row['neighbors']:.0f}",
             f"{row['steps_per_second']:.3g}",
             f"{row['ms_per_atom']:.3g}",
+            f"{row['peak_mb_per_atom']:.2f}",
             "yes" if row["compiled"] else "no",
         )
     console().print(table)

@@ -29,11 +29,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from hienet.calculator import LoadedModel
 from hienet.graph import AtomicGraph, graph_from_atoms
-from hienet.models.factory import build_model, make_config
+from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.models.hienet import HIENet
 from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.embedding import split_edges
 from hienet.ops.compile import compile_model
+from hienet.ops.edge_network import OPERATIONS, EdgeNetwork
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
 
@@ -83,6 +84,9 @@ def cases(graph: AtomicGraph, preset: str) -> Iterator[Case]:
             yield pair_message_case(graph, edges, plain, before, after)
         elif isinstance(after, FusedEquivariantLayer):
             yield from equivariant_cases(graph, edges, i + 1, plain, before, after)
+    yield later_invariant_case(graph)
+    yield from geodite_cases(graph)
+    yield nemp_case(graph)
 
 
 def edge_geometry_case(vectors: Tensor, plain: nn.Module, compiled: nn.Module) -> Case:
@@ -181,6 +185,113 @@ def equivariant_cases(
         flop=20.0 * gate_in,
         bytes_moved=8.0 * gate_in,
         others={"plain": before.gate},
+    )
+
+
+def plain_and_compiled(architecture: str) -> tuple[Any, Any]:
+    """The first preset of another architecture, twice, in float32."""
+    preset = next(iter(ARCHITECTURES[architecture].presets))
+    plain = build_model(architecture, make_config(architecture, preset, {"elements": ("Si",)}), 0).requires_grad_(False)
+    compiled = copy.deepcopy(plain)
+    compile_model(compiled, n_intervals=64)
+    return plain.float(), compiled.float()
+
+
+def edge_network_case(
+    name: str, graph: AtomicGraph, networks: list[EdgeNetwork], function: Any, plain: Any, inputs: list[Tensor]
+) -> Case:
+    """What is done on edges by `networks`: matrix products are its operations; its traffic is that of its arguments,
+    and of what it keeps for the backward and reads again."""
+    n_edges = graph.center.shape[0]
+    flop, kept = 0.0, 0.0
+    for network in networks:
+        widths = network.values[:, 3].tolist()
+        for operation, result, first, *_, column in network.program.tolist():
+            if OPERATIONS[operation] in ("linear", "add_linear"):
+                flop += 2.0 * widths[first] * widths[result]
+                kept += widths[result] if column >= 0 else 0
+    return Case(
+        name=f"edge_network, {name}",
+        unit="edge",
+        count=n_edges,
+        function=function,
+        inputs=inputs,
+        flop=flop,
+        bytes_moved=4.0 * (kept + sum(tensor.numel() for tensor in inputs) / n_edges),
+        backward=1.0,
+        others={"plain": plain},
+    )
+
+
+def later_invariant_case(graph: AtomicGraph) -> Case:
+    """An invariant layer that is not the first, with its update of the atoms."""
+    plain, compiled = plain_and_compiled("invnet")
+    vectors = graph.edge_vectors.float()
+    before, after = plain.layers[1], compiled.layers[1]
+    indices = (graph.species, graph.center, graph.neighbor, graph.n_local)
+    return edge_network_case(
+        f"invariant layer of {before.channels} channels",
+        graph,
+        [after.network],
+        lambda state, edges: after(state, edges, *indices),
+        lambda state, edges: before(state, plain_edges(plain, edges), *indices),
+        [torch.randn(graph.n_local, before.channels).requires_grad_(), compiled.embed_edges(vectors).requires_grad_()],
+    )
+
+
+def geodite_cases(graph: AtomicGraph) -> Iterator[Case]:
+    """Attention and update of the edges of a block in the middle."""
+    plain, compiled = plain_and_compiled("geodite")
+    n, c, m, indices = graph.n_local, plain.channels, plain.n_components, (graph.center, graph.neighbor, graph.n_local)
+    scalars, steerables = torch.randn(n, c).requires_grad_(), torch.randn(n, m, c).requires_grad_()
+    edges = torch.randn(graph.center.shape[0], c).requires_grad_()
+    harmonics = plain.embed_edges(graph.edge_vectors.float())[:, 1:].requires_grad_()
+    attention, fused = plain.blocks[1].attention, compiled.blocks[1].attention
+
+    def attend(module: nn.Module) -> Callable[..., Tensor]:
+        def together(*inputs: Tensor) -> Tensor:
+            change, steered = module(*inputs, *indices)
+            return torch.cat([change, steered.flatten(1)], dim=1)
+
+        return together
+
+    yield edge_network_case(
+        f"Geodite's attention, {c} channels",
+        graph,
+        [fused.network],
+        attend(fused),
+        attend(attention),
+        [scalars, steerables, edges, harmonics],
+    )
+    update, fused = plain.blocks[1].edge_update, compiled.blocks[1].edge_update
+    yield edge_network_case(
+        f"Geodite's update of edges, {c} channels",
+        graph,
+        [fused.on_edges],
+        lambda *inputs: fused(*inputs, *indices),
+        lambda *inputs: update(*inputs, *indices),
+        [edges, steerables, harmonics],
+    )
+
+
+def nemp_case(graph: AtomicGraph) -> Case:
+    """What the second iteration does on edges."""
+    plain, compiled = plain_and_compiled("nemp")
+    before, after = plain.layers[2], compiled.layers[2]
+    n, n_edges, indices = graph.n_local, graph.center.shape[0], (graph.center, graph.neighbor, graph.n_local)
+
+    def neighborhood(layer: Any) -> Callable[..., Tensor]:
+        def sums(*inputs: Tensor) -> Tensor:
+            result, new = layer.neighborhood(*inputs, *indices)
+            # All results in one, so that the whole backward runs.
+            return result.flatten(1).index_add(0, graph.center, new.repeat(1, result.shape[1]))
+
+        return sums
+
+    inputs = [torch.randn(n, before.n_features, before.channels).requires_grad_() for _ in range(2)]
+    inputs += [torch.randn(n_edges, width).requires_grad_() for width in (before.n_harmonics, before.n_invariants)]
+    return edge_network_case(
+        "NEMP's second iteration", graph, [after.network], neighborhood(after), neighborhood(before), inputs
     )
 
 

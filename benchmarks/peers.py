@@ -95,18 +95,23 @@ class Worker:
         self.process.wait()
 
 
-def main() -> None:
-    """Install, measure and report."""
-    options = parser(__doc__)
+def add_worker_options(options: argparse.ArgumentParser) -> None:
+    """What is measured, and how models in processes of their own are installed and waited for."""
     options.add_argument("--systems", nargs="+", default=["si64", "alloy108"], help="[default: si64 alloy108]")
-    options.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), help="[default: all]")
     options.add_argument("--threads", type=int, default=2, help="[default: 2]")
     options.add_argument("--seconds", type=float, default=2.0, help="of each model in a round [default: 2]")
-    options.add_argument("--timeout", type=float, default=600.0, help="seconds for one answer [default: 600]")
+    options.add_argument("--timeout", type=float, default=900.0, help="seconds for one answer [default: 900]")
     options.add_argument(
         "--environments", type=Path, default=ROOT.parent / "build" / "peers", help="folder [default: build/peers]"
     )
     options.add_argument("--pip-args", default="", help='for example "--index-url ..." of a CPU build of torch')
+
+
+def main() -> None:
+    """Install, measure and report."""
+    options = parser(__doc__)
+    options.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), help="[default: all]")
+    add_worker_options(options)
     arguments = options.parse_args()
     elements = sorted({symbol for name in arguments.systems for symbol in structure(name).symbols})
     failures: dict[str, str] = {}

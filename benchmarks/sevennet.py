@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
+from common import console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
 from hienet_deploy.export import export
-from peers import PeerError, Worker, environment
+from peers import PeerError, Worker, add_worker_options, environment
 from rich.table import Table
 from structures import structure
 
@@ -38,14 +38,7 @@ FORCE_TOLERANCE = 1e-3
 def main() -> None:
     """Install sevenn, convert, deploy, compare forces, measure in turns."""
     options = parser(__doc__, rounds=5)
-    options.add_argument("--systems", nargs="+", default=["si64", "alloy108"], help="[default: si64 alloy108]")
-    options.add_argument("--threads", type=int, default=2, help="[default: 2]")
-    options.add_argument("--seconds", type=float, default=2.0, help="of each contender in a round [default: 2]")
-    options.add_argument("--timeout", type=float, default=900.0, help="seconds for one answer [default: 900]")
-    options.add_argument(
-        "--environments", type=Path, default=ROOT.parent / "build" / "peers", help="folder [default: build/peers]"
-    )
-    options.add_argument("--pip-args", default="", help='for example "--index-url ..." of a CPU build of torch')
+    add_worker_options(options)
     arguments = options.parse_args()
     elements = sorted({symbol for name in arguments.systems for symbol in structure(name).symbols})
     with tempfile.TemporaryDirectory() as folder:

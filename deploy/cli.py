@@ -76,13 +76,15 @@ def _report(deployment: Deployment, compiled: bool) -> None:
         f"{sum(exchanged)} numbers an atom and step each way"
     )
     if metadata["operators"]:
+        said = "compiled for the CPU; for GPUs deploy with --no-compile"
         tables = metadata["tables"]
-        console.print(
-            f"compiled for the CPU; for GPUs deploy with --no-compile. Functions of the distance are splines of "
-            f"{tables['n_intervals']} intervals, for a tolerance of {tables['tolerance']:.0e} eV/Å: "
-            f"{tables['bytes'] / 1e6:.1f} MB in the file, {tables['bytes_for_each_pair'] / 1e6:.1f} MB for each pair "
-            "of elements when it is loaded"
-        )
+        if tables is not None:
+            said += (
+                f". Functions of the distance are splines of {tables['n_intervals']} intervals, for a tolerance of "
+                f"{tables['tolerance']:.0e} eV/Å: {tables['bytes'] / 1e6:.1f} MB in the file, "
+                f"{tables['bytes_for_each_pair'] / 1e6:.1f} MB for each pair of elements when it is loaded"
+            )
+        console.print(said)
     elif compiled:
         console.print(
             f"plain TorchScript, for any device: `{metadata['architecture']}` with these hyperparameters has no "

@@ -133,8 +133,9 @@ def _deployable(
         metadata["operators"] = compile_model(model, n_intervals)
     model.to(DTYPES[dtype])
     fix_constants(model)
-    if n_intervals is not None:
-        metadata["tables"] = {**describe_tables(model), "tolerance": tolerance}
+    tables = None if n_intervals is None else describe_tables(model)
+    if tables is not None:
+        metadata["tables"] = {**tables, "tolerance": tolerance}
     metadata |= describe_stages(model, DTYPES[dtype], compiled=n_intervals is not None)
     return _scripted(model), metadata
 

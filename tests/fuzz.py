@@ -229,7 +229,7 @@ def intact_files(folder: Path) -> dict[str, Path]:
     from hienet.testing import write_tiny_checkpoint
 
     # An untrained network is nearly flat; with these scales a damaged weight shows.
-    checkpoint = write_tiny_checkpoint(folder / "tiny.pt", scale=(40.0, 55.0))
+    checkpoint = write_tiny_checkpoint(folder / "tiny.pt", n_invariant_layers=2, scale=(40.0, 55.0))
     compiled = export(checkpoint, folder / "compiled.hienet.pt").path
     return {
         "checkpoint": checkpoint,

@@ -95,7 +95,7 @@ def test_architectures_writes_a_row_for_each(tmp_path):
     )
     assert [(row["architecture"], row["compiled"]) for row in result["architectures"]] == [
         ("hienet", True),
-        ("nemp", False),
+        ("nemp", True),
     ]
     for row in result["architectures"]:
         assert_positive(row, "steps_per_second", "ms_per_atom", "n_parameters", "neighbors")

@@ -93,6 +93,36 @@ def test_every_kind_of_model_compiles(values):
     assert_same(compiled(checkpoint, 256).predict(atoms), model_of(checkpoint).predict(atoms), 1e-8)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "values"),
+    [
+        *(
+            ("geodite", values)
+            for values in (
+                {"edge_network": "linear", "edge_gate": "tanh"},
+                {"edge_gate": "identity", "rejection": False, "zbl": False},
+                {"n_heads": 4, "channels": 20, "l_max": 1, "distance_weighting": False},
+                {"n_heads": 1, "l_max": 3, "n_layers": 1},
+            )
+        ),
+        *(
+            ("nemp", values)
+            for values in (
+                {"l_max": 0, "l_max_density": 0, "n_blocks": 0},
+                {"n_iterations": 1, "layers_per_block": 3, "normalize_features": False},
+                {"zbl": True, "smooth_coordination": False, "channels": 17, "edge_hidden": 40},
+            )
+        ),
+        ("invnet", {"n_layers": 2, "channels": 40, "n_radial": 3, "smooth_cutoff": False}),
+        ("botnet", {"gates": True, "natural_parity": False}),
+    ],
+    ids=str,
+)
+def test_every_kind_of_another_architecture_compiles(architecture, values):
+    checkpoint, atoms = tiny_checkpoint(architecture, **values), silicon_carbide()
+    assert_same(compiled(checkpoint, 256).predict(atoms), model_of(checkpoint).predict(atoms), 1e-8)
+
+
 def test_finer_tables_are_closer():
     """Forces are the derivatives of splines of sixth order."""
     checkpoint, atoms = tiny_checkpoint(), silicon_carbide()

@@ -118,13 +118,13 @@ LINEAR = [
     ("5x1o+3x2e", "4x0e+2x1o", "1x0e"),
     ("17x0e", "1x0e+3x2e", "33x0e"),
 ]
-GATES = ["1x0e", "3x0e+1x1e", "17x0e+3x1e+17x2e+1x3e", "16x0e+32x1e+16x2e"]
+GATES = ["5x0o+3x0e+2x1o+4x1e", "1x0e", "3x0e+1x1e", "17x0e+3x1e+17x2e+1x3e", "16x0e+32x1e+16x2e"]
 CASES = {
     **{f"linear {irreps}": (linear_case, irreps) for irreps in LINEAR},
     **{f"gate {irreps}": (gate_case, [irreps]) for irreps in GATES},
     **{f"geometry {l_max}": (geometry_case, [l_max]) for l_max in range(5)},
 }
-SMALL = ["linear " + str(LINEAR[3]), "gate " + GATES[2], "geometry 3"]
+SMALL = ["linear " + str(LINEAR[3]), "gate " + GATES[3], "geometry 3"]
 """One of each."""
 
 

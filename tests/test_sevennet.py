@@ -95,9 +95,18 @@ def test_compiled_every_option_is_its_source(values, tmp_path):
     torch.testing.assert_close(found.stress, expected.stress, rtol=0, atol=1e-8)
 
 
-def test_behind_an_invariant_layer_xplor_is_deployed_plain(tmp_path):
+def test_with_xplor_a_first_invariant_layer_is_not_tabulated(tmp_path):
     source = write_tiny_checkpoint(tmp_path / "m.pt", architecture="inv_sevennet", xplor_onset=3.0)
-    assert export(source).metadata["operators"] == []
+    deployment = export(source, dtype="float64")
+    operators = deployment.metadata["operators"]
+    assert "hienet::edge_network" in operators
+    assert "hienet::pair_message_sum" not in operators
+    expected, found = (
+        load_model(source).predict(silicon_carbide()),
+        load_model(deployment.path).predict(silicon_carbide()),
+    )
+    torch.testing.assert_close(found.energies, expected.energies, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("n", "onset", "expected"), [(64, 4.5, 70), (64, 2.5, 64), (64, 4.37, 64)])

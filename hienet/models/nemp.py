@@ -147,21 +147,31 @@ class InitialLayer(nn.Module):
         weights, frequencies = self.pairs(species.index_select(0, center), species.index_select(0, neighbor))
         of_edge, of_basis = weights[:, : self.channels], weights[:, self.channels :]
         basis = torch.sinc(frequencies * (distance / self.cutoff))
-        radial = self.radial_network(torch.cat([of_basis, basis], dim=1) * envelope)
-        radial = radial.view(-1, self.l_max + 3, self.channels)
+        radial = torch.cat([of_basis, basis], dim=1) * envelope
         coordination = sum_over_neighbors(envelope, center, n_local)
-        of_features, of_density, of_invariants = radial.split([self.l_max + 1, 1, 1], 1)
-        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), of_features, self.l_max)
-        terms.append(of_density)
-        sums = sum_components_of_edges(terms, center, n_local)
+        sums, of_invariants = self.neighborhood(radial, harmonics, center, neighbor, n_local, species.shape[0])
         features, density = sums[:, : self.n_features], sums[:, self.n_features]
         features = self.mix(features / self.normalization(coordination).unsqueeze(2), species[:n_local])
-        invariants = torch.cat([of_edge * envelope, of_invariants.squeeze(1)], dim=1)
+        invariants = torch.cat([of_edge * envelope, of_invariants], dim=1)
         own = coordination
         if self.repulsion is not None:
             repulsion = self.repulsion(distance.squeeze(1), species, center, neighbor, n_local)
             own = torch.cat([coordination, repulsion], dim=1)
         return torch.cat([features.flatten(1), own, density], dim=1), torch.cat([harmonics, invariants], dim=1)
+
+    def neighborhood(
+        self, radial: Tensor, harmonics: Tensor, center: Tensor, neighbor: Tensor, n_local: int, n_nodes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Radial functions x `[n_edges, 2 n_radial]` and harmonics `[n_edges, (l_max_density+1)^2]` to the sums
+        sum_j q_l Y_lm and sum_j q_D, `[n_local, (l_max+1)^2 + 1, channels]`, and q_g `[n_edges, channels]`.
+
+        `n_nodes`, the number of atoms with ghosts, is for compiled operators.
+        """
+        q = self.radial_network(radial).view(-1, self.l_max + 3, self.channels)
+        of_features, of_density, of_invariants = q.split([self.l_max + 1, 1, 1], 1)
+        terms = scale_degrees(harmonics[:, : self.n_features].unsqueeze(2), of_features, self.l_max)
+        terms.append(of_density)
+        return sum_components_of_edges(terms, center, n_local), of_invariants.squeeze(1)
 
 
 class Iteration(nn.Module):
@@ -231,26 +241,12 @@ class Iteration(nn.Module):
         features = state[:, :column].view(-1, self.n_features, self.channels)
         own, densities = state[:n_local, column : column + self.n_own], state[:n_local, column + self.n_own :]
         coordination = own[:, :1]
-        of_features = harmonics[:, : self.n_features].unsqueeze(2)
 
         scaled = features * self.degree_factor
-        of_neighbors = torch.cat([scaled, self.mix_sent(features, species)], dim=1).index_select(0, neighbor)
-        scaled_neighbors, sent = of_neighbors.split([self.n_features, self.n_features], 1)
-        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
-        of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-        of_neighbor = sum_components(scaled_neighbors * of_features, self.l_max)
-        rho = self.filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
-        rho_center, rho_neighbor, rho_density = rho.unbind(1)
-        new = (rho_center * of_center + rho_neighbor * of_neighbor).sum(1) * math.sqrt(0.5)
-        invariants = torch.cat([invariants, new], dim=1)
-
-        coefficients = self.orbitals(invariants).view(-1, self.l_max + self.l_max_density + 2, self.channels)
-        of_sent, of_fresh = coefficients.split([self.l_max + 1, self.l_max_density + 1], 1)
-        terms = scale_degrees(sent, of_sent, self.l_max)
-        terms += scale_degrees(harmonics.unsqueeze(2), of_fresh, self.l_max_density)
-        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
-        terms.append((rho_density * of_center).sum(1, keepdim=True))
-        sums = sum_components_of_edges(terms, center, n_local)
+        sums, new = self.neighborhood(
+            scaled, self.mix_sent(features, species), harmonics, invariants, center, neighbor, n_local
+        )
+        edges = torch.cat([edges, new], dim=1)
         densities = torch.cat([densities, sums[:, -1]], dim=1)
         own_species, divisor = species[:n_local], self.normalization(coordination).unsqueeze(2)
         message = self.product(
@@ -263,13 +259,61 @@ class Iteration(nn.Module):
             features = features * torch.rsqrt(square + 1e-6)
 
         if self.last:
-            rho = self.closing_filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
             scaled = features * (self.degree_factor * math.sqrt(1.0 / 3.0))
-            of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
-            density = sum_over_neighbors((rho.sum(1) * of_center).sum(1), center, n_local)
+            density = self.closing_density(scaled, edges, center, neighbor, state.shape[0])
             return torch.cat([own, densities, density], dim=1), edges[:, :0]
-        state = torch.cat([features.flatten(1), own, densities], dim=1)
-        return state, torch.cat([harmonics, invariants], dim=1)
+        return torch.cat([features.flatten(1), own, densities], dim=1), edges
+
+    def neighborhood(
+        self,
+        scaled: Tensor,
+        sent: Tensor,
+        harmonics: Tensor,
+        invariants: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
+        n_local: int,
+    ) -> tuple[Tensor, Tensor]:
+        """What happens on edges.
+
+        Args:
+            scaled: C', `[n_nodes, (L+1)^2, channels]`.
+            sent: W_1 C, of the same shape.
+            harmonics: `[n_edges, (l_max_density+1)^2]`.
+            invariants: g, `[n_edges, n_invariants]`.
+            center, neighbor: `[n_edges]` int64.
+            n_local: number of owned atoms.
+
+        Returns:
+            A, B and what is added to D, side by side, `[n_local, (L+1)^2 + (l_max_density+1)^2 + 1, channels]`, and the
+            new invariants e `[n_edges, channels]`.
+        """
+        of_features = harmonics[:, : self.n_features].unsqueeze(2)
+        of_neighbors = torch.cat([scaled, sent], dim=1).index_select(0, neighbor)
+        scaled_neighbors, sent = of_neighbors.split([self.n_features, self.n_features], 1)
+        # Y . C of both atoms, degree by degree: [n_edges, l_max+1, channels].
+        of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
+        of_neighbor = sum_components(scaled_neighbors * of_features, self.l_max)
+        rho = self.filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
+        rho_center, rho_neighbor, rho_density = rho.unbind(1)
+        new = (rho_center * of_center + rho_neighbor * of_neighbor).sum(1) * math.sqrt(0.5)
+        coefficients = self.orbitals(torch.cat([invariants, new], dim=1))
+        coefficients = coefficients.view(-1, self.l_max + self.l_max_density + 2, self.channels)
+        of_sent, of_fresh = coefficients.split([self.l_max + 1, self.l_max_density + 1], 1)
+        terms = scale_degrees(sent, of_sent, self.l_max)
+        terms += scale_degrees(harmonics.unsqueeze(2), of_fresh, self.l_max_density)
+        # Y summed over neighbours and then multiplied by C_i is the sum over neighbours of Y . C_i.
+        terms.append((rho_density * of_center).sum(1, keepdim=True))
+        return sum_components_of_edges(terms, center, n_local), new
+
+    def closing_density(self, scaled: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor, n_nodes: int) -> Tensor:
+        """The last densities, `[n_local, channels]`, of the new C' `[n_local, (L+1)^2, channels]` and of harmonics and
+        all invariants, `[n_edges, edge_width]`; `n_nodes` is the number of atoms with ghosts."""
+        harmonics, invariants = edges.split([self.n_harmonics, self.n_invariants + self.channels], 1)
+        rho = self.closing_filters(invariants).view(-1, 3, self.l_max + 1, self.channels)
+        of_features = harmonics[:, : self.n_features].unsqueeze(2)
+        of_center = sum_components(scaled.index_select(0, center) * of_features, self.l_max)
+        return sum_over_neighbors((rho.sum(1) * of_center).sum(1), center, scaled.shape[0])
 
 
 class NEMPReadout(nn.Module):

@@ -156,12 +156,8 @@ class EdgeUpdate(nn.Module):
         n_local: int,
     ) -> Tensor:
         """t `[n_edges, channels]`, X `[n_nodes, components, channels]`, Y `[n_edges, components]` to the new t."""
-        parts: list[Tensor] = []
-        for i, key in enumerate(self.keys):
-            start, dim = self.degrees[i]
-            parts.append(key(steerables[:, start : start + dim]))
         queries = self.query(steerables[:n_local]).index_select(0, center)
-        keys = torch.cat(parts, dim=1).index_select(0, neighbor)
+        keys = self.keys_of(steerables).index_select(0, neighbor)
         products = (queries * keys).sum(1)
         if self.rejection:
             directions = harmonics.unsqueeze(1) * self.is_of_degree
@@ -170,3 +166,11 @@ class EdgeUpdate(nn.Module):
         if self.gate_kind == "tanh":
             gate = torch.tanh(gate)
         return edge_features + self.network(edge_features) * gate
+
+    def keys_of(self, steerables: Tensor) -> Tensor:
+        """K `[n, components, channels]` of steerable features of the same shape."""
+        parts: list[Tensor] = []
+        for i, key in enumerate(self.keys):
+            start, dim = self.degrees[i]
+            parts.append(key(steerables[:, start : start + dim]))
+        return torch.cat(parts, dim=1)

@@ -21,11 +21,12 @@ class ResidualNetwork(nn.Module):
         self.hidden = nn.Parameter(torch.randn(n_blocks, layers_per_block, width, width, dtype=torch.float64))
         self.last = nn.Parameter(torch.randn(width, outputs, dtype=torch.float64))
         self.n_blocks, self.layers_per_block = n_blocks, layers_per_block
+        self.gain = 1.67462
 
     def forward(self, features: Tensor) -> Tensor:
         """`[n, inputs]` to `[n, outputs]`."""
-        x = features @ (self.first * (1.67462 / math.sqrt(float(self.first.shape[0]))))
-        hidden = self.hidden * (1.67462 / math.sqrt(float(self.hidden.shape[2])))
+        x = features @ (self.first * (self.gain / math.sqrt(float(self.first.shape[0]))))
+        hidden = self.hidden * (self.gain / math.sqrt(float(self.hidden.shape[2])))
         half = math.sqrt(0.5)
         for block in range(self.n_blocks):
             u = x

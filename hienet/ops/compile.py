@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hienet.models.geodite import Geodite
 from hienet.models.layered import LayeredModel
+from hienet.models.nemp import NEMP
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
@@ -24,6 +25,7 @@ from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.interaction import FusedEquivariantLayer
 from hienet.ops.invariant import TabulatedInvariantLayer
 from hienet.ops.linear import FusedLinear
+from hienet.ops.nemp import compile_nemp
 from hienet.ops.readout import MergedReadout
 from hienet.ops.spline import intervals_with_knot
 
@@ -111,6 +113,7 @@ class CompileRule:
 RULES: dict[type[nn.Module], CompileRule] = {
     LayeredModel: CompileRule(layers_have_compiled_forms, compile_layers),
     Geodite: CompileRule(lambda model: True, lambda model, n_intervals: compile_geodite(cast(Geodite, model))),
+    NEMP: CompileRule(lambda model: True, lambda model, n_intervals: compile_nemp(cast(NEMP, model))),
 }
 """By class of the model, subclasses included. A model for which there is none is deployed as plain TorchScript."""
 
@@ -153,12 +156,14 @@ def operators_of(model: nn.Module) -> set[str]:
     return {name for module in model.modules() for name in OPERATORS.get(type(module), ())}
 
 
-def describe_tables(model: nn.Module) -> dict[str, int]:
+def describe_tables(model: nn.Module) -> dict[str, int] | None:
     """Intervals of the splines of a compiled model, and their bytes in its present dtype: in its file, and for each
-    ordered pair of elements when they are loaded."""
+    ordered pair of elements when they are loaded. None if it has no splines."""
     fused = [m.table for m in model.modules() if isinstance(m, FusedEquivariantLayer)]
     in_file = sum(table.nbytes for table in fused)
     tabulated = [m.table for m in model.modules() if isinstance(m, TabulatedInvariantLayer)]
+    if not fused and not tabulated:
+        return None
     pair = sum(math.prod(table.shape[1:]) * table.itemsize for table in tabulated)
-    n_intervals = max((table.shape[-3] for table in [*fused, *tabulated]), default=0)
+    n_intervals = max(table.shape[-3] for table in [*fused, *tabulated])
     return {"n_intervals": n_intervals, "bytes": in_file, "bytes_for_each_pair": pair}

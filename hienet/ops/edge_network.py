@@ -45,7 +45,8 @@ OPERATIONS = (
 """The operator's instructions by number (pair_hienet/ops/edge_network_kernel.h)."""
 
 WORTH_KEEPING = 32
-"""Columns from which on a map's result is kept for the backward: reading it takes less time than computing it again."""
+"""Columns that a map reads, from which on its result is kept for the backward: reading that takes less time than
+computing it again."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class EdgeProgram:
     """Instructions, weights and layout of a network on edges, in float64; convert the `EdgeNetwork` made of it.
 
     A method appends the instruction that its name says, and returns the value that this writes. `add_center`,
-    `add_neighbor` and `add_linear` add to a value, which must not have been read before.
+    `add_neighbor` and `add_linear` add to a value, which must not have been read before. What does not fit together
+    is a ValueError.
     """
 
     def __init__(self) -> None:
@@ -72,6 +74,7 @@ class EdgeProgram:
         self.vectors: list[Tensor] = []
         self.size = self.sum_width = self.edge_width = self.kept_width = 0
         self._read: set[int] = set()
+        self._stored: set[int] = set()
 
     # What comes in
 
@@ -113,7 +116,7 @@ class EdgeProgram:
     def linear(self, value: Value, matrix: Tensor, bias: Tensor | None = None) -> Value:
         """x M + bias, with M `[width of x, fan-out]`."""
         start, transposed = self._matrix(value, matrix)
-        c = -1 if bias is None else self._vector(bias)
+        c = -1 if bias is None else self._vector(bias, matrix.shape[1])
         result = self._append("linear", matrix.shape[1], value, a=start, b=transposed, c=c)
         if value.width >= WORTH_KEEPING:
             self.instructions[-1][-1] = self.kept_width
@@ -129,10 +132,12 @@ class EdgeProgram:
 
     def add(self, first: Value, second: Value, scale: float = 1.0) -> Value:
         """scale (x + y)."""
+        self._require(first.width == second.width, "add", first, second)
         return self._append("add", first.width, first, second, scale=scale)
 
     def multiply(self, first: Value, second: Value, scale: float = 1.0) -> Value:
         """scale x y; y may be one number for all columns of x."""
+        self._require(second.width in (1, first.width), "multiply", first, second)
         return self._append("multiply", first.width, first, second, scale=scale)
 
     def silu(self, value: Value, scale: float = 1.0) -> Value:
@@ -149,7 +154,7 @@ class EdgeProgram:
 
     def layer_norm(self, value: Value, norm: nn.LayerNorm) -> Value:
         """LayerNorm with the weights of `norm`."""
-        gain, bias = self._vector(norm.weight), self._vector(norm.bias)
+        gain, bias = self._vector(norm.weight, value.width), self._vector(norm.bias, value.width)
         return self._append("layer_norm", value.width, value, a=gain, b=bias, scale=norm.eps)
 
     def join(self, first: Value, second: Value) -> Value:
@@ -158,16 +163,19 @@ class EdgeProgram:
 
     def group_sum(self, value: Value, n_groups: int) -> Value:
         """The sums of contiguous groups of equal length: `n_groups` numbers."""
+        if n_groups < 1 or value.width % n_groups:
+            raise ValueError(f"{value.width} columns cannot be divided into {n_groups} groups")
         return self._append("group_sum", n_groups, value)
 
     def group_multiply(self, factors: Value, value: Value) -> Value:
         """Each such group times its factor."""
+        self._require(value.width % factors.width == 0, "group_multiply", factors, value)
         return self._append("group_multiply", value.width, factors, value)
 
     def part(self, value: Value, column: int, width: int) -> Value:
         """Columns of a value, without an instruction."""
         start, stride, first, whole = self.values[value.index]
-        if column + width > whole:
+        if column < 0 or width < 1 or column + width > whole:
             raise ValueError(f"a value of {whole} columns has no columns {column} to {column + width}")
         self.values.append([start, stride, first + column, width])
         return Value(len(self.values) - 1, width)
@@ -187,7 +195,7 @@ class EdgeProgram:
         self._output("store", value, column, value.width)
 
     def sum_directed(self, value: Value, column: int, direction: int, dim: int, scale: float = 1.0) -> None:
-        """Sum scale Y_m x, Y_m columns `direction + m` of the edge, to the columns from `column + m width` on, m < dim."""
+        """Sum scale Y_m x, Y_m columns `direction + m` of the edge, to columns from `column + m width` on, m < dim."""
         self._output("sum_directed", value, column, dim * value.width, b=direction, c=dim, scale=scale)
 
     def sum_passed(self, value: Value, column: int, neighbor_column: int, dim: int) -> None:
@@ -215,15 +223,22 @@ class EdgeProgram:
         self._write(operation, result, first, second, a, b, c, scale)
         return result
 
-    def _add_to(self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0) -> None:
-        if value.index in self._read or any(row[1] == value.index and row[-1] >= 0 for row in self.instructions):
-            raise ValueError("a value that was read, or is kept, cannot be added to")
+    def _add_to(
+        self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0
+    ) -> None:
+        storage = self._storage(value)
+        if storage in self._read or (first is not None and self._storage(first) == storage):
+            raise ValueError("a value that was read, or a part of one, cannot be added to")
         self._write(operation, value, first, None, a, b, c, 1.0)
 
     def _output(
         self, operation: str, value: Value, column: int, width: int, b: int = 0, c: int = 0, scale: float = 1.0
     ) -> None:
         if operation == "store":
+            columns = set(range(column, column + width))
+            if columns & self._stored:
+                raise ValueError(f"columns {column} to {column + width} are stored twice")
+            self._stored |= columns
             self.edge_width = max(self.edge_width, column + width)
         else:
             self.sum_width = max(self.sum_width, column + width)
@@ -240,10 +255,25 @@ class EdgeProgram:
         c: int,
         scale: float,
     ) -> None:
-        row = [OPERATIONS.index(operation), *(-1 if v is None else v.index for v in (result, first, second)), a, b, c, -1]
-        self._read |= {v.index for v in (first, second) if v is not None}
+        row = [
+            OPERATIONS.index(operation),
+            *(-1 if v is None else v.index for v in (result, first, second)),
+            a,
+            b,
+            c,
+            -1,
+        ]
+        self._read |= {self._storage(v) for v in (first, second) if v is not None}
         self.instructions.append(row)
         self.scales.append(scale)
+
+    def _storage(self, value: Value) -> int:
+        """The same for a value and its parts."""
+        return self.values[value.index][0]
+
+    def _require(self, fits: bool, operation: str, first: Value, second: Value) -> None:
+        if not fits:
+            raise ValueError(f"`{operation}` cannot take values of {first.width} and {second.width} columns")
 
     def _matrix(self, value: Value, matrix: Tensor) -> tuple[int, int]:
         if matrix.shape[0] != value.width:
@@ -253,7 +283,9 @@ class EdgeProgram:
         self.transposed.append(in_panels(matrix.detach().t()))
         return start, transposed
 
-    def _vector(self, vector: Tensor) -> int:
+    def _vector(self, vector: Tensor, width: int) -> int:
+        if vector.shape != (width,):
+            raise ValueError(f"a vector of shape {list(vector.shape)} does not belong to {width} columns")
         start = sum(part.numel() for part in self.vectors)
         self.vectors.append(vector.detach().clone())
         return start
@@ -263,9 +295,9 @@ class EdgeNetwork(nn.Module):
     """A finished `EdgeProgram`; for the CPU, and not for training.
 
     Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
-    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales` `[n_instructions]`; `values` `[n_values, 4]`
-    int64, where a value lies in the scratch memory; `weights` and `transposed`, all matrices in panels
-    (hienet.ops.linear); `vectors`, biases and gains.
+    values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales`
+    `[n_instructions]`; `values` `[n_values, 4]` int64, where a value lies in the scratch memory; `weights` and
+    `transposed`, all matrices in panels (hienet.ops.linear); `vectors`, biases and gains.
     """
 
     # TorchScript reads these annotations, and only where they are not strings.

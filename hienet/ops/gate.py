@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from hienet.nn.activation import normalized_silu
+from hienet.nn.activation import normalized_silu, normalized_tanh
 from hienet.nn.gate import Gate
 from hienet.ops.library import load_operators
 
 
 class FusedGate(nn.Module):
-    """What a `Gate` computes, forward and backward in one pass each; for the CPU, and not for training."""
+    """What a `Gate` computes, forward and backward in one pass each; for the CPU, and not for training.
+
+    Odd scalars, which few models have, are left to torch.
+    """
 
     # TorchScript reads this annotation, and only where it is not a string.
     blocks: Tensor
@@ -23,7 +26,7 @@ class FusedGate(nn.Module):
         """
         super().__init__()
         load_operators()
-        self.n_scalars = plain.n_scalars
+        self.n_scalars, self.n_odd = plain.n_scalars, plain.n_odd
         large = torch.tensor(100.0, dtype=torch.float64)
         self.scale = float(normalized_silu(large) / large)
         blocks = torch.tensor(plain.gated, dtype=torch.int64).view(-1, 2)
@@ -31,4 +34,7 @@ class FusedGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """As `Gate.forward`."""
-        return torch.ops.hienet.gate(features, self.blocks, self.n_scalars, self.scale)
+        if self.n_odd == 0:
+            return torch.ops.hienet.gate(features, self.blocks, self.n_scalars, self.scale)
+        even = torch.ops.hienet.gate(features[:, self.n_odd :], self.blocks, self.n_scalars, self.scale)
+        return torch.cat([normalized_tanh(features[:, : self.n_odd]), even], dim=1)

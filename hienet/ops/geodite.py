@@ -110,23 +110,21 @@ class FusedGeometricAttention(nn.Module):
         if not self.first:
             of_neighbors.append(steerables.flatten(1))
         edges = torch.cat([edge_features, harmonics], dim=1)
-        sums, _ = self.network(
-            self.query(scalars[:n_local]), torch.cat(of_neighbors, dim=1), edges, center, neighbor
-        )
+        sums, _ = self.network(self.query(scalars[:n_local]), torch.cat(of_neighbors, dim=1), edges, center, neighbor)
         change, steered = sums.split([self.channels, self.n_components * self.channels], dim=1)
         return change, steered.reshape(n_local, self.n_components, self.channels)
 
 
-class FusedEdgeUpdate(nn.Module):
+class FusedEdgeUpdate(EdgeUpdate):
     """An `EdgeUpdate`; for the CPU, and not for training."""
 
     def __init__(self, plain: EdgeUpdate, n_components: int) -> None:
         """`n_components`: of the harmonics and of the steerable features."""
-        super().__init__()
+        nn.Module.__init__(self)
         self.n_components = n_components
         self.degrees = plain.degrees
         self.query, self.keys = plain.query, plain.keys
-        self.network = EdgeNetwork(self._program(plain))
+        self.on_edges = EdgeNetwork(self._program(plain))
 
     def _program(self, plain: EdgeUpdate) -> EdgeProgram:
         """Reads queries of centers, keys of neighbours, features and harmonics of edges. Stores new features."""
@@ -150,12 +148,14 @@ class FusedEdgeUpdate(nn.Module):
         if isinstance(module, nn.Identity):
             return value
         if isinstance(module, nn.Linear):
-            return program.linear(value, module.weight.t())
+            return program.linear(value, module.weight.t(), module.bias)
         if isinstance(module, nn.SiLU):
             return program.silu(value)
-        for part in module.children():
-            value = self._applied(program, value, part)
-        return value
+        if isinstance(module, nn.Sequential):
+            for part in module:
+                value = self._applied(program, value, part)
+            return value
+        raise TypeError(f"an edge network has no instruction for {type(module).__name__}")
 
     def forward(
         self,
@@ -167,11 +167,7 @@ class FusedEdgeUpdate(nn.Module):
         n_local: int,
     ) -> Tensor:
         """As `EdgeUpdate.forward`."""
-        parts: list[Tensor] = []
-        for i, key in enumerate(self.keys):
-            start, dim = self.degrees[i]
-            parts.append(key(steerables[:, start : start + dim]))
         queries = self.query(steerables[:n_local]).flatten(1)
         edges = torch.cat([edge_features, harmonics], dim=1)
-        _, updated = self.network(queries, torch.cat(parts, dim=1).flatten(1), edges, center, neighbor)
+        _, updated = self.on_edges(queries, self.keys_of(steerables).flatten(1), edges, center, neighbor)
         return updated

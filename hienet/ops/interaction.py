@@ -74,8 +74,7 @@ class FusedEquivariantLayer(nn.Module):
         if not self.keeps_itself:
             self.message_of_species = plain.message_of_species
             self.message_width = plain.message_of_species.dim_in
-        # tanh has no operator: odd scalars are rare.
-        self.gate = FusedGate(plain.gate) if isinstance(plain.gate, Gate) and plain.gate.n_odd == 0 else plain.gate
+        self.gate = FusedGate(plain.gate) if isinstance(plain.gate, Gate) else plain.gate
         paths, terms, coefficients = convolution_plan(plain.convolution)
         self.register_buffer("paths", paths, persistent=False)
         self.register_buffer("terms", terms, persistent=False)

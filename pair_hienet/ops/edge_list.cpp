@@ -22,8 +22,8 @@ EdgeList::EdgeList(const at::Tensor &centers, const at::Tensor &neighbors, int64
   row_start.assign(n_local + 1, 0);
   for (int64_t e = 0; e < n_edges; e++) {
     TORCH_CHECK_VALUE(center[e] >= (e > 0 ? center[e - 1] : 0) && center[e] < n_local,
-                      "`center` must be sorted and below `n_local` (", n_local, "), got ", center[e],
-                      " for edge ", e);
+                      "`center` must be sorted and below `n_local` (", n_local, "), got ",
+                      center[e], " for edge ", e);
     TORCH_CHECK_VALUE(neighbor[e] >= 0 && neighbor[e] < n_nodes, "`neighbor` must be below ",
                       n_nodes, ", got ", neighbor[e], " for edge ", e);
     row_start[center[e] + 1]++;

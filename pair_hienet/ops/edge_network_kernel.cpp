@@ -31,6 +31,8 @@ template <typename T> struct EdgeBlock {
   { return net.neighbors + net.neighbor[first + r] * net.neighbor_stride; }
   const T *edge(int64_t r) const { return net.edges + (first + r) * net.edge_stride; }
   T *kept(int64_t r) const { return net.kept + (first + r) * net.kept_stride; }
+  /// Whether results are kept, for all edges of the block.
+  bool is_kept() const { return first + n <= net.n_kept; }
 };
 
 // Of the same instruction set.
@@ -54,12 +56,21 @@ template <typename T> static inline void copy(T *to, const T *from, int64_t n)
   });
 }
 
-/// to += factor from
-template <typename T> static inline void add(T *to, const T *from, int64_t n, T factor)
+/// What is added to: zeros where nothing is there yet.
+template <typename T, bool PARTIAL>
+INLINE static inline V<T> before(const T *to, int64_t k, bool sets)
+{
+  const V<T> nothing = {};
+  return sets ? nothing : read<T, PARTIAL>(to, k);
+}
+
+/// to += factor from, or to = factor from
+template <typename T>
+static inline void add(T *to, const T *from, int64_t n, T factor, bool sets = false)
 {
   each_vector<T>(n, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-    write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + factor * read<T, PARTIAL>(from + u, k),
-                      k);
+    write<T, PARTIAL>(
+        to + u, before<T, PARTIAL>(to + u, k, sets) + factor * read<T, PARTIAL>(from + u, k), k);
   });
 }
 
@@ -106,6 +117,7 @@ template <typename T> static inline Moments<T> moments(const T *x, int64_t n, T 
 // functions of one number
 // ----------------------------------------------------------------------
 
+/// Where the exponential ends (|x| > 88 in float32) it is x times a number so small that it is no normal one.
 struct SiLU {
   template <typename T> static V<T> value(V<T> x) { return x * sigmoid<T>(x); }
   template <typename T> static V<T> slope(V<T> x)
@@ -146,14 +158,16 @@ static void activate(const EdgeBlock<T> &block, const EdgeInstruction &i, T scal
 }
 
 template <typename F, typename T>
-static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale)
+static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale,
+                              bool sets)
 {
   for (int64_t r = 0; r < block.n; r++) {
     const T *const x = block.value(i.first, r), *const g = block.gradient(i.result, r);
     T *const to = block.gradient(i.first, r);
     each_vector<T>(block.width(i.result), [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> slope = scale * F::template slope<T>(read<T, PARTIAL>(x + u, k));
-      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + slope * read<T, PARTIAL>(g + u, k), k);
+      write<T, PARTIAL>(
+          to + u, before<T, PARTIAL>(to + u, k, sets) + slope * read<T, PARTIAL>(g + u, k), k);
     });
   }
 }
@@ -172,11 +186,11 @@ static void linear(const EdgeBlock<T> &block, const EdgeInstruction &i, bool acc
 }
 
 template <typename T>
-static void linear_backward(const EdgeBlock<T> &block, const EdgeInstruction &i)
+static void linear_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, bool sets)
 {
   run<T>({block.net.transposed + i.b, block.width(i.result), block.width(i.first), 1, block.n,
           block.gradient(i.result, 0), block.stride(i.result), block.gradient(i.first, 0),
-          block.stride(i.first), true});
+          block.stride(i.first), !sets});
 }
 
 template <typename T>
@@ -190,14 +204,15 @@ static void layer_norm(const EdgeBlock<T> &block, const EdgeInstruction &i, T ep
     const Moments<T> m = moments(x, width, epsilon);
     each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> normal = (read<T, PARTIAL>(x + u, k) - m.mean) * m.inverse_deviation;
-      write<T, PARTIAL>(z + u, normal * read<T, PARTIAL>(gain + u, k) + read<T, PARTIAL>(bias + u, k),
-                        k);
+      write<T, PARTIAL>(z + u,
+                        normal * read<T, PARTIAL>(gain + u, k) + read<T, PARTIAL>(bias + u, k), k);
     });
   }
 }
 
 template <typename T>
-static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon)
+static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon,
+                                bool sets)
 {
   const int64_t width = block.width(i.result);
   const T *const gain = block.net.vectors + i.a;
@@ -217,7 +232,7 @@ static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction
       const V<T> of_normal = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
       const V<T> deviation = read<T, PARTIAL>(x + u, k) - m.mean;
       const V<T> change = (of_normal - slope - deviation * product) * m.inverse_deviation;
-      write<T, PARTIAL>(to + u, read<T, PARTIAL>(to + u, k) + change, k);
+      write<T, PARTIAL>(to + u, before<T, PARTIAL>(to + u, k, sets) + change, k);
     });
   }
 }
@@ -235,8 +250,8 @@ static void along_edge(const T *node, const T *edge, int64_t dim, int64_t channe
 }
 
 template <typename T>
-static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64_t channels, T scale,
-                                const T *g, T *of_node, T *of_edge)
+static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64_t channels,
+                                T scale, const T *g, T *of_node, T *of_edge)
 {
   for (int64_t m = 0; m < dim; m++) {
     of_edge[m] += scale * dot(node + m * channels, g, channels);
@@ -244,12 +259,13 @@ static void along_edge_backward(const T *node, const T *edge, int64_t dim, int64
   }
 }
 
-template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
-                                                      const EdgeInstruction &i, T scale)
+template <typename T>
+static void forward_instruction(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale)
 {
   const int64_t width = i.result >= 0 ? block.width(i.result) : block.width(i.first);
   const auto for_rows = [&](const auto &work) INLINE {
-    for (int64_t r = 0; r < block.n; r++) work(r, i.result >= 0 ? block.value(i.result, r) : nullptr);
+    for (int64_t r = 0; r < block.n; r++)
+      work(r, i.result >= 0 ? block.value(i.result, r) : nullptr);
   };
   switch (static_cast<EdgeOperation>(i.operation)) {
     case EdgeOperation::EDGE:
@@ -284,8 +300,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
       return for_rows([&](int64_t r, T *z) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-          write<T, PARTIAL>(z + u, scale * (read<T, PARTIAL>(x + u, k) + read<T, PARTIAL>(y + u, k)),
-                            k);
+          write<T, PARTIAL>(z + u,
+                            scale * (read<T, PARTIAL>(x + u, k) + read<T, PARTIAL>(y + u, k)), k);
         });
       });
     case EdgeOperation::MULTIPLY:
@@ -297,8 +313,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
           });
         else
           each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-            write<T, PARTIAL>(z + u, scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k),
-                              k);
+            write<T, PARTIAL>(z + u,
+                              scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k), k);
           });
       });
     case EdgeOperation::SILU:
@@ -344,7 +360,8 @@ template <typename T> static void forward_instruction(const EdgeBlock<T> &block,
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           V<T> total = {};
           for (int64_t m = 0; m < i.c; m++)
-            total += read<T, PARTIAL>(x + m * width + u, k) * read<T, PARTIAL>(y + m * width + u, k);
+            total +=
+                read<T, PARTIAL>(x + m * width + u, k) * read<T, PARTIAL>(y + m * width + u, k);
           write<T, PARTIAL>(z + u, total, k);
         });
       });
@@ -380,8 +397,8 @@ static void output_instruction(const EdgeBlock<T> &block, const EdgeInstruction 
           const V<T> factor = read<T, PARTIAL>(x + u, k);
           for (int64_t m = u; m < i.c * width; m += width)
             write<T, PARTIAL>(
-                sums + m, read<T, PARTIAL>(sums + m, k) + factor * read<T, PARTIAL>(neighbor + m, k),
-                k);
+                sums + m,
+                read<T, PARTIAL>(sums + m, k) + factor * read<T, PARTIAL>(neighbor + m, k), k);
         });
         break;
       }
@@ -411,7 +428,7 @@ template <typename T> struct GradientRows {
 
 template <typename T>
 static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstruction &i, T scale,
-                                 const GradientRows<T> &to)
+                                 const GradientRows<T> &to, const EdgeBackwardStep &step)
 {
   const int64_t width = i.result >= 0 ? block.width(i.result) : block.width(i.first);
   const auto for_rows = [&](const auto &work) INLINE {
@@ -435,43 +452,47 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
       });
     case EdgeOperation::LINEAR:
     case EdgeOperation::ADD_LINEAR:
-      return linear_backward(block, i);
+      return linear_backward(block, i, step.sets_first);
     case EdgeOperation::ADD:
       return for_rows([&](int64_t r, const T *g) {
-        add(block.gradient(i.first, r), g, width, scale);
-        add(block.gradient(i.second, r), g, width, scale);
+        add(block.gradient(i.first, r), g, width, scale, step.sets_first);
+        add(block.gradient(i.second, r), g, width, scale, step.sets_second);
       });
     case EdgeOperation::MULTIPLY:
       return for_rows([&](int64_t r, const T *g) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
         if (block.width(i.second) == 1 && width > 1) {
-          *of_y += scale * dot(x, g, width);
-          add(of_x, g, width, scale * *y);
+          *of_y = (step.sets_second ? T(0) : *of_y) + scale * dot(x, g, width);
+          add(of_x, g, width, scale * *y, step.sets_first);
           return;
         }
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> slope = scale * read<T, PARTIAL>(g + u, k);
           // One after the other: x and y may be the same value.
           write<T, PARTIAL>(of_x + u,
-                            read<T, PARTIAL>(of_x + u, k) + slope * read<T, PARTIAL>(y + u, k), k);
+                            before<T, PARTIAL>(of_x + u, k, step.sets_first) +
+                                slope * read<T, PARTIAL>(y + u, k),
+                            k);
           write<T, PARTIAL>(of_y + u,
-                            read<T, PARTIAL>(of_y + u, k) + slope * read<T, PARTIAL>(x + u, k), k);
+                            before<T, PARTIAL>(of_y + u, k, step.sets_second) +
+                                slope * read<T, PARTIAL>(x + u, k),
+                            k);
         });
       });
     case EdgeOperation::SILU:
-      return activate_backward<SiLU>(block, i, scale);
+      return activate_backward<SiLU>(block, i, scale, step.sets_first);
     case EdgeOperation::SIGMOID:
-      return activate_backward<Sigmoid>(block, i, scale);
+      return activate_backward<Sigmoid>(block, i, scale, step.sets_first);
     case EdgeOperation::TANH:
-      return activate_backward<Tanh>(block, i, scale);
+      return activate_backward<Tanh>(block, i, scale, step.sets_first);
     case EdgeOperation::LAYER_NORM:
-      return layer_norm_backward(block, i, scale);
+      return layer_norm_backward(block, i, scale, step.sets_first);
     case EdgeOperation::JOIN:
       return for_rows([&](int64_t r, const T *g) {
         const int64_t of_first = block.width(i.first);
-        add(block.gradient(i.first, r), g, of_first, T(1));
-        add(block.gradient(i.second, r), g + of_first, width - of_first, T(1));
+        add(block.gradient(i.first, r), g, of_first, T(1), step.sets_first);
+        add(block.gradient(i.second, r), g + of_first, width - of_first, T(1), step.sets_second);
       });
     case EdgeOperation::GROUP_SUM:
       return for_rows([&](int64_t r, const T *g) {
@@ -480,7 +501,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         for (int64_t group = 0; group < width; group++)
           each_vector<T>(size, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
             T *const place = of_x + group * size + u;
-            write<T, PARTIAL>(place, read<T, PARTIAL>(place, k) + g[group], k);
+            write<T, PARTIAL>(place, before<T, PARTIAL>(place, k, step.sets_first) + g[group], k);
           });
       });
     case EdgeOperation::GROUP_MULTIPLY:
@@ -489,8 +510,9 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
         const int64_t groups = block.width(i.first), size = width / groups;
         for (int64_t group = 0; group < groups; group++) {
-          of_x[group] += dot(y + group * size, g + group * size, size);
-          add(of_y + group * size, g + group * size, size, x[group]);
+          of_x[group] = (step.sets_first ? T(0) : of_x[group]) +
+              dot(y + group * size, g + group * size, size);
+          add(of_y + group * size, g + group * size, size, x[group], step.sets_second);
         }
       });
     case EdgeOperation::CENTER_ALONG_EDGE:
@@ -510,20 +532,20 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> slope = read<T, PARTIAL>(g + u, k);
           for (int64_t m = u; m < i.c * width; m += width) {
-            write<T, PARTIAL>(of_x + m,
-                              read<T, PARTIAL>(of_x + m, k) + slope * read<T, PARTIAL>(y + m, k), k);
-            write<T, PARTIAL>(of_y + m,
-                              read<T, PARTIAL>(of_y + m, k) + slope * read<T, PARTIAL>(x + m, k), k);
+            write<T, PARTIAL>(
+                of_x + m, read<T, PARTIAL>(of_x + m, k) + slope * read<T, PARTIAL>(y + m, k), k);
+            write<T, PARTIAL>(
+                of_y + m, read<T, PARTIAL>(of_y + m, k) + slope * read<T, PARTIAL>(x + m, k), k);
           }
         });
       });
     case EdgeOperation::SUM:
       return for_rows([&](int64_t r, const T *) {
-        add(block.gradient(i.first, r), to.sums(r) + i.a, width, T(1));
+        add(block.gradient(i.first, r), to.sums(r) + i.a, width, T(1), step.sets_first);
       });
     case EdgeOperation::STORE:
       return for_rows([&](int64_t r, const T *) {
-        add(block.gradient(i.first, r), to.edge_out(r) + i.a, width, T(1));
+        add(block.gradient(i.first, r), to.edge_out(r) + i.a, width, T(1), step.sets_first);
       });
     case EdgeOperation::SUM_DIRECTED:
       return for_rows([&](int64_t r, const T *) {
@@ -532,7 +554,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_edge = to.edge(r) + i.b, *const of_x = block.gradient(i.first, r);
         for (int64_t m = 0; m < i.c; m++) {
           of_edge[m] += scale * dot(x, g + m * width, width);
-          add(of_x, g + m * width, width, scale * edge[m]);
+          add(of_x, g + m * width, width, scale * edge[m], step.sets_first && m == 0);
         }
       });
     case EdgeOperation::SUM_PASSED:
@@ -542,7 +564,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         T *const of_neighbor = to.neighbor(r) + i.b, *const of_x = block.gradient(i.first, r);
         each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
           const V<T> factor = read<T, PARTIAL>(x + u, k);
-          V<T> of_factor = read<T, PARTIAL>(of_x + u, k);
+          V<T> of_factor = before<T, PARTIAL>(of_x + u, k, step.sets_first);
           for (int64_t m = u; m < i.c * width; m += width) {
             const V<T> of_sum = read<T, PARTIAL>(g + m, k);
             of_factor += of_sum * read<T, PARTIAL>(neighbor + m, k);
@@ -559,6 +581,14 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
 // a block of edges
 // ----------------------------------------------------------------------
 
+/// Zeros in the gradient of the whole value of which `v` is a part.
+template <typename T> static void clear(const EdgeBlock<T> &block, int64_t v)
+{
+  const int64_t stride = block.stride(v);
+  T *const first = block.gradient(v, 0) - block.net.values[v].column;
+  for (int64_t u = 0; u < block.n * stride; u++) first[u] = 0;
+}
+
 template <typename T>
 static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out, int64_t first,
                     int64_t n, int64_t capacity, T *scratch)
@@ -571,8 +601,9 @@ static void forward(const EdgeNetwork<T> &net, const EdgeNetworkOutputs<T> &out,
       forward_instruction(block, instruction, scale);
     else
       output_instruction(block, instruction, scale, out);
-    if (instruction.kept >= 0 && net.kept)
-      for (int64_t r = 0; r < n; r++)
+    // Rows, not blocks: the backward may divide the edges in another way.
+    if (instruction.kept >= 0)
+      for (int64_t r = 0; r < n && first + r < net.n_kept; r++)
         copy(block.kept(r) + instruction.kept, block.value(instruction.result, r),
              block.width(instruction.result));
   }
@@ -583,20 +614,26 @@ static void backward(const EdgeNetwork<T> &net, const EdgeNetworkGradients<T> &g
                      int64_t first, int64_t n, int64_t capacity, T *scratch)
 {
   const EdgeBlock<T> block = {net, first, n, capacity, scratch};
+  const bool kept = block.is_kept();
   for (int64_t k = 0; k < net.n_instructions; k++) {
     const EdgeInstruction &instruction = net.program[k];
-    if (instruction.kept >= 0 && net.kept)
+    if (!gradients.steps[k].repeated[kept]) continue;
+    if (instruction.kept >= 0 && kept)
       for (int64_t r = 0; r < n; r++)
         copy(block.value(instruction.result, r), block.kept(r) + instruction.kept,
              block.width(instruction.result));
-    else if (instruction.result >= 0)
+    else
       forward_instruction(block, instruction, static_cast<T>(net.scales[k]));
   }
-  T *const of_values = scratch + capacity * net.value_size;
-  for (int64_t u = 0; u < capacity * net.value_size; u++) of_values[u] = 0;
   const GradientRows<T> rows = {block, gradients};
-  for (int64_t k = net.n_instructions - 1; k >= 0; k--)
-    backward_instruction(block, net.program[k], static_cast<T>(net.scales[k]), rows);
+  for (int64_t k = net.n_instructions - 1; k >= 0; k--) {
+    const EdgeInstruction &instruction = net.program[k];
+    const EdgeBackwardStep &step = gradients.steps[k];
+    if (!step.needed) continue;
+    if (step.clears_first) clear(block, instruction.first);
+    if (step.clears_second) clear(block, instruction.second);
+    backward_instruction(block, instruction, static_cast<T>(net.scales[k]), rows, step);
+  }
 }
 
 extern const EdgeNetworkKernel<float> EDGE_NETWORK_FLOAT = {forward<float>, backward<float>};

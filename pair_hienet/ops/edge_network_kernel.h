@@ -13,12 +13,12 @@ namespace hienet {
 /// What an instruction does; the numbers are those of hienet/ops/edge_network.py. In the formulas x is the first value
 /// that it reads, y the second, z what it writes, a, b, c its numbers and s its scale; `C` are channels, z's width or x's.
 enum class EdgeOperation : int64_t {
-  EDGE = 0,                    // z = edge's columns from a on
-  CENTER = 1,                  // z = center's columns from a on
-  NEIGHBOR = 2,                // z = neighbour's columns from a on
-  ADD_CENTER = 3,              // z += those columns
-  ADD_NEIGHBOR = 4,            // z += those columns
-  LINEAR = 5,                  // z = x W + bias; W from a on, its transposed from b on, bias from c on or c = -1
+  EDGE = 0,            // z = edge's columns from a on
+  CENTER = 1,          // z = center's columns from a on
+  NEIGHBOR = 2,        // z = neighbour's columns from a on
+  ADD_CENTER = 3,      // z += those columns
+  ADD_NEIGHBOR = 4,    // z += those columns
+  LINEAR = 5,    // z = x W + bias; W from a on, its transposed from b on, bias from c on or c = -1
   ADD_LINEAR = 6,              // z += x W; a, b as above
   ADD = 7,                     // z = s (x + y)
   MULTIPLY = 8,                // z = s x y; y may have one column for all of x's
@@ -34,8 +34,8 @@ enum class EdgeOperation : int64_t {
   CENTER_ALONG_EDGE = 18,      // z_C = s sum_m edge[b + m] center[a + m C], m < c
   NEIGHBOR_ALONG_EDGE = 19,    // the same of the neighbour
   CENTER_DOT_NEIGHBOR = 20,    // z_C = sum_m center[a + m C] neighbor[b + m C], m < c
-  SUM_DIRECTED = 21,           // sum over the center's edges, columns a + m C, += s edge[b + m] x, m < c
-  SUM_PASSED = 22,             // sum over the center's edges, columns a + m C, += neighbor[b + m C] x, m < c
+  SUM_DIRECTED = 21,    // sum over the center's edges, columns a + m C, += s edge[b + m] x, m < c
+  SUM_PASSED = 22,    // sum over the center's edges, columns a + m C, += neighbor[b + m C] x, m < c
 };
 constexpr int64_t EDGE_OPERATIONS = 23;
 
@@ -47,12 +47,21 @@ struct EdgeInstruction {
 };
 constexpr int64_t EDGE_INSTRUCTION_COLUMNS = 8;
 
-/// Where a value lies: an array of `stride` numbers for each edge begins at `start` for one edge at a time, and the value
-/// is `width` of its columns from `column` on.
+/// Where a value lies in the memory of a block of n edges: an array of `stride` numbers for each edge begins at n * `start`,
+/// and the value is `width` of its columns from `column` on.
 struct EdgeValue {
   int64_t start, stride, column, width;
 };
 constexpr int64_t EDGE_VALUE_COLUMNS = 4;
+
+/// What the backward makes of an instruction, beside adding to the gradients of the values that it reads.
+struct EdgeBackwardStep {
+  bool repeated[2];                // its result is needed, without and with what was kept
+  bool needed;                     // its result leads somewhere
+  bool sets_first, sets_second;    // nothing is there yet: it writes instead of adding
+  bool clears_first,
+      clears_second;    // the same, but the value is part of another: zeros come first
+};
 
 /// Inputs. Strides count numbers from row to row.
 template <typename T> struct EdgeNetwork {
@@ -65,8 +74,8 @@ template <typename T> struct EdgeNetwork {
   const int64_t *center, *neighbor;    // of each edge
   const T *centers, *neighbors, *edges;
   int64_t center_stride, neighbor_stride, edge_stride;
-  T *kept;    // the forward writes, the backward reads; or null, and the backward computes everything again
-  int64_t kept_stride;
+  T *kept;    // of the first `n_kept` edges: the forward writes, the backward reads
+  int64_t kept_stride, n_kept;
 };
 
 /// Rows that belong to centers and edges.
@@ -77,6 +86,7 @@ template <typename T> struct EdgeNetworkOutputs {
 
 /// What comes back: gradients of outputs, to which inputs' gradients are added.
 template <typename T> struct EdgeNetworkGradients {
+  const EdgeBackwardStep *steps;    // of the instructions
   const T *sums, *edges_out;
   int64_t sum_stride, edge_out_stride;
   T *centers, *neighbors, *edges;
@@ -89,8 +99,8 @@ template <typename T> struct EdgeNetworkGradients {
 template <typename T> struct EdgeNetworkKernel {
   void (*forward)(const EdgeNetwork<T> &, const EdgeNetworkOutputs<T> &, int64_t first, int64_t n,
                   int64_t capacity, T *scratch);
-  void (*backward)(const EdgeNetwork<T> &, const EdgeNetworkGradients<T> &, int64_t first, int64_t n,
-                   int64_t capacity, T *scratch);
+  void (*backward)(const EdgeNetwork<T> &, const EdgeNetworkGradients<T> &, int64_t first,
+                   int64_t n, int64_t capacity, T *scratch);
 };
 
 HIENET_FOR_EACH_VARIANT(extern const EdgeNetworkKernel<float> EDGE_NETWORK_FLOAT;

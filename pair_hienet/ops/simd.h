@@ -118,12 +118,22 @@ INLINE static inline void each_vector(int64_t channels, const Work &work)
   if (u < channels) work.template operator()<true>(u, channels - u);
 }
 
+// In halves: v[i] + v[i + half].
+#if defined(__AVX512F__)
+// Left to itself the compiler goes through memory.
+template <typename T> static inline T sum(V<T> v);
+template <> inline float sum<float>(V<float> v)
+{ return _mm512_reduce_add_ps(v); }
+template <> inline double sum<double>(V<double> v)
+{ return _mm512_reduce_add_pd(v); }
+#else
 template <typename T> static inline T sum(V<T> v)
 {
   for (int64_t half = WIDTH<T> / 2; half > 0; half /= 2)
     for (int64_t i = 0; i < half; i++) v[i] += v[i + half];
   return v[0];
 }
+#endif
 
 template <int... I> struct Indices {};
 template <int N, int... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};

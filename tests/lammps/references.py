@@ -20,7 +20,8 @@ from hienet.lammps import create
 from hienet.plugin import installed_version
 
 FOLDER = Path(__file__).parent / "references"
-MODEL = Path(__file__).resolve().parents[2] / "lammps_examples" / "sic.hienet.pt"
+MODEL = FOLDER / "sic.hienet.pt"
+"""Plain TorchScript of `lammps_examples/sic.pt`."""
 STEPS = 4
 
 SYSTEM = """
