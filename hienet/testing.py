@@ -87,9 +87,13 @@ TINY: dict[str, dict[str, object]] = {
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in TINY},
+    "hienet-alternating": (
+        "hienet",
+        {"invariant_channels": 6, "n_invariant_layers": 2, "layer_order": "alternating"},
+    ),
     "nequip": ("botnet", {name: value for name, value in botnet.PRESETS["nequip"].items() if name != "channels"}),
 }
-"""Architectures, and one with other options so different that it has a name of its own."""
+"""Architectures, and some with other options so different that they have names of their own."""
 
 
 def tiny_checkpoint(

@@ -7,10 +7,13 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hienet.config import parse_config
 from hienet.derivatives import predict
 from hienet.graph import graph_from_atoms
 from hienet.testing import silicon_carbide, tiny_model
@@ -154,3 +157,92 @@ def test_a_leak_and_a_lost_momentum_show_in_the_summary_of_a_long_run(monkeypatc
     assert found["growth_mb_per_1000_steps"] == pytest.approx(1.0)
     assert found["largest_change_of_momentum"] == pytest.approx(0.1)
     assert found["resident_mb"] == pytest.approx(150.0)
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [("Elastic", [-1.0, -2.0, -3.0, -5.0, -6.0, -4.0]), ("Vacancy", [-1.0, -2.0, -3.0, -6.0, -5.0, -4.0])],
+)
+def test_mlearns_stresses_are_read_in_our_units_order_and_sign(group, expected, monkeypatch, tmp_path):
+    """Theirs are in kbar, compression positive, XX YY ZZ XY and then YZ ZX in one group, ZX YZ in the others."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from mlearn import read_mlearn
+
+    site = {"species": [{"element": "Si", "occu": 1}], "abc": [0.5, 0.0, 0.25]}
+    labels = {"energy": -5.0, "forces": [[0.1, 0.2, 0.3]], "virial_stress": [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]}
+    lattice = {"matrix": [[4.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.0, 0.0, 8.0]]}
+    entry = {"structure": {"lattice": lattice, "sites": [site]}, "group": group, "outputs": labels}
+    path = tmp_path / "Si-test.json"
+    path.write_text(json.dumps([entry]))
+    (atoms,) = read_mlearn(path)
+    np.testing.assert_allclose(atoms.positions, [[2.0, 0.0, 2.0]])
+    np.testing.assert_allclose(atoms.get_forces(), [[0.1, 0.2, 0.3]])
+    np.testing.assert_allclose(160.21766208 * atoms.get_stress(), expected)
+    assert (atoms.get_potential_energy(), atoms.info["config_type"]) == (-5.0, group)
+
+
+@pytest.fixture
+def ablation(monkeypatch) -> Callable[..., None]:
+    """The benchmark, in this process."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from ablation import main
+
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, arguments)])
+        main()
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation, tmp_path, capfd):
+    folder = tmp_path / "models"
+    train = ("train", folder, "--only", "sic-invnet-small-?", "--jobs", "2", "--epochs")
+    ablation(*train, 1)
+    assert "finished before" not in capfd.readouterr().out
+    ablation(*train, 1)
+    assert capfd.readouterr().out.count("finished before") == 2
+    with pytest.raises(SystemExit, match="says something else than this command would; take another folder"):
+        ablation(*train, 2)
+
+    # In a process of its own: it changes how torch rounds.
+    measure = [sys.executable, str(BENCHMARKS / "ablation.py"), "measure", str(folder)]
+    subprocess.run([*measure, "--atoms", "8", "--rounds", "1", "--seconds", "0.01"], check=True, timeout=600)
+    ablation("report", folder, "--json", tmp_path / "r.json", "--plot", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = json.loads((tmp_path / "r.json").read_text())["models"]
+    assert (row["label"], row["size"], row["seeds"]) == ("invnet", "small", [0, 1])
+    assert_positive(row, "steps_per_second")
+    for errors in (row["test"], row["train"]):
+        assert all(value > 0 for values in errors.values() for value in values)
+    first, second = row["test"]["forces_mae_mev_per_angstrom"]
+    assert abs(first - second) > 1e-6 * first
+
+
+def test_every_training_of_the_ablation_has_a_name_and_a_configuration_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from ablation_plan import configuration, trainings
+
+    sections = [parse_config(configuration(one, tmp_path, None)).model for one in trainings()]
+    for section in sections:
+        section.check()
+    assert len({one.name for one in trainings()}) == len(sections)
+    distinct = {
+        (one.system, json.dumps(section.model_dump())) for one, section in zip(trainings(), sections, strict=True)
+    }
+    assert len(distinct) == len({one.model for one in trainings()})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "{}", "--only", "si-hienet-small-0"), "silicon needs --mlearn, the folder with mlearn's"),
+        (("train", "{}", "--mlearn", "{}", "--systems", "si"), "--mlearn must be the folder with mlearn's data"),
+        (("train", "{}", "--only", "sic-mace"), "no training is called like sic-mace; `--list` names them all"),
+        (("measure", "{}"), "there is no finished training in"),
+        (("report", "{}"), "there is no finished training in"),
+    ],
+)
+def test_what_the_ablation_lacks_it_names(ablation, tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        ablation(*(argument.format(tmp_path) for argument in arguments))

@@ -80,6 +80,7 @@ def test_a_compiled_model_is_its_source(name, tolerance, files, checkpoint_path,
     [
         {"n_invariant_layers": 0},
         {"n_invariant_layers": 2},
+        {"n_invariant_layers": 2, "layer_order": "invariant_last"},
         {"smooth_cutoff": False},
         {"equivariant_irreps": ("6x0e",)},
         {"elements": ("C", "O", "Si"), "invariant_channels": 17},

@@ -16,6 +16,7 @@ from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.readout import EnergyReadout
+from hienet.nn.scalar_layer import LayerOnScalars
 from hienet.ops.edge_network import EdgeNetwork
 from hienet.ops.fused_invariant import FusedInvariantLayer
 from hienet.ops.gate import FusedGate
@@ -72,6 +73,9 @@ def compile_layers(model: nn.Module, n_intervals: int) -> None:
             species = cast(SpeciesEmbedding, model.species_embedding)
             compiled.append(TabulatedInvariantLayer(layer, species, embedding, n_intervals))
             model.species_embedding = NoEmbedding()
+        elif isinstance(layer, LayerOnScalars):
+            layer.layer = FusedInvariantLayer(cast(InvariantLayer, layer.layer), embedding)
+            compiled.append(layer)
         else:
             compiled.append(FusedInvariantLayer(cast(InvariantLayer, layer), embedding))
     model.edge_embedding = EdgeGeometry(embedding)
@@ -86,7 +90,7 @@ def layers_have_compiled_forms(model: nn.Module) -> bool:
 
 
 def _has_compiled_form(layer: nn.Module) -> bool:
-    if isinstance(layer, LayerWithReadout):
+    if isinstance(layer, LayerWithReadout | LayerOnScalars):
         return _has_compiled_form(layer.layer)
     if isinstance(layer, EquivariantLayer):
         return not layer.radial_by_species
