@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hienet.console import run_app
+from hienet.memory import keep_freed_memory
 
 app = typer.Typer(
     name="hienet",
@@ -263,6 +264,7 @@ def _let_threads_sleep() -> None:
 
 def main() -> None:
     """Run the command; wrong input is one sentence on stderr and exit status 1."""
+    keep_freed_memory()
     run_app(app)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hienet.calculator import HIENetCalculator
 from hienet.checkpoint import load_checkpoint
 from hienet.config import load_config, parse_config
 from hienet.errors import HIENetError
-from hienet.memory import OutOfMemoryError, memory_explained
+from hienet.memory import OutOfMemoryError, keep_freed_memory, memory_explained
 from hienet.testing import silicon_carbide, write_tiny_checkpoint
 from hienet.train.run import Run
 
@@ -239,3 +240,16 @@ def test_the_demo_ends_what_it_started_when_it_is_terminated(tmp_path):
     assert process.returncode == 1
     assert "stopped; `make demo` goes on from here" in stderr
     assert (tmp_path / "saved").exists()
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    """In a process of its own: it is for good."""
+    code = (
+        "import resource; from hienet.memory import keep_freed_memory; kept = keep_freed_memory(); import numpy\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "numpy.ones(10**7); before = faults(); numpy.ones(10**7); print(kept, faults() - before < 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == (["True", "True"] if platform.libc_ver()[0] == "glibc" else ["False", "False"])
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert not keep_freed_memory()
