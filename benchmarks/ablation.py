@@ -114,8 +114,8 @@ def finished(folder: Path) -> list[Training]:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Deploy one model of each kind, compare its forces with its source's, measure all of a system in turns."""
-    set_threads(arguments.threads)
     models = {training.model: training for training in reversed(finished(arguments.folder))}
+    set_threads(arguments.threads)
     rows: dict[str, dict[str, Any]] = {}
     probes = {}
     for name in sorted({training.system for training in models.values()}):

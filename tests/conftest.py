@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,14 @@ torch.set_num_threads(1)
 def reference_folder() -> Path:
     """Results of other people's programs."""
     return Path(__file__).parent / "reference"
+
+
+def pytest_configure() -> None:
+    """Programs that tests start listen to signals, also where a shell has started pytest in the background or by
+    `nohup`, so that it ignores them: what is ignored is inherited, a handler is not."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
