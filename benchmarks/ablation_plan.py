@@ -115,17 +115,12 @@ def _layers(seed: int) -> list[Training]:
     base = _architecture("sic", "hienet", "medium", seed)
     return [
         Training(
-            "sic", layers_label(n, order), "medium", seed, base.values | {"n_invariant_layers": n, "layer_order": order}
+            "sic", f"hienet-{n}-{order}", "medium", seed, base.values | {"n_invariant_layers": n, "layer_order": order}
         )  # type: ignore[operator]
         for n in (1, 2, 3)
         for order in ORDERS
         if (n, order) != (1, "invariant_first")
     ]
-
-
-def layers_label(n: int, order: str) -> str:
-    """Label of a HIENet with so many invariant layers in this order."""
-    return {0: "eqvnet"}.get(n) or ("hienet" if (n, order) == (1, "invariant_first") else f"hienet-{n}-{order}")
 
 
 def write_data(system: str, folder: Path, mlearn: Path | None) -> None:

@@ -200,7 +200,7 @@ class Iteration(nn.Module):
         channels, n_species = config.channels, len(config.elements)
         self.channels, self.l_max, self.l_max_density = channels, config.l_max, config.l_max_density
         self.n_features, self.n_harmonics = (config.l_max + 1) ** 2, (config.l_max_density + 1) ** 2
-        self.n_invariants, self.n_densities = (2 + index) * channels, (1 + index) * channels
+        self.n_invariants = (2 + index) * channels
         self.n_own = 2 if config.zbl else 1
         self.normalize = config.normalize_features
         self.last = index == config.n_iterations - 1

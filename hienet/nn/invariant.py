@@ -117,10 +117,13 @@ class InvariantLayer(nn.Module):
         message = self.message_network(self.value(state), edge, center, neighbor, n_local) * gate
         if self.smooth_cutoff:
             message = message * envelope
-        output = self.output(sum_over_neighbors(message, center, n_local))
+        return self.updated(x, sum_over_neighbors(message, center, n_local))
+
+    def updated(self, x: Tensor, received: Tensor) -> Tensor:
+        """New features of atoms with features `x`, of the sums of the messages to them: all `[n_local, channels]`."""
         reset = torch.sigmoid(self.reset(x))
         update = torch.sigmoid(self.update(x))
-        candidate = (1.0 - update) * x + update * F.softplus(self.output_norm(output))
+        candidate = (1.0 - update) * x + update * F.softplus(self.output_norm(self.output(received)))
         return (1.0 - update) * reset * x + update * candidate
 
 

@@ -4,7 +4,6 @@ torch, `hienet.ops.invariant` the first layer, which is tabulated."""
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding
@@ -12,7 +11,7 @@ from hienet.nn.invariant import InvariantLayer, PairNetwork
 from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, Value
 
 
-class FusedInvariantLayer(nn.Module):
+class FusedInvariantLayer(InvariantLayer):
     """What an `InvariantLayer` computes; for the CPU, and not for training.
 
     The maps to keys and values and the first maps of both networks follow each other without anything between, so that
@@ -37,9 +36,9 @@ class FusedInvariantLayer(nn.Module):
         Raises:
             HIENetError: the library of operators is not compiled.
         """
-        super().__init__()
+        nn.Module.__init__(self)
+        self.channels = plain.channels
         self.basis, self.envelope = embedding.basis, embedding.envelope
-        self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
         self.output, self.output_norm = plain.output, plain.output_norm
         self.reset, self.update = plain.reset, plain.update
         with torch.no_grad():
@@ -58,14 +57,6 @@ class FusedInvariantLayer(nn.Module):
                 self.register_buffer(name, tensor, persistent=False)
         self.network = EdgeNetwork(_message_program(plain))
 
-    def prepare(self, features: Tensor, species: Tensor) -> Tensor:
-        """As `InvariantLayer.prepare`."""
-        return features
-
-    def load_elements(self, species: Tensor) -> int:
-        """Bytes of the tables built for these species: none."""
-        return 0
-
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
     ) -> Tensor:
@@ -76,11 +67,7 @@ class FusedInvariantLayer(nn.Module):
         of_distance = torch.cat([self.basis(distance) * envelope, envelope], dim=1)
         centers = torch.addmm(self.center_bias, x, self.of_center)
         received, _ = self.network(centers, state @ self.of_neighbor, of_distance, center, neighbor)
-        output = self.output(received)
-        reset = torch.sigmoid(self.reset(x))
-        update = torch.sigmoid(self.update(x))
-        candidate = (1.0 - update) * x + update * F.softplus(self.output_norm(output))
-        return (1.0 - update) * reset * x + update * candidate
+        return self.updated(x, received)
 
 
 def _first_map(map_of_atoms: nn.Linear, network: PairNetwork) -> tuple[Tensor, Tensor]:

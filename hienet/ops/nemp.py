@@ -84,7 +84,7 @@ class FusedIteration(Iteration):
         nn.Module.__init__(self)
         self.channels, self.l_max, self.l_max_density = plain.channels, plain.l_max, plain.l_max_density
         self.n_features, self.n_harmonics = plain.n_features, plain.n_harmonics
-        self.n_invariants, self.n_densities, self.n_own = plain.n_invariants, plain.n_densities, plain.n_own
+        self.n_invariants, self.n_own = plain.n_invariants, plain.n_own
         self.normalize, self.last = plain.normalize, plain.last
         self.mix_sent, self.mix_message, self.mix_kept = plain.mix_sent, plain.mix_message, plain.mix_kept
         self.product, self.normalization = plain.product, plain.normalization

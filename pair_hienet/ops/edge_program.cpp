@@ -69,10 +69,6 @@ static Operands operands_of(const EdgeInstruction &i)
 // checks
 // ----------------------------------------------------------------------
 
-/// Numbers that a matrix takes in panels.
-static int64_t size_in_panels(int64_t fan_in, int64_t fan_out)
-{ return (fan_out + PANEL - 1) / PANEL * PANEL * fan_in; }
-
 bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) const
 {
   const auto is_value = [&](int64_t v) {

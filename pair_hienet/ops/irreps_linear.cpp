@@ -21,10 +21,6 @@ template <> void matrix_product<float>(const MatrixProduct<float> &product)
 template <> void matrix_product<double>(const MatrixProduct<double> &product)
 { HIENET_CHOSEN(MATRIX_PRODUCT_DOUBLE)(product); }
 
-/// Numbers that a matrix takes in panels.
-static int64_t size_in_panels(int64_t fan_in, int64_t fan_out)
-{ return (fan_out + PANEL - 1) / PANEL * PANEL * fan_in; }
-
 IrrepsLinear::IrrepsLinear(const Tensor &plan, const Tensor &weights, const Tensor &transposed) :
     plan_(plan.to(at::kLong).contiguous()), weights_(weights.contiguous()),
     transposed_(transposed.contiguous())

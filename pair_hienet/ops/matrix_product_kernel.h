@@ -13,6 +13,10 @@ namespace hienet {
 /// Columns of a panel; every vector length divides it.
 constexpr int64_t PANEL = 16;
 
+/// Numbers that a matrix takes in panels.
+constexpr int64_t size_in_panels(int64_t fan_in, int64_t fan_out)
+{ return (fan_out + PANEL - 1) / PANEL * PANEL * fan_in; }
+
 /// out[r] = in[r] M, or out[r] += in[r] M, for the rows r of `n_nodes` nodes with `dim` rows each.
 ///
 /// `panels` is M, `[fan_in, fan_out]`, as `[ceil(fan_out / PANEL), fan_in, PANEL]` with zeros for missing columns.
