@@ -148,8 +148,8 @@ def _load_script_there(path: object, map_location: object = None) -> Any:
 def fake_gpu() -> Iterator[None]:
     """Within this context `cuda` is the fake GPU."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("torch.cuda.is_available", lambda: True))
-        stack.enter_context(mock.patch("torch.cuda.device_count", lambda: 1))
+        stack.enter_context(mock.patch("torch.cuda.is_available", return_value=True))
+        stack.enter_context(mock.patch("torch.cuda.device_count", return_value=1))
         stack.enter_context(mock.patch("torch.jit.load", _load_script_there))
         stack.enter_context(_Functions())
         stack.enter_context(_Operations())
