@@ -119,9 +119,7 @@ def main() -> None:
     )
 
 
-def follow(
-    deck: str, ranks: int, device_bytes: Callable[[], int] = lambda: 0, timeout: float = 24 * 3600.0
-) -> Course:
+def follow(deck: str, ranks: int, device_bytes: Callable[[], int] = lambda: 0, timeout: float = 24 * 3600.0) -> Course:
     """Run a deck whose rows of thermodynamic output are those of `Course`, and look at its ranks at every row.
 
     `device_bytes` gives the memory in use on the GPU; the run ends after `timeout` seconds.
