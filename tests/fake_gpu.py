@@ -73,6 +73,10 @@ class FakeGPUTensor(torch.Tensor):
         return _run(operation, args, kwargs or {})
 
 
+WAITS: list[str] = []
+"""Operations since the fake GPU began that a real one would have to be waited for: their result is on the CPU, or has
+a size that the CPU must know."""
+_WAITED_FOR = ("_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "masked_select", "equal", "is_nonzero")
 _MOVES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 
 
@@ -91,6 +95,11 @@ def _run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 f"shape {list(strangers[0].shape)} on cpu"
             )
     to_gpu = any(on_gpu) if device is None else torch.device(device).type != "cpu"
+    name = operation.__name__.partition(".")[0]
+    # What a mask selects has to be counted first.
+    by_mask = name == "index" and any(tensor.dtype == torch.bool for tensor in tensors[1:])
+    if any(on_gpu) and (not to_gpu or name in _WAITED_FOR or by_mask):
+        WAITS.append(str(operation))
     if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     args, kwargs = tree_map(lambda x: x.values if isinstance(x, FakeGPUTensor) else x, (args, kwargs))
@@ -153,4 +162,5 @@ def fake_gpu() -> Iterator[None]:
         stack.enter_context(mock.patch("torch.jit.load", _load_script_there))
         stack.enter_context(_Functions())
         stack.enter_context(_Operations())
+        WAITS.clear()
         yield

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from fake_gpu import CUDA, FakeGPUTensor, fake_gpu
+from fake_gpu import CUDA, WAITS, FakeGPUTensor, fake_gpu
 from hienet_deploy.export import export
 from labelled_frames import emt_frames, tiny_values, write_frames
 from rich.console import Console
@@ -136,6 +136,24 @@ def test_every_architecture_runs_on_a_gpu(variant, form, operators):
 @pytest.mark.parametrize("architecture_with_code_of_its_own", ["hienet", "nemp", "botnet"])
 def test_torchscript_runs_on_a_gpu(architecture_with_code_of_its_own):
     assert_runs_on_a_gpu(tiny_checkpoint(architecture_with_code_of_its_own, scale=(40.0, 55.0)), "script")
+
+
+@pytest.mark.parametrize("form", ["plain", "compiled"])
+def test_a_step_of_hienet_never_waits_for_the_gpu(form, operators):
+    """So that its launches can be recorded as a graph."""
+    checkpoint = tiny_checkpoint()
+    module = checkpoint.build().requires_grad_(False)
+    if form == "compiled":
+        compile_model(module, n_intervals=64)
+    graph = graph_from_atoms(silicon_carbide(), checkpoint.config.elements, checkpoint.config.cutoff)
+    with fake_gpu():
+        module.to("cuda").load_elements(torch.tensor([0, 1]))
+        graph = graph.to("cuda")
+        WAITS.clear()
+        predict(module, graph)
+        assert WAITS == []
+        graph.species[graph.species == 1].sum().item()
+        assert WAITS == ["aten.index.Tensor", "aten._local_scalar_dense.default"], "it would have been noticed"
 
 
 def test_tables_for_more_elements_are_built_where_the_layer_is(operators):
@@ -269,6 +287,18 @@ def test_a_run_on_a_gpu_is_resumed_there_and_on_the_cpu(tmp_path, gpu_random_sta
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
         assert (elsewhere[name] - weight).abs().max() < 1e-6, name
+
+
+def test_a_gpu_is_waited_for_once_a_step(tmp_path, gpu_random_state):
+    write_frames(tmp_path / "data.extxyz", emt_frames(6))
+    config = parse_config(tiny_values(tmp_path / "data.extxyz", tmp_path / "run", gradient_clip=1.0, device="cuda"))
+    with fake_gpu():
+        trainer = Run(config, False, Console(file=io.StringIO())).trainer
+        trainer.model.train()
+        for step in ([0, 1], [2, 3]):
+            WAITS.clear()
+            trainer._step(step)
+            assert WAITS == ["aten._to_copy.default"], "the losses, for the log"
 
 
 def test_evaluation_on_a_gpu_is_evaluation(tmp_path):

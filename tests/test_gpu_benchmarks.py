@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_gpu import fake_gpu
 from test_benchmarks import BENCHMARKS, assert_positive, run
 
 from hienet.models.factory import build_model, make_config
@@ -88,8 +89,9 @@ def models(tmp_path_factory, operators) -> Path:
 
 
 @pytest.fixture
-def measurement(gpu, models, tmp_path) -> Any:
-    """Everything loaded, nothing measured as yet."""
+def measurement(gpu, models, tmp_path, monkeypatch) -> Any:
+    """Nothing measured as yet; small systems throughout."""
+    monkeypatch.setattr(gpu("measure"), "LATENCY_ATOMS", 8)
     arguments = argparse.Namespace(
         device="cpu",
         preset="small",
@@ -103,6 +105,32 @@ def measurement(gpu, models, tmp_path) -> Any:
         peak_bandwidth=4.8,
     )
     return gpu("measure").Measurement(arguments, models)
+
+
+def test_measure_takes_the_plain_model_where_the_compiled_one_does_not_run(gpu, measurement, monkeypatch):
+    """On the fake GPU, for which no operator is compiled; the driver's part is left out."""
+    memory = iter(range(0, 10**9, 10**6))
+    for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: next(memory))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    measurement.device = torch.device("cuda")
+    with fake_gpu():
+        measurement.part("load", measurement.load)
+        assert "was compiled for the CPU and cannot run on `cuda`" in measurement.result["not_measured"]["deployed"]
+        measurement.arguments.sizes = [8]
+        for part in ("latency", "sizes"):
+            measurement.part(part, getattr(measurement, part))
+    assert measurement.result["latency"]["ours"] == "plain"
+    assert measurement.result["latency"]["models"].keys() == {"plain", "eager"}
+    assert measurement.result["load"]["eager"]["force_error_ev_per_angstrom"] < 1e-4
+    (row,) = measurement.result["sizes"]
+    assert row["kb_per_atom"] > 0
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert gpu("device").peaks(torch.device("cuda"), None, None) == (67.0, 4.8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
+    assert gpu("device").peaks(torch.device("cuda"), 1.0, 2.0) == (1.0, 2.0)
+    with pytest.raises(SystemExit, match=r"the peaks of `another` are not known here: give --peak-tflops and"):
+        gpu("device").peaks(torch.device("cuda"), 1.0, None)
 
 
 def test_measure_stops_at_the_size_that_does_not_fit(measurement, monkeypatch):
@@ -126,7 +154,6 @@ def test_measure_stops_at_the_size_that_does_not_fit(measurement, monkeypatch):
     assert written["sizes"][0]["floor_us_per_atom"] < 1.0
     assert written["not_measured"] == {"16 atoms": "out of memory: CUDA out of memory. Tried to allocate 2.00 GiB"}
     # The comparison is made where all fit.
-    monkeypatch.setitem(vars(importlib.import_module("measure")), "LATENCY_ATOMS", 8)
     monkeypatch.setattr(measurement.arguments, "compared", 48)
     measurement.part("contenders", measurement.contenders)
     assert measurement.result["contenders"]["n_atoms"] == 24

@@ -64,7 +64,7 @@ neighbor      1.0 bin
 compute       virial all pressure NULL virial
 thermo_style  custom step pe c_virial[*]
 run           0
-print         "evaluated {name}: $(pe:%.17g) $(c_virial[1]:%.17g) $(c_virial[2]:%.17g) $(c_virial[3]:%.17g) $(c_virial[4]:%.17g) $(c_virial[5]:%.17g) $(c_virial[6]:%.17g)"
+print         "evaluated {name}: $(pe:%.17g) {virial}"
 write_dump    all custom {dump} id fx fy fz modify sort id format float %.17g
 """
 
@@ -144,7 +144,9 @@ def evaluated(
         with data.open("w") as file:
             write_lammps_data(file, atoms, specorder=["C", "Si"], masses=True, prismobj=prisms[name])
         boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
-        deck += ONE_SYSTEM.format(name=name, boundary=boundary, data=data, dump=dump, model=model, device=device)
+        virial = " ".join(f"$(c_virial[{i}]:%.17g)" for i in range(1, 7))
+        values = {"name": name, "boundary": boundary, "virial": virial, "data": data, "dump": dump}
+        deck += ONE_SYSTEM.format(**values, model=model, device=device)
     output = run_deck(deck, ranks, timeout=timeout)
     results = {}
     for number, (name, prism) in enumerate(prisms.items()):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from structures import structure
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from hienet.calculator import LoadedModel, load_model, model_of, parse_device
+from hienet.calculator import LoadedModel, load_model, parse_device
 from hienet.checkpoint import load_checkpoint
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
@@ -255,10 +256,7 @@ class Measurement:
 
     def floors(self, neighbors: float, seconds: float) -> dict[str, float]:
         """The least time of an atom with these neighbours, and the part of the measured one that it is."""
-        compiled = model_of(load_checkpoint(self.files["eager"])).module
-        assert isinstance(compiled, torch.nn.Module)
-        compile_model(compiled, n_intervals=64)
-        parts = work_of_step(compiled, neighbors)
+        parts = work_of_step(self.compiled, neighbors)
         cached, uncached = (floor_seconds(parts, *self.peaks, cached=cached) for cached in (True, False))
         return {
             "mflop_per_atom": 1e-6 * sum(part.flop for part in parts),
@@ -266,6 +264,13 @@ class Measurement:
             "floor_us_per_atom_without_cache": 1e6 * uncached,
             "fraction_of_floor": cached / seconds,
         }
+
+    @cached_property
+    def compiled(self) -> torch.nn.Module:
+        """The compiled model on the CPU, whose tensors say what work there is."""
+        module = load_checkpoint(self.files["eager"]).build().requires_grad_(False)
+        compile_model(module, n_intervals=64)
+        return module
 
     @property
     def peaks(self) -> tuple[float, float]:
