@@ -8,7 +8,9 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <string>
 #include <tuple>
+#include <vector>
 
 namespace hienet {
 
@@ -22,6 +24,16 @@ static int64_t threads()
   return n;
 }
 
+/// The kinds of devices for which the operators are compiled.
+static std::vector<std::string> devices()
+{
+#ifdef HIENET_CUDA
+  return {"cpu", "cuda"};
+#else
+  return {"cpu"};
+#endif
+}
+
 static std::tuple<int64_t, int64_t> pooled_memory()
 {
   const PooledBytes bytes = pooled_bytes();
@@ -30,6 +42,7 @@ static std::tuple<int64_t, int64_t> pooled_memory()
 
 TORCH_LIBRARY(hienet, library)
 {
+  library.def("devices() -> str[]", devices);
   library.def("instruction_sets() -> str[]", instruction_sets);
   library.def("pooled_memory() -> (int used, int free)", pooled_memory);
   library.def("release_pooled_memory() -> ()", release_pooled_memory);
