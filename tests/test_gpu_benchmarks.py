@@ -116,7 +116,7 @@ def test_measure_takes_the_plain_model_where_the_compiled_one_does_not_run(gpu, 
     measurement.device = torch.device("cuda")
     with fake_gpu():
         measurement.part("load", measurement.load)
-        assert "was compiled for the CPU and cannot run on `cuda`" in measurement.result["not_measured"]["deployed"]
+        assert "built here without kernels for `cuda`" in measurement.result["not_measured"]["deployed"]
         measurement.arguments.sizes = [8]
         for part in ("latency", "sizes"):
             measurement.part(part, getattr(measurement, part))
