@@ -128,7 +128,12 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if function in (torch.tensor, torch.as_tensor):
+            # They read numbers in C++, past all modes: a tensor made on `meta` would have none.
+            device = kwargs.pop("device", None)
+            made = function(*args, **kwargs)
+            return made if device is None else made.to(_named_for_cpp(device))
         if function is not torch.device:
             args, kwargs = tree_map(_named_for_cpp, (args, kwargs))
         return function(*args, **kwargs)

@@ -67,6 +67,7 @@ def test_the_fake_gpu_refuses_what_a_gpu_refuses():
     with fake_gpu():
         there, here = torch.ones(3, 4, device="cuda"), torch.ones(3, 4)
         assert (there + there).device == CUDA
+        assert torch.tensor([2.0], device="cuda").cpu().tolist() == [2.0]
         for wrong in (
             lambda: there + here,
             lambda: there @ torch.ones(4, 2),
