@@ -1,6 +1,6 @@
 """The kernels for GPUs, without one: the CUDA compiler takes them, and an emulation runs them on the CPU.
 
-The emulation is a library that takes the place of the CPU's operators. Here it is built, and the operators' own tests are
+The emulation is a library that takes the place of the operators for CPUs. Here it is built, and their own tests are
 run on it in a process of their own, with the tests at the end of this file.
 """
 
