@@ -3,6 +3,7 @@
 #include "pair_hienet.h"
 
 #include "force_deviation.h"
+#include "ghost_exchange.h"
 #include "neighbor_graph.h"
 #include "row_buffer.h"
 #include "staged_model.h"
@@ -56,7 +57,7 @@ struct BlockSums {
 struct Sections {
   int graph, edges, readout, edges_backward, scatter, other;
   int deviation;                                                 // of a committee
-  int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
+  int plan, copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
 
 /// What moves the atoms: the mean of a committee, or its first model.
@@ -74,15 +75,23 @@ struct PairHIENet::Member {
   std::vector<int> forward, backward;    // its rows of the timing breakdown, by stage
 };
 
+/// Which neighbour list, and which atoms, something was made for.
+struct PairHIENet::ListVersion {
+  int n_owned = -1, n_ghosts = -1;
+  bigint build = -1;
+};
+
 struct PairHIENet::Implementation {
   // settings
   std::string device = "auto";
   int threads = 0;    // 0: as many as LAMMPS' own threads
   hienet::Precision precision = hienet::Precision::MODEL;
+  std::string exchange = "auto";
   Driver driver = Driver::MEAN;
 
   // pair_coeff
   std::vector<Member> members;
+  hienet::ChosenTransport transport;    // on several ranks
   double energy_unit = 1.0;    // eV in LAMMPS' unit of energy
 
   // fix adapt and hybrid/scaled reach these through extract()
@@ -92,6 +101,8 @@ struct PairHIENet::Implementation {
 
   // one evaluation; members of equal cutoff and order of elements share a graph
   std::vector<hienet::NeighborGraph> graphs;
+  std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;    // on several ranks, one for each graph
+  std::vector<ListVersion> planned;                                 // for which list
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -105,10 +116,9 @@ struct PairHIENet::Implementation {
   hienet::TimingBreakdown timing;
   Sections sections;
 
-  // one rank: owner[i] is the local index of the atom of which i is an image
-  std::vector<int> owner;
-  int owner_atoms = -1;
-  bigint owner_build = -1;
+  // i is a copy of the atom owner[i], a local index, of rank owner_rank[i]
+  std::vector<int> owner, owner_rank;
+  ListVersion owners_of;
 };
 
 // ----------------------------------------------------------------------
@@ -124,8 +134,10 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
   centroidstressflag = CENTROID_AVAIL;
   unit_convert_flag = utils::get_supported_conversions(utils::ENERGY);
 
-  // Comm and PairHybrid size their buffers before the model is known.
-  comm_forward = comm_reverse = 1;
+  // Comm and PairHybrid size their buffers before the model is known. Features and their gradients do not pass
+  // through them.
+  comm_forward = 2;    // an atom's owner: rank and index
+  comm_reverse = 1;
 
   // For `compute pair`, of the last evaluation: exchanges between ranks, edges, ghost atoms in use, and the
   // greatest and mean deviation of a committee's forces.
@@ -160,8 +172,10 @@ void PairHIENet::forget_model()
 {
   impl->members.clear();
   impl->graphs.clear();
+  impl->exchanges.clear();
+  impl->planned.clear();
   impl->deviation_known = false;
-  impl->owner_atoms = -1;
+  impl->owners_of = ListVersion();
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
       for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
@@ -183,16 +197,17 @@ void PairHIENet::settings(int narg, char **arg)
   impl->device = "auto";
   impl->threads = 0;
   impl->precision = hienet::Precision::MODEL;
+  impl->exchange = "auto";
   impl->driver = Driver::MEAN;
   forget_model();
 
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
     if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
-        keyword != "committee")
+        keyword != "exchange" && keyword != "committee")
       error->all(FLERR,
                  "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
-                 "`precision` and `committee`",
+                 "`precision`, `exchange` and `committee`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -206,6 +221,12 @@ void PairHIENet::settings(int narg, char **arg)
       impl->threads = utils::inumeric(FLERR, value, false, lmp);
       if (impl->threads < 1)
         error->all(FLERR, "pair_style hienet: `threads {}` must be at least 1", value);
+    } else if (keyword == "exchange") {
+      if (value != "auto" && value != "direct" && value != "staged")
+        error->all(FLERR,
+                   "pair_style hienet: `exchange {}` is not known; use auto, direct or staged",
+                   value);
+      impl->exchange = value;
     } else if (keyword == "committee") {
       if (value != "mean" && value != "first")
         error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
@@ -230,18 +251,21 @@ void PairHIENet::settings(int narg, char **arg)
 // pair_coeff
 // ----------------------------------------------------------------------
 
-/// Stop all ranks if one of them has a problem to report; every rank must call this.
-void PairHIENet::agree(const std::string &problem)
+/// Stop all ranks if one of them has a problem to report, else return whether all of them say `yes`; every rank must
+/// call this.
+bool PairHIENet::agree(const std::string &problem, bool yes)
 {
-  int speaker = problem.empty() ? comm->nprocs : comm->me;
-  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, &speaker, 1, MPI_INT, MPI_MIN, world);
-  if (speaker == comm->nprocs) return;
+  int votes[2] = {problem.empty() ? comm->nprocs : comm->me, yes};
+  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, votes, 2, MPI_INT, MPI_MIN, world);
+  const int speaker = votes[0];
+  if (speaker == comm->nprocs) return votes[1];
   int length = static_cast<int>(problem.size());
   MPI_Bcast(&length, 1, MPI_INT, speaker, world);
   std::string message = problem;
   message.resize(length);
   MPI_Bcast(message.data(), length, MPI_CHAR, speaker, world);
   error->all(FLERR, "pair_style hienet: {}", message);
+  return false;
 }
 
 /// The bytes of a file, read by rank 0 alone: the others need not see its disc.
@@ -350,19 +374,32 @@ std::string PairHIENet::agree_on_device()
   return device;
 }
 
+/// Whose memory the exchanges between ranks use. Collective.
+void PairHIENet::agree_on_transport(const std::string &device)
+{
+  // The ranks test it together: the failure of one of them leaves the others waiting.
+  try {
+    impl->transport = hienet::choose_transport(world, device, impl->exchange);
+  } catch (const std::exception &exception) {
+    error->one(FLERR, "pair_style hienet: {}", exception.what());
+  }
+  if (impl->exchange == "direct" && impl->transport.transport != hienet::Transport::DIRECT)
+    error->all(FLERR,
+               "pair_style hienet: `exchange direct` was asked for, but {}; use `exchange staged`, "
+               "or an MPI that takes the memory of these devices",
+               impl->transport.reason);
+}
+
 /// Read the models of pair_coeff. Collective.
 void PairHIENet::load(const std::vector<std::string> &files,
                       const std::vector<std::string> &symbols)
 {
   const std::string device = agree_on_device();
+  if (comm->nprocs > 1) agree_on_transport(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
-  for (const auto &member : impl->members) {
-    const auto &model = *member.model;
-    impl->cutoff = std::max(impl->cutoff, model.metadata().cutoff);
-    for (int k = 1; k < model.n_stages(); k++)
-      comm_forward = comm_reverse = std::max(comm_forward, model.doubles_per_row(k));
-  }
+  for (const auto &member : impl->members)
+    impl->cutoff = std::max(impl->cutoff, member.model->metadata().cutoff);
   if (impl->is_committee())
     comm_reverse = std::max(comm_reverse, 3 * static_cast<int>(impl->members.size()));
   publish_comm_size();
@@ -417,7 +454,13 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
         other.species_of_type == member.species_of_type)
       member.graph = other.graph;
   member.builds_graph = member.graph == impl->graphs.size();
-  if (member.builds_graph) impl->graphs.emplace_back();
+  if (member.builds_graph) {
+    impl->graphs.emplace_back();
+    impl->planned.emplace_back();
+    if (comm->nprocs > 1)
+      impl->exchanges.push_back(std::make_unique<hienet::GhostExchange>(
+          world, device, impl->transport.transport));
+  }
   impl->members.push_back(std::move(member));
 }
 
@@ -458,6 +501,12 @@ void PairHIENet::report(const std::string &device)
   for (const auto &member : impl->members) text += describe(member);
   for (const auto &[where, ranks] : ranks_of_device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
+  if (comm->nprocs > 1) {
+    const auto &[transport, reason] = impl->transport;
+    text += fmt::format("  exchange between ranks: {}{}\n",
+                        transport == hienet::Transport::DIRECT ? "direct" : "staged",
+                        reason.empty() ? "" : " (" + reason + ")");
+  }
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
   utils::logmesg(lmp, text);
@@ -535,7 +584,8 @@ void PairHIENet::init_style()
 
   check_exclusions();
   publish_comm_size();
-  impl->owner_atoms = -1;
+  impl->owners_of = ListVersion();
+  impl->planned.assign(impl->planned.size(), ListVersion());
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -641,8 +691,10 @@ double PairHIENet::buffer_bytes()
   double bytes = Pair::memory_usage() + impl->buffer.memory_usage() +
       impl->deviation.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
-      sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
+      sizeof(BlockSums) * impl->block_sums.capacity() +
+      sizeof(int) * (impl->owner.capacity() + impl->owner_rank.capacity());
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
+  for (const auto &exchange : impl->exchanges) bytes += exchange->memory_usage();
   return bytes;
 }
 
@@ -680,6 +732,7 @@ void PairHIENet::prepare_timing()
   sections.scatter = timing.section("Scatter");
   if (impl->is_committee()) sections.deviation = timing.section("Deviation");
   if (comm->nprocs > 1) {
+    sections.plan = timing.section("Exchange plan");
     sections.copies = timing.section("Exchange copies");
     sections.exchange_forward = timing.section("Exchange forward");
     sections.exchange_backward = timing.section("Exchange backward");
@@ -768,7 +821,7 @@ void PairHIENet::find_deviation(bool wanted)
   if (wanted) {
     if (comm->nprocs > 1) {
       impl->in_transit = &deviation.rows();
-      comm->reverse_comm(this, deviation.rows().stride());
+      comm->reverse_comm(this, deviation.rows().columns());
       impl->in_transit = &impl->buffer;
       if (comm->me == 0) pvector[0] += 1.0;
     }
@@ -787,19 +840,41 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
+PairHIENet::ListVersion PairHIENet::list_version() const
+{ return {atom->nlocal, atom->nghost, neighbor->ncalls}; }
+
+/// Whether the neighbour list and the atoms are still those. The list of this very step may be the second one that
+/// LAMMPS calls its first.
+bool PairHIENet::is_current(const ListVersion &version) const
+{
+  const auto now = list_version();
+  return neighbor->ago > 0 && version.n_owned == now.n_owned && version.n_ghosts == now.n_ghosts &&
+      version.build == now.build;
+}
+
+/// Of which atom each ghost is a copy, told by LAMMPS' own communication. Collective.
+void PairHIENet::find_owners()
+{
+  const int n_atoms = atom->nlocal + atom->nghost;
+  impl->buffer.reshape(n_atoms, 2);
+  for (int i = 0; i < atom->nlocal; i++) {
+    impl->buffer.row(i)[0] = i;
+    impl->buffer.row(i)[1] = comm->me;
+  }
+  comm->forward_comm(this, 2);
+  impl->owner.resize(n_atoms);
+  impl->owner_rank.resize(n_atoms);
+  for (int i = 0; i < n_atoms; i++) {
+    impl->owner[i] = static_cast<int>(impl->buffer.row(i)[0]);
+    impl->owner_rank[i] = static_cast<int>(impl->buffer.row(i)[1]);
+  }
+  impl->owners_of = list_version();
+}
+
 /// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
 void PairHIENet::refresh_owners()
 {
-  const int n_atoms = atom->nlocal + atom->nghost;
-  if (neighbor->ago > 0 && impl->owner_atoms == n_atoms && impl->owner_build == neighbor->ncalls)
-    return;
-  impl->buffer.reshape(n_atoms, 1, false);
-  for (int i = 0; i < atom->nlocal; i++) impl->buffer.value(i) = i;
-  comm->forward_comm(this, 1);
-  impl->owner.resize(n_atoms);
-  for (int i = 0; i < n_atoms; i++) impl->owner[i] = static_cast<int>(impl->buffer.value(i));
-  impl->owner_atoms = n_atoms;
-  impl->owner_build = neighbor->ncalls;
+  if (!is_current(impl->owners_of)) find_owners();
 }
 
 /// Returns what is wrong, or an empty string.
@@ -851,9 +926,10 @@ std::string PairHIENet::circumstances(const Member &member) const
                      impl->is_committee() ? ", model " + member.file : "");
 }
 
-/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
-std::string PairHIENet::begin_model(const Member &member)
+/// The first steps, up to the first exchange, and whether that is planned. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model(const Member &member, bool &planned)
 {
+  planned = true;
   auto &model = *member.model;
   if (member.builds_graph) {
     if (comm->nprocs == 1) refresh_owners();
@@ -872,6 +948,7 @@ std::string PairHIENet::begin_model(const Member &member)
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
+    planned = exchange_is_planned(member);
   } catch (const std::exception &exception) {
     return exception.what() + (" " + circumstances(member));
   }
@@ -896,13 +973,55 @@ void PairHIENet::on_this_rank(const Member &member, int section, Work &&work)
   impl->timing.stamp(section);
 }
 
+/// Whether the exchange serves this neighbour list, and the nodes of this step.
+bool PairHIENet::exchange_is_planned(const Member &member)
+{
+  if (comm->nprocs == 1 || !member.builds_graph) return true;
+  const auto &graph = impl->graphs[member.graph];
+  return is_current(impl->planned[member.graph]) &&
+      impl->exchanges[member.graph]->set_nodes(graph.n_local, graph.node_atom);
+}
+
+/// Plan the exchange for all ghosts of known species in the neighbour list: those within the cutoff change from step to
+/// step, these stay. Collective.
+void PairHIENet::plan_exchange(const Member &member)
+{
+  const auto &species = member.species_of_type;
+  auto &exchange = *impl->exchanges[member.graph];
+  on_this_rank(member, impl->sections.plan, [&] {
+    find_owners();
+    std::vector<char> listed(atom->nghost);
+    for (int ii = 0; ii < list->inum; ii++) {
+      const int i = list->ilist[ii];
+      if (i >= atom->nlocal || species[atom->type[i]] < 0) continue;
+      for (int k = 0; k < list->numneigh[i]; k++) {
+        const int j = list->firstneigh[i][k] & NEIGHMASK;
+        if (j >= atom->nlocal && species[atom->type[j]] >= 0) listed[j - atom->nlocal] = 1;
+      }
+    }
+    std::vector<hienet::Ghost> ghosts;
+    for (int i = atom->nlocal; i < atom->nlocal + atom->nghost; i++)
+      if (listed[i - atom->nlocal]) ghosts.push_back({i, impl->owner_rank[i], impl->owner[i]});
+    exchange.plan(atom->nlocal, atom->nlocal + atom->nghost, ghosts);
+    const auto &graph = impl->graphs[member.graph];
+    if (!exchange.set_nodes(graph.n_local, graph.node_atom))
+      throw hienet::ModelError(
+          "an atom has left the network, by its type or an excluded group, and its ghosts have "
+          "not; let LAMMPS renew them: no `run ... pre no` behind `set` or `group`");
+    impl->planned[member.graph] = list_version();
+  });
+}
+
 /// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged.
 void PairHIENet::evaluate_model(const Member &member)
 {
   auto &model = *member.model;
   const auto &sections = impl->sections;
-  agree(begin_model(member));
+  bool planned;
+  const std::string problem = begin_model(member, planned);
+  const bool all_planned = agree(problem, planned);
   impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
+  if (!all_planned) plan_exchange(member);
 
   for (int k = 1; k < model.n_stages(); k++) {
     if (comm->nprocs > 1) exchange_forward(member, k);
@@ -928,15 +1047,16 @@ void PairHIENet::evaluate_model(const Member &member)
 void PairHIENet::exchange_forward(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_state(k, n_atoms, impl->buffer);
+    model.send_state(k, exchange);
   });
-  comm->forward_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_forward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_forward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_state(k, impl->buffer);
+    model.receive_state(k, exchange);
   });
 }
 
@@ -944,15 +1064,16 @@ void PairHIENet::exchange_forward(const Member &member, int k)
 void PairHIENet::exchange_reverse(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_gradient(k, n_atoms, impl->buffer);
+    model.send_gradient(k, exchange);
   });
-  comm->reverse_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_backward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_backward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_gradient(k, impl->buffer);
+    model.receive_gradient(k, exchange);
   });
 }
 

@@ -43,6 +43,7 @@ class PairHIENet : public Pair {
 
  protected:
   struct Member;
+  struct ListVersion;
   struct Implementation;
   Implementation *impl;
 
@@ -51,10 +52,11 @@ class PairHIENet : public Pair {
   void check_exclusions();
   int absent_groups() const;
   void publish_comm_size();
-  void agree(const std::string &);
+  bool agree(const std::string &, bool = true);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
   std::string agree_on_device();
+  void agree_on_transport(const std::string &);
   std::string read_file(const std::string &);
   void load(const std::vector<std::string> &, const std::vector<std::string> &);
   void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
@@ -68,10 +70,15 @@ class PairHIENet : public Pair {
 
   double weight(const Member &) const;
   bool wants_deviation() const;
+  ListVersion list_version() const;
+  bool is_current(const ListVersion &) const;
+  void find_owners();
   void refresh_owners();
   std::string build_graph(const Member &);
-  std::string begin_model(const Member &);
+  std::string begin_model(const Member &, bool &);
   void evaluate_model(const Member &);
+  bool exchange_is_planned(const Member &);
+  void plan_exchange(const Member &);
   void exchange_forward(const Member &, int);
   void exchange_reverse(const Member &, int);
   void accumulate(const Member &, bool);
