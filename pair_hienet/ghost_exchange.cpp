@@ -81,12 +81,13 @@ struct GhostExchange::Implementation {
 
   // The plan. Rows are sorted by rank, and those of this rank itself are the last.
   int n_owned = 0;
-  std::vector<Peer> peers;                 // without this rank
-  std::vector<int> sent_atoms;             // owned atom of each row that goes to ghosts
-  std::vector<int> row_of_ghost;           // [n_atoms - n_owned], of what comes from owners, or NO_ROW
-  int n_received = 0, n_own = 0;           // rows that come from owners, and of these from this rank
-  std::vector<int> target_atoms;           // to which rows from ghosts are added, those with most of them first
-  std::vector<Tensor> rows_of_targets;     // [k]: the k-th row of each of the first of them
+  std::vector<Peer> peers;          // without this rank
+  std::vector<int> sent_atoms;      // owned atom of each row that goes to ghosts
+  std::vector<int> row_of_ghost;    // [n_atoms - n_owned], of what comes from owners, or NO_ROW
+  int n_received = 0, n_own = 0;    // rows that come from owners, and of these from this rank
+  std::vector<int>
+      target_atoms;    // to which rows from ghosts are added, those with most of them first
+  std::vector<Tensor> rows_of_targets;    // [k]: the k-th row of each of the first of them
 
   // The nodes.
   bool nodes_known = false;

@@ -56,7 +56,7 @@ struct BlockSums {
 /// Numbers of the rows of the timing breakdown; those of the stages are the members' own.
 struct Sections {
   int graph, edges, readout, edges_backward, scatter, other;
-  int deviation;                                                 // of a committee
+  int deviation;                                                       // of a committee
   int plan, copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
 
@@ -92,7 +92,7 @@ struct PairHIENet::Implementation {
   // pair_coeff
   std::vector<Member> members;
   hienet::ChosenTransport transport;    // on several ranks
-  double energy_unit = 1.0;    // eV in LAMMPS' unit of energy
+  double energy_unit = 1.0;             // eV in LAMMPS' unit of energy
 
   // fix adapt and hybrid/scaled reach these through extract()
   double scale = 1.0;
@@ -101,8 +101,9 @@ struct PairHIENet::Implementation {
 
   // one evaluation; members of equal cutoff and order of elements share a graph
   std::vector<hienet::NeighborGraph> graphs;
-  std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;    // on several ranks, one for each graph
-  std::vector<ListVersion> planned;                                 // for which list
+  std::vector<std::unique_ptr<hienet::GhostExchange>>
+      exchanges;                       // on several ranks, one for each graph
+  std::vector<ListVersion> planned;    // for which list
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -458,8 +459,8 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
     impl->graphs.emplace_back();
     impl->planned.emplace_back();
     if (comm->nprocs > 1)
-      impl->exchanges.push_back(std::make_unique<hienet::GhostExchange>(
-          world, device, impl->transport.transport));
+      impl->exchanges.push_back(
+          std::make_unique<hienet::GhostExchange>(world, device, impl->transport.transport));
   }
   impl->members.push_back(std::move(member));
 }

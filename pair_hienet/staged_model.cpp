@@ -202,7 +202,8 @@ struct StagedModel::Torch {
   torch::Tensor edges_gradient;    // with respect to the edges that the same stage reads
 
   int64_t n_ghosts() const { return graph->n_nodes - graph->n_local; }
-  torch::TensorOptions options() const { return torch::TensorOptions().dtype(dtype).device(device); }
+  torch::TensorOptions options() const
+  { return torch::TensorOptions().dtype(dtype).device(device); }
   torch::Tensor no_rows(int columns) const { return torch::empty({0, columns}, options()); }
 
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
@@ -526,9 +527,10 @@ void StagedModel::send_gradient(int k, GhostExchange &exchange)
   translated("sending gradients", [&] {
     const CallGuard guard(t.device);
     const at::NoGradGuard no_grad;
-    exchange.send_ghosts(t.n_ghosts() > 0 ? t.gradient.narrow(0, t.graph->n_local, t.n_ghosts())
-                                                .narrow(1, 0, columns)
-                                          : t.no_rows(columns));
+    exchange.send_ghosts(
+        t.n_ghosts() > 0
+            ? t.gradient.narrow(0, t.graph->n_local, t.n_ghosts()).narrow(1, 0, columns)
+            : t.no_rows(columns));
     if (t.graph->n_local == 0) return;
     // Autograd may hand out what it keeps elsewhere too, and tensors whose rows are one and the same.
     const bool own = t.gradient.use_count() == 1 && t.gradient.storage().use_count() == 1 &&

@@ -26,6 +26,7 @@ ONE_RANK = [
 ]
 SEVERAL_RANKS = [
     *ONE_RANK[:-2],
+    "Exchange plan",
     "Exchange copies",
     "Exchange forward",
     "Exchange backward",
