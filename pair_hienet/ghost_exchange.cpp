@@ -2,12 +2,11 @@
 
 #include "ghost_exchange.h"
 
+#include "device_guard.h"
 #include "model_error.h"
 #include "ops/pooled_memory.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
-#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
@@ -85,9 +84,9 @@ struct GhostExchange::Implementation {
   std::vector<int> sent_atoms;      // owned atom of each row that goes to ghosts
   std::vector<int> row_of_ghost;    // [n_atoms - n_owned], of what comes from owners, or NO_ROW
   int n_received = 0, n_own = 0;    // rows that come from owners, and of these from this rank
-  std::vector<int>
-      target_atoms;    // to which rows from ghosts are added, those with most of them first
-  std::vector<Tensor> rows_of_targets;    // [k]: the k-th row of each of the first of them
+  // To which rows from ghosts are added, those with most of them first; [k]: the k-th row of each of the first of them.
+  std::vector<int> target_atoms;
+  std::vector<Tensor> rows_of_targets;
 
   // The nodes.
   bool nodes_known = false;
@@ -145,7 +144,7 @@ void GhostExchange::plan(int n_owned, int n_atoms, const std::vector<Ghost> &gho
 {
   translated("planning exchanges", [&] {
     Implementation &x = *impl;
-    const c10::DeviceGuard guard(x.device);
+    const DeviceGuard guard(x.device);
     x.nodes_known = false;
     x.n_owned = n_owned;
     x.n_received = static_cast<int>(ghosts.size());
@@ -238,7 +237,7 @@ bool GhostExchange::set_nodes(int n_local, const std::vector<int> &node_atom)
 {
   return translated("planning exchanges", [&] {
     Implementation &x = *impl;
-    const c10::DeviceGuard guard(x.device);
+    const DeviceGuard guard(x.device);
     std::vector<int> node_of_atom(x.n_owned, NO_ROW);
     for (int node = 0; node < n_local; node++) node_of_atom[node_atom[node]] = node;
     auto nodes_of = [&](const std::vector<int> &atoms) {
@@ -343,8 +342,7 @@ void GhostExchange::send_owned(const Tensor &rows)
 {
   translated("sending to ghosts", [&] {
     Implementation &x = *impl;
-    const c10::DeviceGuard guard(x.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(x.device);
     x.post(rows.size(1), rows.scalar_type(), true);
     auto packed = x.packed.rows(x.n_sent(), rows.size(1), rows.scalar_type());
     at::index_select_out(packed, rows, 0, x.sent_nodes_there);
@@ -356,8 +354,7 @@ void GhostExchange::send_ghosts(const Tensor &rows)
 {
   translated("sending to owners", [&] {
     Implementation &x = *impl;
-    const c10::DeviceGuard guard(x.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(x.device);
     x.post(rows.size(1), rows.scalar_type(), false);
     auto packed = x.packed.rows(x.n_received, rows.size(1), rows.scalar_type());
     if (rows.size(0) > 0) {
@@ -373,7 +370,7 @@ void GhostExchange::wait()
 {
   translated("waiting for other ranks", [&] {
     Implementation &x = *impl;
-    const c10::DeviceGuard guard(x.device);
+    const DeviceGuard guard(x.device);
     MPI_Waitall(static_cast<int>(x.requests.size()), x.requests.data(), MPI_STATUSES_IGNORE);
     MPI_Type_free(&x.row_type);
     if (x.transport == Transport::STAGED)
@@ -384,8 +381,7 @@ void GhostExchange::wait()
 void GhostExchange::receive_ghosts(const Tensor &rows)
 {
   translated("receiving from owners", [&] {
-    const c10::DeviceGuard guard(impl->device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(impl->device);
     Tensor out = rows;
     at::index_select_out(out, impl->arrived, 0, impl->row_of_ghost_node_there);
   });
@@ -396,8 +392,7 @@ void GhostExchange::add_to_owned(const Tensor &rows)
   translated("receiving from ghosts", [&] {
     Implementation &x = *impl;
     if (x.target_atoms.empty()) return;
-    const c10::DeviceGuard guard(x.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(x.device);
     const auto n_targets = static_cast<int64_t>(x.target_atoms.size());
     auto sum = x.scratch(n_targets, rows.size(1), rows.scalar_type());
     auto term = x.scratch(n_targets, rows.size(1), rows.scalar_type());
@@ -458,6 +453,7 @@ static bool moves_rows_rightly(MPI_Comm world, const std::string &device)
   MPI_Comm_size(world, &n_ranks);
   const int before = (me + n_ranks - 1) % n_ranks;
   int right = 1;
+  const DeviceGuard guard{at::Device(device)};
   GhostExchange exchange(world, device, Transport::DIRECT, SELF_TEST_TAG);
   for (const int n : SELF_TEST_ROWS) {
     std::vector<Ghost> ghosts(n);

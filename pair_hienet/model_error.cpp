@@ -5,12 +5,8 @@
 #include <c10/util/Exception.h>
 
 #include <new>
-#include <string>
 
 namespace hienet {
-
-static constexpr const char *OUT_OF_MEMORY =
-    "not enough memory for the network; use more ranks, a smaller system, or `precision mixed`";
 
 /// The one line of a torch message that says what happened: no C++ stack, no TorchScript traceback.
 static std::string first_sentence(const std::string &text)
@@ -24,11 +20,33 @@ static std::string first_sentence(const std::string &text)
   return rest.size() > 300 ? rest.substr(0, 300) + "..." : rest;
 }
 
-ModelError readable_error(const char *what, std::exception_ptr thrown)
+/// What to try where memory is exhausted, or an empty string.
+///
+/// It arrives as any kind of exception, depending on the device and on who asked for it; one of an operator passes
+/// through the interpreter of TorchScript, which keeps its text alone.
+static std::string remedy_for_memory(const std::string &message)
+{
+  auto says = [&](const char *words) {
+    return message.find(words) != std::string::npos;
+  };
+  // torch's caching allocator; the runtime, for pinned memory and kernels; cuBLAS, for its workspace.
+  if (says("CUDA out of memory") || says("CUDA error: out of memory") ||
+      says("CUBLAS_STATUS_ALLOC_FAILED"))
+    return "not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
+           "`precision mixed`";
+  if (says("allocate memory") || says("out of memory") || says("bad_alloc"))
+    return "not enough memory for the network; use more ranks, a smaller system, or `precision "
+           "mixed`";
+  return "";
+}
+
+void throw_model_error(const char *what)
 {
   std::string message;
   try {
-    std::rethrow_exception(std::move(thrown));
+    throw;
+  } catch (const ModelError &) {
+    throw;
   } catch (const std::bad_alloc &) {
     message = "out of memory";
   } catch (const c10::Error &error) {
@@ -36,13 +54,8 @@ ModelError readable_error(const char *what, std::exception_ptr thrown)
   } catch (const std::exception &error) {
     message = error.what();
   }
-  // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
-  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
-  if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos ||
-      message.find("bad_alloc") != std::string::npos)
-    return ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
-  return ModelError(std::string(what) + ": " + first_sentence(message));
+  const std::string remedy = remedy_for_memory(message);
+  throw ModelError(std::string(what) + ": " + (remedy.empty() ? first_sentence(message) : remedy));
 }
 
 }    // namespace hienet

@@ -101,9 +101,9 @@ struct PairHIENet::Implementation {
 
   // one evaluation; members of equal cutoff and order of elements share a graph
   std::vector<hienet::NeighborGraph> graphs;
-  std::vector<std::unique_ptr<hienet::GhostExchange>>
-      exchanges;                       // on several ranks, one for each graph
-  std::vector<ListVersion> planned;    // for which list
+  // on several ranks, for each graph: its exchange, and the list for which that is planned
+  std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;
+  std::vector<ListVersion> planned;
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;

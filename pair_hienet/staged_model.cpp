@@ -2,6 +2,7 @@
 
 #include "staged_model.h"
 
+#include "device_guard.h"
 #include "ghost_exchange.h"
 #include "model_archive.h"
 #include "model_error.h"
@@ -495,8 +496,7 @@ void StagedModel::send_state(int k, GhostExchange &exchange)
   Torch &t = *torch_;
   const auto &stage = metadata_.stages[k];
   translated("sending features", [&] {
-    const CallGuard guard(t.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(t.device);
     exchange.send_owned(t.graph->n_local > 0 ? t.outputs[k - 1].narrow(1, 0, stage.exchanged_width)
                                              : t.no_rows(stage.exchanged_width));
     if (t.n_ghosts() == 0) return;
@@ -511,8 +511,7 @@ void StagedModel::receive_state(int k, GhostExchange &exchange)
   if (t.n_ghosts() == 0) return;
   const auto &stage = metadata_.stages[k];
   translated("receiving features", [&] {
-    const CallGuard guard(t.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(t.device);
     const auto ghosts = t.inputs[k].narrow(0, t.graph->n_local, t.n_ghosts());
     exchange.receive_ghosts(ghosts.narrow(1, 0, stage.exchanged_width));
     ghosts.narrow(1, stage.exchanged_width, stage.width - stage.exchanged_width).zero_();
@@ -525,8 +524,7 @@ void StagedModel::send_gradient(int k, GhostExchange &exchange)
   Torch &t = *torch_;
   const int columns = metadata_.stages[k].exchanged_width;
   translated("sending gradients", [&] {
-    const CallGuard guard(t.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(t.device);
     exchange.send_ghosts(
         t.n_ghosts() > 0
             ? t.gradient.narrow(0, t.graph->n_local, t.n_ghosts()).narrow(1, 0, columns)
@@ -545,8 +543,7 @@ void StagedModel::receive_gradient(int k, GhostExchange &exchange)
   Torch &t = *torch_;
   if (t.graph->n_local == 0) return;
   translated("receiving gradients", [&] {
-    const CallGuard guard(t.device);
-    const at::NoGradGuard no_grad;
+    const DeviceGuard guard(t.device);
     exchange.add_to_owned(t.gradient.narrow(1, 0, metadata_.stages[k].exchanged_width));
   });
 }
