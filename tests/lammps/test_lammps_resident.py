@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import ase
@@ -63,18 +65,20 @@ class Scenario:
     commands: str
     skin: float = 1.0
     pair: str = "pair_style hienet resident {resident}\npair_coeff * * {walks} C Si\n"
-    types: tuple[str, ...] = ("C", "Si")
     columns: str = ""
+    on_four_ranks: bool = False
 
 
-COMMITTEE = "pair_style hienet committee {driver} resident {{resident}}\npair_coeff * * {{walks}} {{short}} {{lj}} C Si\n"
+COMMITTEE = (
+    "pair_style hienet committee {driver} resident {{resident}}\npair_coeff * * {{walks}} {{short}} {{lj}} C Si\n"
+)
 DEVIATION = "fix deviation all pair 1 hienet force_deviation 1\nrun 4"
 SCENARIOS = {
     "rebuilt in every step": Scenario("tilt -", "neigh_modify every 1 delay 0 check no\nrun 6"),
     "rebuilt now and then": Scenario("thin", "neigh_modify every 5 delay 10\nrun 12", skin=3.0),
     "never rebuilt": Scenario("thin", "neigh_modify every 100 delay 100 check no\nrun 6\nrun 6 pre no", skin=3.0),
-    "atoms leave their rank, which is empty then": Scenario("leaving", "run 20"),
-    "one atom": Scenario("one-atom cell", "run 4"),
+    "atoms leave their rank, which is empty then": Scenario("leaving", "run 20", on_four_ranks=True),
+    "one atom": Scenario("one-atom cell", "run 4", on_four_ranks=True),
     "no edges": Scenario("two far atoms", "run 4"),
     "another cell in every step": Scenario("thin", "unfix nve\nfix n all npt temp 300 300 0.1 aniso 0 0 1\nrun 6"),
     "deposited atoms": Scenario(
@@ -100,7 +104,7 @@ SCENARIOS = {
         "pair_coeff * * hienet {walks} C NULL\npair_coeff * 2 lj/cut 0.01 1.5\n",
     ),
     "mean of a committee": Scenario(
-        "tilt +", DEVIATION, pair=COMMITTEE.format(driver="mean"), columns="f_deviation"
+        "tilt +", DEVIATION, pair=COMMITTEE.format(driver="mean"), columns="f_deviation", on_four_ranks=True
     ),
     "first of a committee": Scenario(
         "thin",
@@ -114,7 +118,8 @@ SCENARIOS = {
 @pytest.fixture(scope="module")
 def files(models, tmp_path_factory) -> dict[str, Path]:
     short = tmp_path_factory.mktemp("short") / "short.hienet.pt"
-    return {"walks": models["walks"], "lj": models["lj"], "short": write_deployed(Walks(3.2), short, WALK_STAGES, cutoff=3.2)}
+    write_deployed(Walks(3.2), short, WALK_STAGES, cutoff=3.2)
+    return {"walks": models["walks"], "lj": models["lj"], "short": short}
 
 
 def deck_of(scenario: Scenario, resident: str, files: dict[str, Path], out: Path) -> str:
@@ -138,25 +143,36 @@ write_dump all custom {out}.dump id type x y z fx fy fz c_atom_energy c_atom_str
 """
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
-def finals(request, files, tmp_path_factory) -> Path:
-    """The folder with the final state of every scenario, with and without: one process goes through them all."""
-    folder = tmp_path_factory.mktemp("resident")
-    decks = [
-        deck_of(scenario, resident, files, folder / f"{number}_{resident}")
-        for number, scenario in enumerate(SCENARIOS.values())
-        for resident in ("no", "yes")
-    ]
-    run_deck("\n".join(decks), request.param, timeout=2 * TIMEOUT, cwd=folder)
+CASES = [(1, name) for name in SCENARIOS] + [(2, name) for name in SCENARIOS]
+CASES += [(4, name) for name, scenario in SCENARIOS.items() if scenario.on_four_ranks]
+
+
+@pytest.fixture(scope="module")
+def finals(files, tmp_path_factory) -> Callable[[int], Path]:
+    """The folder with the final state of every scenario, with and without: for each number of ranks one process goes
+    through them all."""
+
+    @cache
+    def folder(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("resident")
+        decks = [
+            deck_of(SCENARIOS[name], resident, files, folder / f"{list(SCENARIOS).index(name)}_{resident}")
+            for n, name in CASES
+            for resident in ("no", "yes")
+            if n == ranks
+        ]
+        run_deck("\n".join(decks), ranks, timeout=2 * TIMEOUT, cwd=folder)
+        return folder
+
     return folder
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_the_final_state_of_a_run_is_the_same(name, finals):
+@pytest.mark.parametrize(("ranks", "name"), CASES)
+def test_the_final_state_of_a_run_is_the_same(ranks, name, finals):
     """Positions, forces, energies and stresses of all atoms, energy, virial and number of edges."""
-    number = list(SCENARIOS).index(name)
+    stem = finals(ranks) / str(list(SCENARIOS).index(name))
     host, device = (
-        [np.loadtxt(finals / f"{number}_{resident}.values"), np.loadtxt(finals / f"{number}_{resident}.dump", skiprows=9, ndmin=2)]
+        [np.loadtxt(f"{stem}_{resident}.values"), np.loadtxt(f"{stem}_{resident}.dump", skiprows=9, ndmin=2)]
         for resident in ("no", "yes")
     )
     assert device[0][-1] == host[0][-1], "edges"
@@ -166,3 +182,45 @@ def test_the_final_state_of_a_run_is_the_same(name, finals):
     np.testing.assert_array_equal(device[1][:, :2], host[1][:, :2])
     scale = np.maximum(1.0, np.abs(host[1]).max(0))
     np.testing.assert_allclose(device[1] / scale, host[1] / scale, rtol=0, atol=1e-11)
+
+
+def test_a_run_gives_the_same_bits_again_and_on_more_threads(models, tmp_path):
+    """Sums of forces and virials are those of sorted edges, whoever adds them."""
+    setups = [Setup(models["lj"], style=f"resident yes threads {threads}") for threads in (1, 1, 2)]
+    runs = [evaluate(STRUCTURES["bulk"], setup, tmp_path) for setup in setups]
+    for other in runs[1:]:
+        np.testing.assert_array_equal(other.forces, runs[0].forces)
+        np.testing.assert_array_equal(other.stresses, runs[0].stresses)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_table_of_times_and_the_report_at_the_start(ranks, models, tmp_path):
+    """One row for each part, as on the host."""
+    setup = Setup(models["walks"], style="resident yes", before_box="processors * 1 1")
+    output = output_of(setup, "run 5", tmp_path, ranks)
+    assert "  the graph is built on the device, from positions alone\n" in output
+    (table,) = TABLE.finditer(output)
+    rows = rows_of(table)
+    assert set(rows) == {name for name in SEVERAL_RANKS if ranks > 1 or not name.startswith(("Exchange", "Agreement"))}
+    assert all(rows[name][1] > 0.0 for name in rows)
+    assert 0.1 < float(table["buffers"]) < 100.0
+    assert "built on the device" not in output_of(Setup(models["walks"]), "run 0", tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_coincident_atoms_stop_the_run_by_name(ranks, models, tmp_path):
+    atoms = silicon_carbide((2, 1, 1))
+    atoms.positions[4] = atoms.positions[2] + [1e-9, 0.0, 0.0]
+    with pytest.raises(HIENetError, match=r"atoms [35] and [35] are at the same place at step 0; remove one"):
+        run(atoms, Setup(models["walks"], style="resident yes"), tmp_path, ranks, steps=0)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_positions_that_are_not_numbers_stop_the_run(alone, models, tmp_path):
+    """Of an atom in a crystal, and of one without any neighbour."""
+    atoms = ase.Atoms("C", cell=np.eye(3) * 20.0, positions=[[10, 10, 10]]) if alone else silicon_carbide(1)
+    commands = "variable bad atom 1e308*10\nset atom 1 vx v_bad\nneigh_modify every 10 delay 10 check no"
+    with pytest.raises(
+        HIENetError, match=r"the position of atom 1 or of its neighbor 1? ?.*is not finite at step 1; use a"
+    ):
+        run(atoms, Setup(models["walks"], style="resident yes", commands=commands), tmp_path, steps=3)
