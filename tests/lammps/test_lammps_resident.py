@@ -66,7 +66,7 @@ class Scenario:
     skin: float = 1.0
     pair: str = "pair_style hienet resident {resident}\npair_coeff * * {walks} C Si\n"
     columns: str = ""
-    on_four_ranks: bool = False
+    ranks: tuple[int, ...] = (1,)
 
 
 COMMITTEE = (
@@ -75,20 +75,22 @@ COMMITTEE = (
 DEVIATION = "fix deviation all pair 1 hienet force_deviation 1\nrun 4"
 SCENARIOS = {
     "rebuilt in every step": Scenario("tilt -", "neigh_modify every 1 delay 0 check no\nrun 6"),
-    "rebuilt now and then": Scenario("thin", "neigh_modify every 5 delay 10\nrun 12", skin=3.0),
+    "rebuilt now and then": Scenario("thin", "neigh_modify every 5 delay 10\nrun 12", skin=3.0, ranks=(1, 2)),
     "never rebuilt": Scenario("thin", "neigh_modify every 100 delay 100 check no\nrun 6\nrun 6 pre no", skin=3.0),
-    "atoms leave their rank, which is empty then": Scenario("leaving", "run 20", on_four_ranks=True),
-    "one atom": Scenario("one-atom cell", "run 4", on_four_ranks=True),
+    "atoms leave their rank, which is empty then": Scenario("leaving", "run 20", ranks=(1, 2, 4)),
+    "one atom": Scenario("one-atom cell", "run 4", ranks=(1, 4)),
     "no edges": Scenario("two far atoms", "run 4"),
     "another cell in every step": Scenario("thin", "unfix nve\nfix n all npt temp 300 300 0.1 aniso 0 0 1\nrun 6"),
     "deposited atoms": Scenario(
         "half empty",
         "region d block 13 20 2 10 2 10 units box\nfix d all deposit 3 1 1 1234 region d near 1.0 units box\nrun 4",
+        ranks=(1, 2),
     ),
     "evaporated atoms": Scenario(
-        "half empty", "region e block 0 24 0 12 0 12 units box\nfix e all evaporate 1 2 e 49892\nrun 3"
+        "half empty", "region e block 0 24 0 12 0 12 units box\nfix e all evaporate 1 2 e 49892\nrun 3",
+        ranks=(1, 2),
     ),
-    "swapped types": Scenario("thin", "fix s all atom/swap 1 10 29494 3000.0 ke no types 1 2\nrun 3"),
+    "swapped types": Scenario("thin", "fix s all atom/swap 1 10 29494 3000.0 ke no types 1 2\nrun 3", ranks=(1, 2)),
     "another type between rebuilds": Scenario(
         "thin", "neigh_modify every 100 delay 100 check no\nrun 1\nset atom 2 type 2\nrun 2 pre no"
     ),
@@ -102,9 +104,10 @@ SCENARIOS = {
         "run 6",
         pair="pair_style hybrid/overlay hienet resident {resident} lj/cut 3.5\n"
         "pair_coeff * * hienet {walks} C NULL\npair_coeff * 2 lj/cut 0.01 1.5\n",
+        ranks=(1, 2),
     ),
     "mean of a committee": Scenario(
-        "tilt +", DEVIATION, pair=COMMITTEE.format(driver="mean"), columns="f_deviation", on_four_ranks=True
+        "tilt +", DEVIATION, pair=COMMITTEE.format(driver="mean"), columns="f_deviation", ranks=(1, 2, 4)
     ),
     "first of a committee": Scenario(
         "thin",
@@ -143,8 +146,7 @@ write_dump all custom {out}.dump id type x y z fx fy fz c_atom_energy c_atom_str
 """
 
 
-CASES = [(1, name) for name in SCENARIOS] + [(2, name) for name in SCENARIOS]
-CASES += [(4, name) for name, scenario in SCENARIOS.items() if scenario.on_four_ranks]
+CASES = [(ranks, name) for ranks in (1, 2, 4) for name in SCENARIOS if ranks in SCENARIOS[name].ranks]
 
 
 @pytest.fixture(scope="module")
