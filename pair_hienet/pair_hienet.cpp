@@ -5,6 +5,7 @@
 #include "force_deviation.h"
 #include "ghost_exchange.h"
 #include "neighbor_graph.h"
+#include "resident_data.h"
 #include "row_buffer.h"
 #include "staged_model.h"
 #include "thread_pool.h"
@@ -60,6 +61,9 @@ struct Sections {
   int plan, copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
 
+/// Whether the graph is built on the device of the model; by default on a GPU.
+enum class Resident { AUTO, YES, NO };
+
 /// What moves the atoms: the mean of a committee, or its first model.
 enum class Driver { MEAN, FIRST };
 
@@ -75,12 +79,6 @@ struct PairHIENet::Member {
   std::vector<int> forward, backward;    // its rows of the timing breakdown, by stage
 };
 
-/// Which neighbour list, and which atoms, something was made for.
-struct PairHIENet::ListVersion {
-  int n_owned = -1, n_ghosts = -1;
-  bigint build = -1;
-};
-
 struct PairHIENet::Implementation {
   // settings
   std::string device = "auto";
@@ -88,6 +86,7 @@ struct PairHIENet::Implementation {
   hienet::Precision precision = hienet::Precision::MODEL;
   std::string exchange = "auto";
   Driver driver = Driver::MEAN;
+  Resident resident = Resident::AUTO;
 
   // pair_coeff
   std::vector<Member> members;
@@ -100,10 +99,13 @@ struct PairHIENet::Implementation {
   int force_deviation_flag = 0;    // set and cleared by `fix pair`
 
   // one evaluation; members of equal cutoff and order of elements share a graph
-  std::vector<hienet::NeighborGraph> graphs;
-  // on several ranks, for each graph: its exchange, and the list for which that is planned
+  size_t n_graphs = 0;
+  std::vector<hienet::NeighborGraph> graphs;          // on the host, or
+  std::unique_ptr<hienet::ResidentData> on_device;    // on the device of the models
+  hienet::DeviceResults results;                      // in place of energies and edge_gradients
+  // on several ranks, for each graph: its exchange, and whether that is planned for the list
   std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;
-  std::vector<ListVersion> planned;
+  std::vector<char> planned;
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -113,13 +115,25 @@ struct PairHIENet::Implementation {
 
   bool is_committee() const { return members.size() > 1; }
 
+  int n_local(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_local() : graphs[graph].n_local; }
+  int n_nodes(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_nodes() : graphs[graph].n_nodes; }
+  int64_t n_edges(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_edges() : graphs[graph].n_edges(); }
+  const std::vector<int> &node_atom(size_t graph) const
+  { return on_device ? on_device->graph(graph).node_atom() : graphs[graph].node_atom; }
+
   // one run
   hienet::TimingBreakdown timing;
   Sections sections;
 
+  // the neighbour list of which `owner`, the graphs on the device and `planned` know
+  int list_atoms = -1, list_owned = -1;
+  bigint list_build = -1;
+
   // i is a copy of the atom owner[i], a local index, of rank owner_rank[i]
   std::vector<int> owner, owner_rank;
-  ListVersion owners_of;
 };
 
 // ----------------------------------------------------------------------
@@ -173,10 +187,12 @@ void PairHIENet::forget_model()
 {
   impl->members.clear();
   impl->graphs.clear();
+  impl->on_device.reset();
+  impl->n_graphs = 0;
   impl->exchanges.clear();
   impl->planned.clear();
   impl->deviation_known = false;
-  impl->owners_of = ListVersion();
+  impl->list_atoms = -1;
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
       for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
@@ -200,15 +216,16 @@ void PairHIENet::settings(int narg, char **arg)
   impl->precision = hienet::Precision::MODEL;
   impl->exchange = "auto";
   impl->driver = Driver::MEAN;
+  impl->resident = Resident::AUTO;
   forget_model();
 
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
     if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
-        keyword != "exchange" && keyword != "committee")
+        keyword != "exchange" && keyword != "committee" && keyword != "resident")
       error->all(FLERR,
                  "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
-                 "`precision`, `exchange` and `committee`",
+                 "`precision`, `exchange`, `committee` and `resident`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -233,6 +250,16 @@ void PairHIENet::settings(int narg, char **arg)
         error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
                    value);
       impl->driver = value == "mean" ? Driver::MEAN : Driver::FIRST;
+    } else if (keyword == "resident") {
+      if (value == "auto")
+        impl->resident = Resident::AUTO;
+      else if (value == "yes")
+        impl->resident = Resident::YES;
+      else if (value == "no")
+        impl->resident = Resident::NO;
+      else
+        error->all(FLERR, "pair_style hienet: `resident {}` is not known; use auto, yes or no",
+                   value);
     } else {
       if (value == "model")
         impl->precision = hienet::Precision::MODEL;
@@ -397,6 +424,8 @@ void PairHIENet::load(const std::vector<std::string> &files,
 {
   const std::string device = agree_on_device();
   if (comm->nprocs > 1) agree_on_transport(device);
+  if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu"))
+    impl->on_device = std::make_unique<hienet::ResidentData>(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
   for (const auto &member : impl->members)
@@ -449,15 +478,19 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
   }
   agree(problem);
 
-  member.graph = impl->graphs.size();
+  member.graph = impl->n_graphs;
   for (const auto &other : impl->members)
     if (other.model->metadata().cutoff == metadata.cutoff &&
         other.species_of_type == member.species_of_type)
       member.graph = other.graph;
-  member.builds_graph = member.graph == impl->graphs.size();
+  member.builds_graph = member.graph == impl->n_graphs;
   if (member.builds_graph) {
-    impl->graphs.emplace_back();
-    impl->planned.emplace_back();
+    impl->n_graphs++;
+    if (impl->on_device)
+      impl->on_device->add_graph(metadata.cutoff);
+    else
+      impl->graphs.emplace_back();
+    impl->planned.push_back(false);
     if (comm->nprocs > 1)
       impl->exchanges.push_back(
           std::make_unique<hienet::GhostExchange>(world, device, impl->transport.transport));
@@ -508,6 +541,7 @@ void PairHIENet::report(const std::string &device)
                         transport == hienet::Transport::DIRECT ? "direct" : "staged",
                         reason.empty() ? "" : " (" + reason + ")");
   }
+  text += impl->on_device ? "  the graph is built on the device, from positions alone\n" : "";
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
   utils::logmesg(lmp, text);
@@ -585,8 +619,7 @@ void PairHIENet::init_style()
 
   check_exclusions();
   publish_comm_size();
-  impl->owners_of = ListVersion();
-  impl->planned.assign(impl->planned.size(), ListVersion());
+  impl->list_atoms = -1;
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -696,6 +729,7 @@ double PairHIENet::buffer_bytes()
       sizeof(int) * (impl->owner.capacity() + impl->owner_rank.capacity());
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
   for (const auto &exchange : impl->exchanges) bytes += exchange->memory_usage();
+  if (impl->on_device) bytes += impl->on_device->memory_usage();
   return bytes;
 }
 
@@ -788,6 +822,8 @@ void PairHIENet::compute(int eflag, int vflag)
     impl->deviation.begin(atom->nlocal + atom->nghost, static_cast<int>(impl->members.size()));
   timing.stamp(impl->sections.other);
 
+  look_at_list();
+  timing.stamp(impl->sections.graph);
   for (const auto &member : impl->members) {
     if (weight(member) == 0.0 && !compared) continue;
     evaluate_model(member);
@@ -827,7 +863,7 @@ void PairHIENet::find_deviation(bool wanted)
       if (comm->me == 0) pvector[0] += 1.0;
     }
     deviation.finish(atom->nlocal);
-    double sums[2] = {deviation.sum(), static_cast<double>(impl->graphs[0].n_local)};
+    double sums[2] = {deviation.sum(), static_cast<double>(impl->n_local(0))};
     MPI_Allreduce(MPI_IN_PLACE, sums, 2, MPI_DOUBLE, MPI_SUM, world);
     maximum = deviation.maximum();
     MPI_Allreduce(MPI_IN_PLACE, &maximum, 1, MPI_DOUBLE, MPI_MAX, world);
@@ -841,19 +877,29 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
-PairHIENet::ListVersion PairHIENet::list_version() const
-{ return {atom->nlocal, atom->nghost, neighbor->ncalls}; }
-
-/// Whether the neighbour list and the atoms are still those. The list of this very step may be the second one that
-/// LAMMPS calls its first.
-bool PairHIENet::is_current(const ListVersion &version) const
+/// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list.
+void PairHIENet::look_at_list()
 {
-  const auto now = list_version();
-  return neighbor->ago > 0 && version.n_owned == now.n_owned && version.n_ghosts == now.n_ghosts &&
-      version.build == now.build;
+  const int n_atoms = atom->nlocal + atom->nghost;
+  const bool known = neighbor->ago > 0 && impl->list_atoms == n_atoms &&
+      impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
+  if (!known && comm->nprocs == 1) find_owners();
+  if (!known) impl->planned.assign(impl->planned.size(), false);
+  if (impl->on_device) impl->on_device->begin_step(!known);
+  impl->list_atoms = n_atoms;
+  impl->list_owned = atom->nlocal;
+  impl->list_build = neighbor->ncalls;
 }
 
-/// Of which atom each ghost is a copy, told by LAMMPS' own communication. Collective.
+/// LAMMPS' array, which is one block of memory: [nlocal + nghost][3].
+const double (*PairHIENet::positions() const)[3]
+{
+  return atom->nlocal + atom->nghost > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0])
+                                         : nullptr;
+}
+
+/// Of which atom each ghost is a copy, told by LAMMPS' own communication: that changes only with the neighbour list.
+/// Collective.
 void PairHIENet::find_owners()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
@@ -869,28 +915,15 @@ void PairHIENet::find_owners()
     impl->owner[i] = static_cast<int>(impl->buffer.row(i)[0]);
     impl->owner_rank[i] = static_cast<int>(impl->buffer.row(i)[1]);
   }
-  impl->owners_of = list_version();
-}
-
-/// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
-void PairHIENet::refresh_owners()
-{
-  if (!is_current(impl->owners_of)) find_owners();
 }
 
 /// Returns what is wrong, or an empty string.
 std::string PairHIENet::build_graph(const Member &member)
 {
-  auto &graph = impl->graphs[member.graph];
-  const int n_atoms = atom->nlocal + atom->nghost;
-  // LAMMPS' arrays are one block of memory.
-  const hienet::AtomsView atoms = {
-      atom->nlocal,
-      n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr,
-      atom->type,
-      atom->mask,
-      absent_groups()};
+  const size_t k = member.graph;
+  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost,
+                                   positions(),  atom->type,
+                                   atom->mask,   absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -898,7 +931,11 @@ std::string PairHIENet::build_graph(const Member &member)
     return atom->tag_enable ? atom->tag[i] : i + 1;
   };
   try {
-    graph.build(atoms, neighbors, member.species_of_type, member.model->metadata().cutoff, owner);
+    if (impl->on_device)
+      impl->on_device->update(k, atoms, neighbors, member.species_of_type, owner);
+    else
+      impl->graphs[k].build(atoms, neighbors, member.species_of_type,
+                            member.model->metadata().cutoff, owner);
   } catch (const hienet::GraphError &problem) {
     if (problem.kind == hienet::GraphError::NOT_FINITE)
       return fmt::format(
@@ -908,23 +945,28 @@ std::string PairHIENet::build_graph(const Member &member)
     return fmt::format("atoms {} and {} are at the same place at step {}; remove one of them (see "
                        "`delete_atoms overlap`)",
                        id(problem.i), id(problem.j), update->ntimestep);
+  } catch (const hienet::ModelError &problem) {
+    return fmt::format("{} {}", problem.what(), circumstances(member, false));
   } catch (const std::bad_alloc &) {
-    return fmt::format("not enough memory for the neighbors of {} atoms; use more ranks",
-                       atom->nlocal);
+    return fmt::format("not enough memory for the neighbors; use more ranks, or a smaller skin {}",
+                       circumstances(member, false));
   }
   // Those of the largest cutoff.
-  pvector[1] = std::max<double>(pvector[1], graph.n_edges());
-  pvector[2] = std::max<double>(pvector[2], graph.n_nodes - graph.n_local);
+  pvector[1] = std::max<double>(pvector[1], impl->n_edges(k));
+  pvector[2] = std::max<double>(pvector[2], impl->n_nodes(k) - impl->n_local(k));
   return "";
 }
 
-/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several.
-std::string PairHIENet::circumstances(const Member &member) const
+/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several; where there are no edges yet, the
+/// pairs of the neighbour list, among which they are sought.
+std::string PairHIENet::circumstances(const Member &member, bool has_edges) const
 {
-  const auto &graph = impl->graphs[member.graph];
-  return fmt::format("(step {}, rank {}, {} atoms, {} edges{})", update->ntimestep, comm->me,
-                     graph.n_local, graph.n_edges(),
-                     impl->is_committee() ? ", model " + member.file : "");
+  int64_t n_pairs = 0;
+  for (int ii = 0; ii < list->inum && !has_edges; ii++) n_pairs += list->numneigh[list->ilist[ii]];
+  const std::string pairs = has_edges ? fmt::format("{} edges", impl->n_edges(member.graph))
+                                      : fmt::format("{} pairs in the neighbor list", n_pairs);
+  return fmt::format("(step {}, rank {}, {} atoms, {}{})", update->ntimestep, comm->me,
+                     atom->nlocal, pairs, impl->is_committee() ? ", model " + member.file : "");
 }
 
 /// The first steps, up to the first exchange, and whether that is planned. Returns what is wrong, or an empty string.
@@ -933,7 +975,6 @@ std::string PairHIENet::begin_model(const Member &member, bool &planned)
   planned = true;
   auto &model = *member.model;
   if (member.builds_graph) {
-    if (comm->nprocs == 1) refresh_owners();
     const std::string problem = build_graph(member);
     if (!problem.empty()) return problem;
   }
@@ -945,7 +986,10 @@ std::string PairHIENet::begin_model(const Member &member, bool &planned)
                        "each; use more ranks",
                        n_atoms, row);
   try {
-    model.begin(impl->graphs[member.graph]);
+    if (impl->on_device)
+      model.begin(impl->on_device->graph(member.graph));
+    else
+      model.begin(impl->graphs[member.graph]);
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
@@ -978,9 +1022,8 @@ void PairHIENet::on_this_rank(const Member &member, int section, Work &&work)
 bool PairHIENet::exchange_is_planned(const Member &member)
 {
   if (comm->nprocs == 1 || !member.builds_graph) return true;
-  const auto &graph = impl->graphs[member.graph];
-  return is_current(impl->planned[member.graph]) &&
-      impl->exchanges[member.graph]->set_nodes(graph.n_local, graph.node_atom);
+  const size_t k = member.graph;
+  return impl->planned[k] && impl->exchanges[k]->set_nodes(impl->n_local(k), impl->node_atom(k));
 }
 
 /// Plan the exchange for all ghosts of known species in the neighbour list: those within the cutoff change from step to
@@ -1004,12 +1047,11 @@ void PairHIENet::plan_exchange(const Member &member)
     for (int i = atom->nlocal; i < atom->nlocal + atom->nghost; i++)
       if (listed[i - atom->nlocal]) ghosts.push_back({i, impl->owner_rank[i], impl->owner[i]});
     exchange.plan(atom->nlocal, atom->nlocal + atom->nghost, ghosts);
-    const auto &graph = impl->graphs[member.graph];
-    if (!exchange.set_nodes(graph.n_local, graph.node_atom))
+    if (!exchange.set_nodes(impl->n_local(member.graph), impl->node_atom(member.graph)))
       throw hienet::ModelError(
           "an atom has left the network, by its type or an excluded group, and its ghosts have "
           "not; let LAMMPS renew them: no `run ... pre no` behind `set` or `group`");
-    impl->planned[member.graph] = list_version();
+    impl->planned[member.graph] = true;
   });
 }
 
@@ -1031,7 +1073,10 @@ void PairHIENet::evaluate_model(const Member &member)
     });
   }
   on_this_rank(member, sections.readout, [&] {
-    model.readout(impl->energies);
+    if (impl->on_device)
+      impl->on_device->readout(model);
+    else
+      model.readout(impl->energies);
   });
   for (int k = model.n_stages() - 1; k >= 0; k--) {
     on_this_rank(member, member.backward[k], [&] {
@@ -1040,7 +1085,11 @@ void PairHIENet::evaluate_model(const Member &member)
     if (comm->nprocs > 1 && k > 0) exchange_reverse(member, k);
   }
   on_this_rank(member, sections.edges_backward, [&] {
-    model.finish(impl->edge_gradients);
+    if (impl->on_device)
+      impl->results =
+          impl->on_device->finish(model, member.graph, vflag_global, vflag_atom, cvflag_atom);
+    else
+      model.finish(impl->edge_gradients);
   });
 }
 
@@ -1086,38 +1135,75 @@ void PairHIENet::exchange_reverse(const Member &member, int k)
 /// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
 void PairHIENet::accumulate(const Member &member, bool compared)
 {
-  const auto &graph = impl->graphs[member.graph];
-  const double share = weight(member);
-  const double unit = share * impl->energy_unit * impl->scale;
-
+  const double unit = weight(member) * impl->energy_unit * impl->scale;
+  const double *const energies = impl->on_device ? impl->results.energies : impl->energies.data();
+  const auto &node_atom = impl->node_atom(member.graph);
   double total = 0.0;
-  for (int node = 0; node < graph.n_local; node++) {
-    const double energy = unit * impl->energies[node];
+  for (int node = 0; node < impl->n_local(member.graph); node++) {
+    const double energy = unit * energies[node];
     total += energy;
-    if (eflag_atom) eatom[graph.node_atom[node]] += energy;
+    if (eflag_atom) eatom[node_atom[node]] += energy;
   }
   if (eflag_global) eng_vdwl += total;
 
-  const int64_t n_blocks = (graph.n_nodes + BLOCK - 1) / BLOCK;
-  impl->block_sums.assign(n_blocks, BlockSums());
-  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
-    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
-  });
-
-  double checksum = total;
-  for (const auto &sums : impl->block_sums) {
-    checksum += sums.gradient;
-    if (!vflag_global) continue;
-    const double *w = sums.virial;
-    for (int a = 0; a < 6; a++) virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
-  }
-  if (!std::isfinite(checksum))
+  const double checksum = impl->on_device ? add_results(member, compared)
+                                          : add_edges(member, compared);
+  if (!std::isfinite(total + checksum))
     error->one(
         FLERR,
         "pair_style hienet: the energy or a force is not finite at step {} on rank {}{}; atoms "
         "are probably far closer than in the training set: minimize first or use a shorter "
         "timestep",
         update->ntimestep, comm->me, impl->is_committee() ? ", model " + member.file : "");
+}
+
+/// A virial of nine components, symmetrised, into LAMMPS' six.
+void PairHIENet::add_virial(const double *w, double share)
+{
+  for (int a = 0; a < 6 && vflag_global; a++)
+    virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
+}
+
+/// What the device has summed. Returns a number that is not finite if a force is not.
+double PairHIENet::add_results(const Member &member, bool compared)
+{
+  const auto &results = impl->results;
+  const auto &node_atom = impl->node_atom(member.graph);
+  const double unit = impl->energy_unit * impl->scale;
+  const double share = weight(member);
+  double checksum = 0.0;
+  for (size_t node = 0; node < node_atom.size(); node++) {
+    const int i = node_atom[node];
+    for (int a = 0; a < 3; a++) {
+      const double force = unit * results.forces[3 * node + a];
+      atom->f[i][a] += share * force;
+      checksum += force;
+      if (compared) impl->deviation.force(i, member.index)[a] += force;
+    }
+    for (int a = 0; a < 6 && vflag_atom; a++)
+      vatom[i][a] += share * unit * results.atom_virials[6 * node + a];
+    for (int a = 0; a < 9 && cvflag_atom; a++)
+      cvatom[i][a] += share * unit * results.centroid_virials[9 * node + a];
+  }
+  if (vflag_global) add_virial(results.virial, share * unit);
+  return checksum;
+}
+
+/// What the edges on the host give. Returns a number that is not finite if a component of a gradient is not.
+double PairHIENet::add_edges(const Member &member, bool compared)
+{
+  const int64_t n_nodes = impl->n_nodes(member.graph);
+  const int64_t n_blocks = (n_nodes + BLOCK - 1) / BLOCK;
+  impl->block_sums.assign(n_blocks, BlockSums());
+  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
+    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, n_nodes));
+  });
+  double checksum = 0.0;
+  for (const auto &sums : impl->block_sums) {
+    checksum += sums.gradient;
+    add_virial(sums.virial, weight(member));
+  }
+  return checksum;
 }
 
 /// All that edges give to the nodes `first .. last-1`.

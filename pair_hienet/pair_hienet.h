@@ -43,7 +43,6 @@ class PairHIENet : public Pair {
 
  protected:
   struct Member;
-  struct ListVersion;
   struct Implementation;
   Implementation *impl;
 
@@ -70,10 +69,9 @@ class PairHIENet : public Pair {
 
   double weight(const Member &) const;
   bool wants_deviation() const;
-  ListVersion list_version() const;
-  bool is_current(const ListVersion &) const;
+  void look_at_list();
+  const double (*positions() const)[3];
   void find_owners();
-  void refresh_owners();
   std::string build_graph(const Member &);
   std::string begin_model(const Member &, bool &);
   void evaluate_model(const Member &);
@@ -82,9 +80,12 @@ class PairHIENet : public Pair {
   void exchange_forward(const Member &, int);
   void exchange_reverse(const Member &, int);
   void accumulate(const Member &, bool);
+  void add_virial(const double *, double);
+  double add_results(const Member &, bool);
+  double add_edges(const Member &, bool);
   void scatter(const Member &, bool, int64_t, int64_t);
   void find_deviation(bool);
-  std::string circumstances(const Member &) const;
+  std::string circumstances(const Member &, bool has_edges = true) const;
   template <typename Work> void on_this_rank(const Member &, int, Work &&);
 };
 
