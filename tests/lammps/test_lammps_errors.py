@@ -93,7 +93,7 @@ WRONG = {
     ),
     **{
         f"no memory on a GPU, {number}": Wrong(
-            r"stage `first`: not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
+            r"stage `pairs`: not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
             r"`precision mixed` \(step 0, rank 0, 8 atoms, \d+ edges\)",
             pair=f"{{gpu{number}}} C Si",
         )
