@@ -199,7 +199,7 @@ def test_a_run_gives_the_same_bits_again_and_on_more_threads(models, tmp_path):
 def test_the_table_of_times_and_the_report_at_the_start(ranks, models, tmp_path):
     """One row for each part, as on the host."""
     setup = Setup(models["walks"], style="resident yes", before_box="processors * 1 1")
-    output = output_of(setup, "run 5", tmp_path, ranks)
+    output = output_of(setup, "neigh_modify every 2 delay 0 check no\nrun 5", tmp_path, ranks)
     assert "  the graph is built on the device, from positions alone\n" in output
     (table,) = TABLE.finditer(output)
     rows = rows_of(table)
