@@ -10,9 +10,11 @@ include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
 add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
 
 function(hienet_add_pair_style)
-  foreach(name pair_hienet.h pair_hienet.cpp force_deviation.h force_deviation.cpp model_archive.h model_archive.cpp
-          neighbor_graph.h neighbor_graph.cpp row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp
-          thread_pool.h timing_breakdown.h timing_breakdown.cpp)
+  foreach(name pair_hienet.h pair_hienet.cpp device_graph.h device_graph.cpp device_guard.h force_deviation.h
+          force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h model_archive.cpp
+          model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
+          row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h
+          timing_breakdown.cpp)
     set(link "${CMAKE_CURRENT_SOURCE_DIR}/../src/${name}")
     if(NOT EXISTS "${link}")
       file(CREATE_LINK "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${name}" "${link}" SYMBOLIC)
@@ -25,6 +27,6 @@ list(APPEND CMAKE_BUILD_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 list(APPEND CMAKE_INSTALL_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 # no-as-needed: the operators register themselves, and nothing refers to them by name. In one word, because CMake removes
 # flags that come twice.
-cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch
+cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch ${CMAKE_DL_LIBS}
                "-Wl,--no-as-needed,$<TARGET_FILE:hienet_ops>,--as-needed")
 cmake_language(DEFER CALL add_dependencies lammps hienet_ops)

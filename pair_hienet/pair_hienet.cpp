@@ -3,7 +3,9 @@
 #include "pair_hienet.h"
 
 #include "force_deviation.h"
+#include "ghost_exchange.h"
 #include "neighbor_graph.h"
+#include "resident_data.h"
 #include "row_buffer.h"
 #include "staged_model.h"
 #include "thread_pool.h"
@@ -55,9 +57,12 @@ struct BlockSums {
 /// Numbers of the rows of the timing breakdown; those of the stages are the members' own.
 struct Sections {
   int graph, edges, readout, edges_backward, scatter, other;
-  int deviation;                                                 // of a committee
-  int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
+  int deviation;                                                       // of a committee
+  int plan, copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
+
+/// Whether the graph is built on the device of the model; by default on a GPU.
+enum class Resident { AUTO, YES, NO };
 
 /// What moves the atoms: the mean of a committee, or its first model.
 enum class Driver { MEAN, FIRST };
@@ -79,11 +84,14 @@ struct PairHIENet::Implementation {
   std::string device = "auto";
   int threads = 0;    // 0: as many as LAMMPS' own threads
   hienet::Precision precision = hienet::Precision::MODEL;
+  std::string exchange = "auto";
   Driver driver = Driver::MEAN;
+  Resident resident = Resident::AUTO;
 
   // pair_coeff
   std::vector<Member> members;
-  double energy_unit = 1.0;    // eV in LAMMPS' unit of energy
+  hienet::ChosenTransport transport;    // on several ranks
+  double energy_unit = 1.0;             // eV in LAMMPS' unit of energy
 
   // fix adapt and hybrid/scaled reach these through extract()
   double scale = 1.0;
@@ -91,7 +99,13 @@ struct PairHIENet::Implementation {
   int force_deviation_flag = 0;    // set and cleared by `fix pair`
 
   // one evaluation; members of equal cutoff and order of elements share a graph
-  std::vector<hienet::NeighborGraph> graphs;
+  size_t n_graphs = 0;
+  std::vector<hienet::NeighborGraph> graphs;          // on the host, or
+  std::unique_ptr<hienet::ResidentData> on_device;    // on the device of the models
+  hienet::DeviceResults results;                      // in place of energies and edge_gradients
+  // on several ranks, for each graph: its exchange, and whether that is planned for the list
+  std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;
+  std::vector<char> planned;
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -101,14 +115,25 @@ struct PairHIENet::Implementation {
 
   bool is_committee() const { return members.size() > 1; }
 
+  int n_local(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_local() : graphs[graph].n_local; }
+  int n_nodes(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_nodes() : graphs[graph].n_nodes; }
+  int64_t n_edges(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_edges() : graphs[graph].n_edges(); }
+  const std::vector<int> &node_atom(size_t graph) const
+  { return on_device ? on_device->graph(graph).node_atom() : graphs[graph].node_atom; }
+
   // one run
   hienet::TimingBreakdown timing;
   Sections sections;
 
-  // one rank: owner[i] is the local index of the atom of which i is an image
-  std::vector<int> owner;
-  int owner_atoms = -1;
-  bigint owner_build = -1;
+  // the neighbour list of which `owner`, the graphs on the device and `planned` know
+  int list_atoms = -1, list_owned = -1;
+  bigint list_build = -1;
+
+  // i is a copy of the atom owner[i], a local index, of rank owner_rank[i]
+  std::vector<int> owner, owner_rank;
 };
 
 // ----------------------------------------------------------------------
@@ -124,8 +149,10 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
   centroidstressflag = CENTROID_AVAIL;
   unit_convert_flag = utils::get_supported_conversions(utils::ENERGY);
 
-  // Comm and PairHybrid size their buffers before the model is known.
-  comm_forward = comm_reverse = 1;
+  // Comm and PairHybrid size their buffers before the model is known. Features and their gradients do not pass
+  // through them.
+  comm_forward = 2;    // an atom's owner: rank and index
+  comm_reverse = 1;
 
   // For `compute pair`, of the last evaluation: exchanges between ranks, edges, ghost atoms in use, and the
   // greatest and mean deviation of a committee's forces.
@@ -160,8 +187,12 @@ void PairHIENet::forget_model()
 {
   impl->members.clear();
   impl->graphs.clear();
+  impl->on_device.reset();
+  impl->n_graphs = 0;
+  impl->exchanges.clear();
+  impl->planned.clear();
   impl->deviation_known = false;
-  impl->owner_atoms = -1;
+  impl->list_atoms = -1;
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
       for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
@@ -183,16 +214,18 @@ void PairHIENet::settings(int narg, char **arg)
   impl->device = "auto";
   impl->threads = 0;
   impl->precision = hienet::Precision::MODEL;
+  impl->exchange = "auto";
   impl->driver = Driver::MEAN;
+  impl->resident = Resident::AUTO;
   forget_model();
 
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
     if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
-        keyword != "committee")
+        keyword != "exchange" && keyword != "committee" && keyword != "resident")
       error->all(FLERR,
                  "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
-                 "`precision` and `committee`",
+                 "`precision`, `exchange`, `committee` and `resident`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -206,11 +239,27 @@ void PairHIENet::settings(int narg, char **arg)
       impl->threads = utils::inumeric(FLERR, value, false, lmp);
       if (impl->threads < 1)
         error->all(FLERR, "pair_style hienet: `threads {}` must be at least 1", value);
+    } else if (keyword == "exchange") {
+      if (value != "auto" && value != "direct" && value != "staged")
+        error->all(FLERR,
+                   "pair_style hienet: `exchange {}` is not known; use auto, direct or staged",
+                   value);
+      impl->exchange = value;
     } else if (keyword == "committee") {
       if (value != "mean" && value != "first")
         error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
                    value);
       impl->driver = value == "mean" ? Driver::MEAN : Driver::FIRST;
+    } else if (keyword == "resident") {
+      if (value == "auto")
+        impl->resident = Resident::AUTO;
+      else if (value == "yes")
+        impl->resident = Resident::YES;
+      else if (value == "no")
+        impl->resident = Resident::NO;
+      else
+        error->all(FLERR, "pair_style hienet: `resident {}` is not known; use auto, yes or no",
+                   value);
     } else {
       if (value == "model")
         impl->precision = hienet::Precision::MODEL;
@@ -230,18 +279,21 @@ void PairHIENet::settings(int narg, char **arg)
 // pair_coeff
 // ----------------------------------------------------------------------
 
-/// Stop all ranks if one of them has a problem to report; every rank must call this.
-void PairHIENet::agree(const std::string &problem)
+/// Stop all ranks if one of them has a problem to report, else return whether all of them say `yes`; every rank must
+/// call this.
+bool PairHIENet::agree(const std::string &problem, bool yes)
 {
-  int speaker = problem.empty() ? comm->nprocs : comm->me;
-  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, &speaker, 1, MPI_INT, MPI_MIN, world);
-  if (speaker == comm->nprocs) return;
+  int votes[2] = {problem.empty() ? comm->nprocs : comm->me, yes};
+  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, votes, 2, MPI_INT, MPI_MIN, world);
+  const int speaker = votes[0];
+  if (speaker == comm->nprocs) return votes[1];
   int length = static_cast<int>(problem.size());
   MPI_Bcast(&length, 1, MPI_INT, speaker, world);
   std::string message = problem;
   message.resize(length);
   MPI_Bcast(message.data(), length, MPI_CHAR, speaker, world);
   error->all(FLERR, "pair_style hienet: {}", message);
+  return false;
 }
 
 /// The bytes of a file, read by rank 0 alone: the others need not see its disc.
@@ -350,19 +402,34 @@ std::string PairHIENet::agree_on_device()
   return device;
 }
 
+/// Whose memory the exchanges between ranks use. Collective.
+void PairHIENet::agree_on_transport(const std::string &device)
+{
+  // The ranks test it together: the failure of one of them leaves the others waiting.
+  try {
+    impl->transport = hienet::choose_transport(world, device, impl->exchange);
+  } catch (const std::exception &exception) {
+    error->one(FLERR, "pair_style hienet: {}", exception.what());
+  }
+  if (impl->exchange == "direct" && impl->transport.transport != hienet::Transport::DIRECT)
+    error->all(FLERR,
+               "pair_style hienet: `exchange direct` was asked for, but {}; use `exchange staged`, "
+               "or an MPI that takes the memory of these devices",
+               impl->transport.reason);
+}
+
 /// Read the models of pair_coeff. Collective.
 void PairHIENet::load(const std::vector<std::string> &files,
                       const std::vector<std::string> &symbols)
 {
   const std::string device = agree_on_device();
+  if (comm->nprocs > 1) agree_on_transport(device);
+  if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu"))
+    impl->on_device = std::make_unique<hienet::ResidentData>(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
-  for (const auto &member : impl->members) {
-    const auto &model = *member.model;
-    impl->cutoff = std::max(impl->cutoff, model.metadata().cutoff);
-    for (int k = 1; k < model.n_stages(); k++)
-      comm_forward = comm_reverse = std::max(comm_forward, model.doubles_per_row(k));
-  }
+  for (const auto &member : impl->members)
+    impl->cutoff = std::max(impl->cutoff, member.model->metadata().cutoff);
   if (impl->is_committee())
     comm_reverse = std::max(comm_reverse, 3 * static_cast<int>(impl->members.size()));
   publish_comm_size();
@@ -411,13 +478,23 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
   }
   agree(problem);
 
-  member.graph = impl->graphs.size();
+  member.graph = impl->n_graphs;
   for (const auto &other : impl->members)
     if (other.model->metadata().cutoff == metadata.cutoff &&
         other.species_of_type == member.species_of_type)
       member.graph = other.graph;
-  member.builds_graph = member.graph == impl->graphs.size();
-  if (member.builds_graph) impl->graphs.emplace_back();
+  member.builds_graph = member.graph == impl->n_graphs;
+  if (member.builds_graph) {
+    impl->n_graphs++;
+    if (impl->on_device)
+      impl->on_device->add_graph(metadata.cutoff);
+    else
+      impl->graphs.emplace_back();
+    impl->planned.push_back(false);
+    if (comm->nprocs > 1)
+      impl->exchanges.push_back(
+          std::make_unique<hienet::GhostExchange>(world, device, impl->transport.transport));
+  }
   impl->members.push_back(std::move(member));
 }
 
@@ -458,6 +535,13 @@ void PairHIENet::report(const std::string &device)
   for (const auto &member : impl->members) text += describe(member);
   for (const auto &[where, ranks] : ranks_of_device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
+  if (comm->nprocs > 1) {
+    const auto &[transport, reason] = impl->transport;
+    text += fmt::format("  exchange between ranks: {}{}\n",
+                        transport == hienet::Transport::DIRECT ? "direct" : "staged",
+                        reason.empty() ? "" : " (" + reason + ")");
+  }
+  text += impl->on_device ? "  the graph is built on the device, from positions alone\n" : "";
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
   utils::logmesg(lmp, text);
@@ -535,7 +619,7 @@ void PairHIENet::init_style()
 
   check_exclusions();
   publish_comm_size();
-  impl->owner_atoms = -1;
+  impl->list_atoms = -1;
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -641,8 +725,11 @@ double PairHIENet::buffer_bytes()
   double bytes = Pair::memory_usage() + impl->buffer.memory_usage() +
       impl->deviation.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
-      sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
+      sizeof(BlockSums) * impl->block_sums.capacity() +
+      sizeof(int) * (impl->owner.capacity() + impl->owner_rank.capacity());
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
+  for (const auto &exchange : impl->exchanges) bytes += exchange->memory_usage();
+  if (impl->on_device) bytes += impl->on_device->memory_usage();
   return bytes;
 }
 
@@ -680,6 +767,7 @@ void PairHIENet::prepare_timing()
   sections.scatter = timing.section("Scatter");
   if (impl->is_committee()) sections.deviation = timing.section("Deviation");
   if (comm->nprocs > 1) {
+    sections.plan = timing.section("Exchange plan");
     sections.copies = timing.section("Exchange copies");
     sections.exchange_forward = timing.section("Exchange forward");
     sections.exchange_backward = timing.section("Exchange backward");
@@ -734,6 +822,8 @@ void PairHIENet::compute(int eflag, int vflag)
     impl->deviation.begin(atom->nlocal + atom->nghost, static_cast<int>(impl->members.size()));
   timing.stamp(impl->sections.other);
 
+  look_at_list();
+  timing.stamp(impl->sections.graph);
   for (const auto &member : impl->members) {
     if (weight(member) == 0.0 && !compared) continue;
     evaluate_model(member);
@@ -768,12 +858,12 @@ void PairHIENet::find_deviation(bool wanted)
   if (wanted) {
     if (comm->nprocs > 1) {
       impl->in_transit = &deviation.rows();
-      comm->reverse_comm(this, deviation.rows().stride());
+      comm->reverse_comm(this, deviation.rows().columns());
       impl->in_transit = &impl->buffer;
       if (comm->me == 0) pvector[0] += 1.0;
     }
     deviation.finish(atom->nlocal);
-    double sums[2] = {deviation.sum(), static_cast<double>(impl->graphs[0].n_local)};
+    double sums[2] = {deviation.sum(), static_cast<double>(impl->n_local(0))};
     MPI_Allreduce(MPI_IN_PLACE, sums, 2, MPI_DOUBLE, MPI_SUM, world);
     maximum = deviation.maximum();
     MPI_Allreduce(MPI_IN_PLACE, &maximum, 1, MPI_DOUBLE, MPI_MAX, world);
@@ -787,34 +877,53 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
-/// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
-void PairHIENet::refresh_owners()
+/// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list.
+void PairHIENet::look_at_list()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
-  if (neighbor->ago > 0 && impl->owner_atoms == n_atoms && impl->owner_build == neighbor->ncalls)
-    return;
-  impl->buffer.reshape(n_atoms, 1, false);
-  for (int i = 0; i < atom->nlocal; i++) impl->buffer.value(i) = i;
-  comm->forward_comm(this, 1);
+  const bool known = neighbor->ago > 0 && impl->list_atoms == n_atoms &&
+      impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
+  if (!known && comm->nprocs == 1) find_owners();
+  if (!known) impl->planned.assign(impl->planned.size(), false);
+  if (impl->on_device) impl->on_device->begin_step(!known);
+  impl->list_atoms = n_atoms;
+  impl->list_owned = atom->nlocal;
+  impl->list_build = neighbor->ncalls;
+}
+
+/// LAMMPS' array, which is one block of memory: [nlocal + nghost][3].
+const double (*PairHIENet::positions() const)[3]
+{
+  return atom->nlocal + atom->nghost > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0])
+                                         : nullptr;
+}
+
+/// Of which atom each ghost is a copy, told by LAMMPS' own communication: that changes only with the neighbour list.
+/// Collective.
+void PairHIENet::find_owners()
+{
+  const int n_atoms = atom->nlocal + atom->nghost;
+  impl->buffer.reshape(n_atoms, 2);
+  for (int i = 0; i < atom->nlocal; i++) {
+    impl->buffer.row(i)[0] = i;
+    impl->buffer.row(i)[1] = comm->me;
+  }
+  comm->forward_comm(this, 2);
   impl->owner.resize(n_atoms);
-  for (int i = 0; i < n_atoms; i++) impl->owner[i] = static_cast<int>(impl->buffer.value(i));
-  impl->owner_atoms = n_atoms;
-  impl->owner_build = neighbor->ncalls;
+  impl->owner_rank.resize(n_atoms);
+  for (int i = 0; i < n_atoms; i++) {
+    impl->owner[i] = static_cast<int>(impl->buffer.row(i)[0]);
+    impl->owner_rank[i] = static_cast<int>(impl->buffer.row(i)[1]);
+  }
 }
 
 /// Returns what is wrong, or an empty string.
 std::string PairHIENet::build_graph(const Member &member)
 {
-  auto &graph = impl->graphs[member.graph];
-  const int n_atoms = atom->nlocal + atom->nghost;
-  // LAMMPS' arrays are one block of memory.
-  const hienet::AtomsView atoms = {
-      atom->nlocal,
-      n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr,
-      atom->type,
-      atom->mask,
-      absent_groups()};
+  const size_t k = member.graph;
+  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost,
+                                   positions(),  atom->type,
+                                   atom->mask,   absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -822,7 +931,11 @@ std::string PairHIENet::build_graph(const Member &member)
     return atom->tag_enable ? atom->tag[i] : i + 1;
   };
   try {
-    graph.build(atoms, neighbors, member.species_of_type, member.model->metadata().cutoff, owner);
+    if (impl->on_device)
+      impl->on_device->update(k, atoms, neighbors, member.species_of_type, owner);
+    else
+      impl->graphs[k].build(atoms, neighbors, member.species_of_type,
+                            member.model->metadata().cutoff, owner);
   } catch (const hienet::GraphError &problem) {
     if (problem.kind == hienet::GraphError::NOT_FINITE)
       return fmt::format(
@@ -832,31 +945,36 @@ std::string PairHIENet::build_graph(const Member &member)
     return fmt::format("atoms {} and {} are at the same place at step {}; remove one of them (see "
                        "`delete_atoms overlap`)",
                        id(problem.i), id(problem.j), update->ntimestep);
+  } catch (const hienet::ModelError &problem) {
+    return fmt::format("{} {}", problem.what(), circumstances(member, false));
   } catch (const std::bad_alloc &) {
-    return fmt::format("not enough memory for the neighbors of {} atoms; use more ranks",
-                       atom->nlocal);
+    return fmt::format("not enough memory for the neighbors; use more ranks, or a smaller skin {}",
+                       circumstances(member, false));
   }
   // Those of the largest cutoff.
-  pvector[1] = std::max<double>(pvector[1], graph.n_edges());
-  pvector[2] = std::max<double>(pvector[2], graph.n_nodes - graph.n_local);
+  pvector[1] = std::max<double>(pvector[1], impl->n_edges(k));
+  pvector[2] = std::max<double>(pvector[2], impl->n_nodes(k) - impl->n_local(k));
   return "";
 }
 
-/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several.
-std::string PairHIENet::circumstances(const Member &member) const
+/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several; where there are no edges yet, the
+/// pairs of the neighbour list, among which they are sought.
+std::string PairHIENet::circumstances(const Member &member, bool has_edges) const
 {
-  const auto &graph = impl->graphs[member.graph];
-  return fmt::format("(step {}, rank {}, {} atoms, {} edges{})", update->ntimestep, comm->me,
-                     graph.n_local, graph.n_edges(),
-                     impl->is_committee() ? ", model " + member.file : "");
+  int64_t n_pairs = 0;
+  for (int ii = 0; ii < list->inum && !has_edges; ii++) n_pairs += list->numneigh[list->ilist[ii]];
+  const std::string pairs = has_edges ? fmt::format("{} edges", impl->n_edges(member.graph))
+                                      : fmt::format("{} pairs in the neighbor list", n_pairs);
+  return fmt::format("(step {}, rank {}, {} atoms, {}{})", update->ntimestep, comm->me,
+                     atom->nlocal, pairs, impl->is_committee() ? ", model " + member.file : "");
 }
 
-/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
-std::string PairHIENet::begin_model(const Member &member)
+/// The first steps, up to the first exchange, and whether that is planned. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model(const Member &member, bool &planned)
 {
+  planned = true;
   auto &model = *member.model;
   if (member.builds_graph) {
-    if (comm->nprocs == 1) refresh_owners();
     const std::string problem = build_graph(member);
     if (!problem.empty()) return problem;
   }
@@ -868,10 +986,14 @@ std::string PairHIENet::begin_model(const Member &member)
                        "each; use more ranks",
                        n_atoms, row);
   try {
-    model.begin(impl->graphs[member.graph]);
+    if (impl->on_device)
+      model.begin(impl->on_device->graph(member.graph));
+    else
+      model.begin(impl->graphs[member.graph]);
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
+    planned = exchange_is_planned(member);
   } catch (const std::exception &exception) {
     return exception.what() + (" " + circumstances(member));
   }
@@ -896,13 +1018,53 @@ void PairHIENet::on_this_rank(const Member &member, int section, Work &&work)
   impl->timing.stamp(section);
 }
 
+/// Whether the exchange serves this neighbour list, and the nodes of this step.
+bool PairHIENet::exchange_is_planned(const Member &member)
+{
+  if (comm->nprocs == 1 || !member.builds_graph) return true;
+  const size_t k = member.graph;
+  return impl->planned[k] && impl->exchanges[k]->set_nodes(impl->n_local(k), impl->node_atom(k));
+}
+
+/// Plan the exchange for all ghosts of known species in the neighbour list: those within the cutoff change from step to
+/// step, these stay. Collective.
+void PairHIENet::plan_exchange(const Member &member)
+{
+  const auto &species = member.species_of_type;
+  auto &exchange = *impl->exchanges[member.graph];
+  on_this_rank(member, impl->sections.plan, [&] {
+    find_owners();
+    std::vector<char> listed(atom->nghost);
+    for (int ii = 0; ii < list->inum; ii++) {
+      const int i = list->ilist[ii];
+      if (i >= atom->nlocal || species[atom->type[i]] < 0) continue;
+      for (int k = 0; k < list->numneigh[i]; k++) {
+        const int j = list->firstneigh[i][k] & NEIGHMASK;
+        if (j >= atom->nlocal && species[atom->type[j]] >= 0) listed[j - atom->nlocal] = 1;
+      }
+    }
+    std::vector<hienet::Ghost> ghosts;
+    for (int i = atom->nlocal; i < atom->nlocal + atom->nghost; i++)
+      if (listed[i - atom->nlocal]) ghosts.push_back({i, impl->owner_rank[i], impl->owner[i]});
+    exchange.plan(atom->nlocal, atom->nlocal + atom->nghost, ghosts);
+    if (!exchange.set_nodes(impl->n_local(member.graph), impl->node_atom(member.graph)))
+      throw hienet::ModelError(
+          "an atom has left the network, by its type or an excluded group, and its ghosts have "
+          "not; let LAMMPS renew them: no `run ... pre no` behind `set` or `group`");
+    impl->planned[member.graph] = true;
+  });
+}
+
 /// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged.
 void PairHIENet::evaluate_model(const Member &member)
 {
   auto &model = *member.model;
   const auto &sections = impl->sections;
-  agree(begin_model(member));
+  bool planned;
+  const std::string problem = begin_model(member, planned);
+  const bool all_planned = agree(problem, planned);
   impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
+  if (!all_planned) plan_exchange(member);
 
   for (int k = 1; k < model.n_stages(); k++) {
     if (comm->nprocs > 1) exchange_forward(member, k);
@@ -911,7 +1073,10 @@ void PairHIENet::evaluate_model(const Member &member)
     });
   }
   on_this_rank(member, sections.readout, [&] {
-    model.readout(impl->energies);
+    if (impl->on_device)
+      impl->on_device->readout(model);
+    else
+      model.readout(impl->energies);
   });
   for (int k = model.n_stages() - 1; k >= 0; k--) {
     on_this_rank(member, member.backward[k], [&] {
@@ -920,7 +1085,11 @@ void PairHIENet::evaluate_model(const Member &member)
     if (comm->nprocs > 1 && k > 0) exchange_reverse(member, k);
   }
   on_this_rank(member, sections.edges_backward, [&] {
-    model.finish(impl->edge_gradients);
+    if (impl->on_device)
+      impl->results =
+          impl->on_device->finish(model, member.graph, vflag_global, vflag_atom, cvflag_atom);
+    else
+      model.finish(impl->edge_gradients);
   });
 }
 
@@ -928,15 +1097,16 @@ void PairHIENet::evaluate_model(const Member &member)
 void PairHIENet::exchange_forward(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_state(k, n_atoms, impl->buffer);
+    model.send_state(k, exchange);
   });
-  comm->forward_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_forward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_forward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_state(k, impl->buffer);
+    model.receive_state(k, exchange);
   });
 }
 
@@ -944,15 +1114,16 @@ void PairHIENet::exchange_forward(const Member &member, int k)
 void PairHIENet::exchange_reverse(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_gradient(k, n_atoms, impl->buffer);
+    model.send_gradient(k, exchange);
   });
-  comm->reverse_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_backward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_backward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_gradient(k, impl->buffer);
+    model.receive_gradient(k, exchange);
   });
 }
 
@@ -964,38 +1135,75 @@ void PairHIENet::exchange_reverse(const Member &member, int k)
 /// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
 void PairHIENet::accumulate(const Member &member, bool compared)
 {
-  const auto &graph = impl->graphs[member.graph];
-  const double share = weight(member);
-  const double unit = share * impl->energy_unit * impl->scale;
-
+  const double unit = weight(member) * impl->energy_unit * impl->scale;
+  const double *const energies = impl->on_device ? impl->results.energies : impl->energies.data();
+  const auto &node_atom = impl->node_atom(member.graph);
   double total = 0.0;
-  for (int node = 0; node < graph.n_local; node++) {
-    const double energy = unit * impl->energies[node];
+  for (int node = 0; node < impl->n_local(member.graph); node++) {
+    const double energy = unit * energies[node];
     total += energy;
-    if (eflag_atom) eatom[graph.node_atom[node]] += energy;
+    if (eflag_atom) eatom[node_atom[node]] += energy;
   }
   if (eflag_global) eng_vdwl += total;
 
-  const int64_t n_blocks = (graph.n_nodes + BLOCK - 1) / BLOCK;
-  impl->block_sums.assign(n_blocks, BlockSums());
-  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
-    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
-  });
-
-  double checksum = total;
-  for (const auto &sums : impl->block_sums) {
-    checksum += sums.gradient;
-    if (!vflag_global) continue;
-    const double *w = sums.virial;
-    for (int a = 0; a < 6; a++) virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
-  }
-  if (!std::isfinite(checksum))
+  const double checksum = impl->on_device ? add_results(member, compared)
+                                          : add_edges(member, compared);
+  if (!std::isfinite(total + checksum))
     error->one(
         FLERR,
         "pair_style hienet: the energy or a force is not finite at step {} on rank {}{}; atoms "
         "are probably far closer than in the training set: minimize first or use a shorter "
         "timestep",
         update->ntimestep, comm->me, impl->is_committee() ? ", model " + member.file : "");
+}
+
+/// A virial of nine components, symmetrised, into LAMMPS' six.
+void PairHIENet::add_virial(const double *w, double share)
+{
+  for (int a = 0; a < 6 && vflag_global; a++)
+    virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
+}
+
+/// What the device has summed. Returns a number that is not finite if a force is not.
+double PairHIENet::add_results(const Member &member, bool compared)
+{
+  const auto &results = impl->results;
+  const auto &node_atom = impl->node_atom(member.graph);
+  const double unit = impl->energy_unit * impl->scale;
+  const double share = weight(member);
+  double checksum = 0.0;
+  for (size_t node = 0; node < node_atom.size(); node++) {
+    const int i = node_atom[node];
+    for (int a = 0; a < 3; a++) {
+      const double force = unit * results.forces[3 * node + a];
+      atom->f[i][a] += share * force;
+      checksum += force;
+      if (compared) impl->deviation.force(i, member.index)[a] += force;
+    }
+    for (int a = 0; a < 6 && vflag_atom; a++)
+      vatom[i][a] += share * unit * results.atom_virials[6 * node + a];
+    for (int a = 0; a < 9 && cvflag_atom; a++)
+      cvatom[i][a] += share * unit * results.centroid_virials[9 * node + a];
+  }
+  if (vflag_global) add_virial(results.virial, share * unit);
+  return checksum;
+}
+
+/// What the edges on the host give. Returns a number that is not finite if a component of a gradient is not.
+double PairHIENet::add_edges(const Member &member, bool compared)
+{
+  const int64_t n_nodes = impl->n_nodes(member.graph);
+  const int64_t n_blocks = (n_nodes + BLOCK - 1) / BLOCK;
+  impl->block_sums.assign(n_blocks, BlockSums());
+  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
+    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, n_nodes));
+  });
+  double checksum = 0.0;
+  for (const auto &sums : impl->block_sums) {
+    checksum += sums.gradient;
+    add_virial(sums.virial, weight(member));
+  }
+  return checksum;
 }
 
 /// All that edges give to the nodes `first .. last-1`.

@@ -51,10 +51,11 @@ class PairHIENet : public Pair {
   void check_exclusions();
   int absent_groups() const;
   void publish_comm_size();
-  void agree(const std::string &);
+  bool agree(const std::string &, bool = true);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
   std::string agree_on_device();
+  void agree_on_transport(const std::string &);
   std::string read_file(const std::string &);
   void load(const std::vector<std::string> &, const std::vector<std::string> &);
   void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
@@ -68,16 +69,23 @@ class PairHIENet : public Pair {
 
   double weight(const Member &) const;
   bool wants_deviation() const;
-  void refresh_owners();
+  void look_at_list();
+  const double (*positions() const)[3];
+  void find_owners();
   std::string build_graph(const Member &);
-  std::string begin_model(const Member &);
+  std::string begin_model(const Member &, bool &);
   void evaluate_model(const Member &);
+  bool exchange_is_planned(const Member &);
+  void plan_exchange(const Member &);
   void exchange_forward(const Member &, int);
   void exchange_reverse(const Member &, int);
   void accumulate(const Member &, bool);
+  void add_virial(const double *, double);
+  double add_results(const Member &, bool);
+  double add_edges(const Member &, bool);
   void scatter(const Member &, bool, int64_t, int64_t);
   void find_deviation(bool);
-  std::string circumstances(const Member &) const;
+  std::string circumstances(const Member &, bool has_edges = true) const;
   template <typename Work> void on_this_rank(const Member &, int, Work &&);
 };
 

@@ -2,11 +2,15 @@
 
 #include "staged_model.h"
 
+#include "device_graph.h"
+#include "device_guard.h"
+#include "ghost_exchange.h"
+#include "graph_tensors.h"
 #include "model_archive.h"
+#include "model_error.h"
 #include "neighbor_graph.h"
 #include "ops/cuda_kernels.h"
 #include "ops/pooled_memory.h"
-#include "row_buffer.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
@@ -20,8 +24,7 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
-#include <cstring>
-#include <new>
+#include <optional>
 #include <sstream>
 
 namespace hienet {
@@ -30,49 +33,6 @@ using LAMMPS_NS::json;
 
 static constexpr int NEWEST_FORMAT = 4;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout"};
-
-// ----------------------------------------------------------------------
-// errors
-// ----------------------------------------------------------------------
-
-/// The one line of a torch message that says what happened: no C++ stack, no TorchScript traceback.
-static std::string first_sentence(const std::string &text)
-{
-  const std::string marker = "Error: ";
-  const auto found = text.rfind(marker);
-  std::string rest = found == std::string::npos ? text : text.substr(found + marker.size());
-  const auto start = rest.find_first_not_of(" \n\t");
-  if (start == std::string::npos) return "no further information";
-  rest = rest.substr(start, rest.find('\n', start) - start);
-  return rest.size() > 300 ? rest.substr(0, 300) + "..." : rest;
-}
-
-static constexpr const char *OUT_OF_MEMORY =
-    "not enough memory for the network; use more ranks, a smaller system, or `precision mixed`";
-
-/// Run `work`, turning whatever it throws into a ModelError of one sentence.
-template <typename Work> static auto translated(const char *what, Work &&work) -> decltype(work())
-{
-  std::string message;
-  try {
-    return work();
-  } catch (const ModelError &) {
-    throw;
-  } catch (const std::bad_alloc &) {
-    message = "out of memory";
-  } catch (const c10::Error &error) {
-    message = error.what_without_backtrace();
-  } catch (const std::exception &error) {
-    message = error.what();
-  }
-  // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
-  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
-  if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos ||
-      message.find("bad_alloc") != std::string::npos)
-    throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
-  throw ModelError(std::string(what) + ": " + first_sentence(message));
-}
 
 // ----------------------------------------------------------------------
 // the file
@@ -237,7 +197,7 @@ struct StagedModel::Torch {
   torch::ScalarType dtype = torch::kFloat64;
 
   // Of one evaluation:
-  const NeighborGraph *graph = nullptr;
+  std::optional<GraphTensors> graph;
   torch::Tensor species, center, neighbor;
   torch::Tensor edge_vectors, edges;
   std::vector<torch::Tensor> inputs, outputs;              // states
@@ -246,56 +206,30 @@ struct StagedModel::Torch {
   torch::Tensor gradient;          // with respect to the state last differentiated
   torch::Tensor edges_gradient;    // with respect to the edges that the same stage reads
 
+  int64_t n_ghosts() const { return graph->n_nodes - graph->n_local; }
+  torch::TensorOptions options() const
+  { return torch::TensorOptions().dtype(dtype).device(device); }
+  torch::Tensor no_rows(int columns) const { return torch::empty({0, columns}, options()); }
+
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
   { return module.get_method(method)(std::move(arguments)).toTensor(); }
 
-  void set_graph(const NeighborGraph &g)
+  void set_graph(const GraphTensors &g)
   {
-    graph = &g;
-    const auto int64 = torch::TensorOptions().dtype(torch::kInt64);
-    auto indices = [&](const std::vector<int64_t> &v) {
-      return torch::from_blob(const_cast<int64_t *>(v.data()), {static_cast<int64_t>(v.size())},
-                              int64)
-          .to(device);
-    };
-    species = indices(g.species);
-    center = indices(g.center);
-    neighbor = indices(g.neighbor);
-    edge_vectors = torch::from_blob(const_cast<double *>(g.edge_vectors.data()), {g.n_edges(), 3},
-                                    torch::TensorOptions().dtype(torch::kFloat64))
-                       .to(device, dtype)
-                       .detach()
-                       .requires_grad_(true);
+    graph = g;
+    species = g.species.to(device);
+    center = g.center.to(device);
+    neighbor = g.neighbor.to(device);
+    edge_vectors = g.edge_vectors.to(device, dtype).detach().requires_grad_(true);
   }
 
   void release()
   {
-    graph = nullptr;
+    graph.reset();
     for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_gradient,
                          &energies, &gradient})
       *tensor = torch::Tensor();
     for (auto *tensors : {&inputs, &outputs, &edge_inputs, &edge_outputs}) tensors->clear();
-  }
-
-  void copy_energies(std::vector<double> &out) const
-  {
-    if (energies.dim() != 1 || energies.size(0) != graph->n_local)
-      throw ModelError("the model returned energies of a wrong shape; write the file again with "
-                       "`hienet-deploy`");
-    const auto e = energies.detach().to(torch::kCPU, torch::kFloat64).contiguous();
-    out.assign(e.data_ptr<double>(), e.data_ptr<double>() + e.numel());
-  }
-
-  /// An undefined gradient means that nothing depends on the edges; it is zero.
-  void copy_edge_gradients(const torch::Tensor &g, std::vector<double> &out) const
-  {
-    out.resize(3 * static_cast<size_t>(graph->n_edges()));
-    auto target = torch::from_blob(out.data(), {graph->n_edges(), 3},
-                                   torch::TensorOptions().dtype(torch::kFloat64));
-    if (g.defined())
-      target.copy_(g.detach());
-    else
-      target.zero_();
   }
 };
 
@@ -386,12 +320,6 @@ Tables StagedModel::load_elements(const std::vector<int64_t> &species)
   return tables;
 }
 
-int StagedModel::doubles_per_row(int k) const
-{
-  const int columns = metadata_.stages[k].exchanged_width;
-  return std::max(1, single_precision() ? (columns + 1) / 2 : columns);
-}
-
 double StagedModel::memory_usage() const
 {
   double bytes = 0.0;
@@ -406,17 +334,39 @@ double StagedModel::memory_usage() const
 // where stages return them; otherwise all stages read one leaf, and its gradient is their sum.
 // ----------------------------------------------------------------------
 
+/// The vectors of a graph, where they are.
+static GraphTensors tensors_of(const NeighborGraph &graph)
+{
+  auto indices = [](const std::vector<int64_t> &v) {
+    return torch::from_blob(const_cast<int64_t *>(v.data()), {static_cast<int64_t>(v.size())},
+                            torch::kInt64);
+  };
+  return {graph.n_local,
+          graph.n_nodes,
+          graph.node_atom,
+          indices(graph.species),
+          indices(graph.center),
+          indices(graph.neighbor),
+          torch::from_blob(const_cast<double *>(graph.edge_vectors.data()), {graph.n_edges(), 3},
+                           torch::kFloat64)};
+}
+
 void StagedModel::begin(const NeighborGraph &graph)
+{ begin(tensors_of(graph)); }
+
+void StagedModel::begin(const DeviceGraph &graph)
+{ begin(graph.tensors()); }
+
+void StagedModel::begin(const GraphTensors &graph)
 {
   translated("preparing the edges", [&] {
     Torch &t = *torch_;
     const CallGuard guard(t.device);
     t.release();
-    t.graph = &graph;
+    t.set_graph(graph);
     for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
       tensors->resize(n_stages());
     if (graph.n_local == 0) return;
-    t.set_graph(graph);
     t.edges = t.call("embed_edges", {t.edge_vectors});
     if (t.edges.dim() != 2 || t.edges.size(0) != graph.n_edges() ||
         t.edges.size(1) != metadata_.edge_width) {
@@ -470,15 +420,28 @@ void StagedModel::forward(int k)
   });
 }
 
+torch::Tensor StagedModel::readout()
+{
+  Torch &t = *torch_;
+  return translated("the readout", [&] {
+    const CallGuard guard(t.device);
+    const int64_t n_local = t.graph->n_local;
+    if (n_local == 0)
+      return torch::empty({0}, torch::TensorOptions().dtype(torch::kFloat64).device(t.device));
+    t.energies = t.call("readout", {t.outputs.back(), t.species.narrow(0, 0, n_local)});
+    if (t.energies.dim() != 1 || t.energies.size(0) != n_local)
+      throw ModelError("the model returned energies of a wrong shape; write the file again with "
+                       "`hienet-deploy`");
+    return t.energies.detach().to(torch::kFloat64);
+  });
+}
+
 void StagedModel::readout(std::vector<double> &energies)
 {
-  energies.clear();
-  Torch &t = *torch_;
-  if (t.graph->n_local == 0) return;
-  translated("the readout", [&] {
-    const CallGuard guard(t.device);
-    t.energies = t.call("readout", {t.outputs.back(), t.species.narrow(0, 0, t.graph->n_local)});
-    t.copy_energies(energies);
+  const auto on_device = readout();
+  translated("the energies", [&] {
+    const auto host = on_device.to(torch::kCPU).contiguous();
+    energies.assign(host.data_ptr<double>(), host.data_ptr<double>() + host.numel());
   });
 }
 
@@ -517,117 +480,92 @@ void StagedModel::backward(int k)
   });
 }
 
+torch::Tensor StagedModel::finish()
+{
+  Torch &t = *torch_;
+  return translated("differentiating the edges", [&] {
+    const CallGuard guard(t.device);
+    torch::Tensor g;
+    if (t.edges_gradient.defined() && t.edges.requires_grad())
+      g = torch::autograd::grad({t.edges}, {t.edge_vectors}, {t.edges_gradient}, false, false,
+                                true)[0];
+    t.release();
+    return g.defined() ? g.detach() : g;
+  });
+}
+
 void StagedModel::finish(std::vector<double> &edge_gradients)
 {
-  edge_gradients.clear();
-  Torch &t = *torch_;
-  translated("differentiating the edges", [&] {
-    const CallGuard guard(t.device);
-    if (t.graph->n_local > 0) {
-      torch::Tensor g;
-      if (t.edges_gradient.defined() && t.edges.requires_grad())
-        g = torch::autograd::grad({t.edges}, {t.edge_vectors}, {t.edges_gradient}, false, false,
-                                  true)[0];
-      t.copy_edge_gradients(g, edge_gradients);
-    }
-    t.release();
+  const int64_t n_edges = torch_->graph->n_edges();
+  const auto on_device = finish();
+  translated("the gradients of the edges", [&] {
+    edge_gradients.resize(3 * static_cast<size_t>(n_edges));
+    auto host = torch::from_blob(edge_gradients.data(), {n_edges, 3}, torch::kFloat64);
+    if (on_device.defined())
+      host.copy_(on_device);
+    else
+      host.zero_();
   });
 }
 
 // ----------------------------------------------------------------------
-// the exchanged columns
+// the exchanged columns. What needs no ghosts is done while rows are on their way.
 // ----------------------------------------------------------------------
 
-/// `rows` ([n, columns]) -> the buffer's rows of `atoms`.
-static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &buffer)
+void StagedModel::send_state(int k, GhostExchange &exchange)
 {
-  auto host = rows.detach().to(torch::kCPU);
-  if (host.stride(1) != 1) host = host.contiguous();
-  const size_t bytes = host.size(1) * host.element_size();
-  const size_t row_bytes = host.stride(0) * host.element_size();
-  const char *from = static_cast<const char *>(host.data_ptr());
-  for (int64_t i = 0; i < host.size(0); i++)
-    std::memcpy(buffer.row(atoms[i]), from + i * row_bytes, bytes);
+  Torch &t = *torch_;
+  const auto &stage = metadata_.stages[k];
+  translated("sending features", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.send_owned(t.graph->n_local > 0 ? t.outputs[k - 1].narrow(1, 0, stage.exchanged_width)
+                                             : t.no_rows(stage.exchanged_width));
+    if (t.n_ghosts() == 0) return;
+    t.inputs[k] = torch::empty({t.graph->n_nodes, stage.width}, t.options());
+    t.inputs[k].narrow(0, 0, t.graph->n_local).copy_(t.outputs[k - 1]);
+  });
 }
 
-/// The buffer's rows of `atoms` -> the first `columns` columns of `rows` ([n, width]); the others become zero.
-static void read_rows(const RowBuffer &buffer, const int *atoms, int columns, torch::Tensor rows)
+void StagedModel::receive_state(int k, GhostExchange &exchange)
 {
-  auto host = rows.is_cpu() && rows.is_contiguous() ? rows : torch::empty_like(rows, torch::kCPU);
-  const size_t bytes = columns * host.element_size();
-  const size_t row_bytes = host.size(1) * host.element_size();
-  char *to = static_cast<char *>(host.data_ptr());
-  for (int64_t i = 0; i < host.size(0); i++) {
-    std::memcpy(to + i * row_bytes, buffer.row(atoms[i]), bytes);
-    std::memset(to + i * row_bytes + bytes, 0, row_bytes - bytes);
-  }
-  if (!host.is_same(rows)) rows.copy_(host);
+  Torch &t = *torch_;
+  if (t.n_ghosts() == 0) return;
+  const auto &stage = metadata_.stages[k];
+  translated("receiving features", [&] {
+    const DeviceGuard guard(t.device);
+    const auto ghosts = t.inputs[k].narrow(0, t.graph->n_local, t.n_ghosts());
+    exchange.receive_ghosts(ghosts.narrow(1, 0, stage.exchanged_width));
+    ghosts.narrow(1, stage.exchanged_width, stage.width - stage.exchanged_width).zero_();
+    t.inputs[k].requires_grad_(true);
+  });
 }
 
-void StagedModel::export_state(int k, int n_atoms, RowBuffer &buffer)
+void StagedModel::send_gradient(int k, GhostExchange &exchange)
 {
   Torch &t = *torch_;
   const int columns = metadata_.stages[k].exchanged_width;
-  translated("preparing an exchange", [&] {
-    // Every ghost's row is overwritten, and those of atoms that are not nodes are not read.
-    buffer.reshape(n_atoms, columns, single_precision());
+  translated("sending gradients", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.send_ghosts(
+        t.n_ghosts() > 0
+            ? t.gradient.narrow(0, t.graph->n_local, t.n_ghosts()).narrow(1, 0, columns)
+            : t.no_rows(columns));
     if (t.graph->n_local == 0) return;
-    write_rows(t.outputs[k - 1].narrow(1, 0, columns), t.graph->node_atom.data(), buffer);
-  });
-}
-
-void StagedModel::import_state(int k, const RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  if (t.graph->n_local == 0) return;
-  const int n_local = t.graph->n_local;
-  const int n_ghosts = t.graph->n_nodes - n_local;
-  if (n_ghosts == 0) return;
-  translated("reading an exchange", [&] {
-    const at::NoGradGuard no_grad;
-    const auto &owned = t.outputs[k - 1];
-    auto state = torch::empty({t.graph->n_nodes, metadata_.stages[k].width},
-                              owned.options().requires_grad(false));
-    state.narrow(0, 0, n_local).copy_(owned);
-    read_rows(buffer, t.graph->node_atom.data() + n_local, metadata_.stages[k].exchanged_width,
-              state.narrow(0, n_local, n_ghosts));
-    t.inputs[k] = state.requires_grad_(true);
-  });
-}
-
-void StagedModel::export_gradient(int k, int n_atoms, RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  const int columns = metadata_.stages[k].exchanged_width;
-  translated("preparing an exchange", [&] {
-    // What is sent is added: owners begin with nothing, and so do ghosts that are not nodes.
-    buffer.reshape(n_atoms, columns, single_precision());
-    buffer.set_zero();
-    const int n_local = t.graph->n_local;
-    const int n_ghosts = t.graph->n_nodes - n_local;
-    if (n_ghosts == 0) return;
-    write_rows(t.gradient.narrow(0, n_local, n_ghosts).narrow(1, 0, columns),
-               t.graph->node_atom.data() + n_local, buffer);
-  });
-}
-
-void StagedModel::import_gradient(int k, const RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  const int n_local = t.graph->n_local;
-  if (n_local == 0) return;
-  const int columns = metadata_.stages[k].exchanged_width;
-  translated("reading an exchange", [&] {
-    const at::NoGradGuard no_grad;
     // Autograd may hand out what it keeps elsewhere too, and tensors whose rows are one and the same.
     const bool own = t.gradient.use_count() == 1 && t.gradient.storage().use_count() == 1 &&
         t.gradient.is_contiguous();
-    auto owned = t.gradient.narrow(0, 0, n_local);
-    if (!own) owned = owned.clone();
-    auto received = torch::empty({n_local, columns}, owned.options());
-    read_rows(buffer, t.graph->node_atom.data(), columns, received);
-    owned.narrow(1, 0, columns).add_(received);
-    t.gradient = owned;
+    auto owned = t.gradient.narrow(0, 0, t.graph->n_local);
+    t.gradient = own ? owned : owned.clone();
+  });
+}
+
+void StagedModel::receive_gradient(int k, GhostExchange &exchange)
+{
+  Torch &t = *torch_;
+  if (t.graph->n_local == 0) return;
+  translated("receiving gradients", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.add_to_owned(t.gradient.narrow(1, 0, metadata_.stages[k].exchanged_width));
   });
 }
 
