@@ -130,6 +130,7 @@ def library(operators) -> Path:
         ("test_cuda_kernels.py",),
         ("test_interaction.py",),
         ("test_pair_message.py", "test_node_ops.py"),
+        ("test_edge_network.py", "test_cuda_edge_network.py"),
         ("lammps/test_lammps_emulated_cuda.py",),
         ("test_compiled.py", "-k", "source or every_kind or derivatives or equivariant or neighbours or tables"),
     ],

@@ -3,7 +3,8 @@
 `EdgeProgram` writes the program, `EdgeNetwork` runs it. A value is a row of numbers for each edge. Instructions read
 columns of the edges, of their centers and of their neighbours, work on values, and sum them over the edges of each
 center or store them for the edges. The operator's backward computes the values again, but for results of large maps,
-which are kept where that takes little memory.
+which are kept where that takes little memory. On a GPU the edges of as many atoms pass through the program together as
+the operators' workspace holds.
 """
 
 import math

@@ -10,6 +10,7 @@
 
 #include "differentiable.h"
 #include "edge_list.h"
+#include "edge_network_checks.h"
 #include "edge_program.h"
 #include "own_rows.h"
 #include "pooled_memory.h"
@@ -27,8 +28,6 @@ using at::Tensor;
 
 /// What a thread works in is to fit the second cache.
 static constexpr int64_t SCRATCH_BYTES = 1 << 20;
-/// Memory that a call may use to keep what the backward needs; of more edges than fit, it computes everything again.
-static constexpr int64_t KEPT_BYTES = int64_t(1) << 29;
 /// Edges of a block: multiples of the rows that a matrix product keeps in registers with AVX-512.
 static constexpr int64_t FEWEST_EDGES = 14, MOST_EDGES = 84;
 
@@ -59,8 +58,7 @@ struct EdgeNetworkInputs {
   /// For what is kept between forward and backward, `[first edges, kept_width]`.
   Tensor kept() const
   {
-    const int64_t bytes = program.kept_width() * static_cast<int64_t>(edges.element_size());
-    const int64_t n = bytes == 0 ? 0 : std::min(list.n_edges, KEPT_BYTES / bytes);
+    const int64_t n = edges_kept(list.n_edges, program.kept_width(), edges);
     return pooled_empty({n, program.kept_width()}, edges.scalar_type());
   }
 
@@ -95,16 +93,7 @@ static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
                                  const Tensor &center, const Tensor &neighbor, int64_t sum_width,
                                  int64_t edge_width)
 {
-  const auto dtype = edges.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the edge network takes float32 or float64, got ", dtype);
-  for (const Tensor &tensor : {centers, neighbors, weights, transposed, vectors})
-    TORCH_CHECK_VALUE(tensor.scalar_type() == dtype, "`edges` are ", dtype,
-                      ", but another tensor of the edge network is ", tensor.scalar_type());
-  TORCH_CHECK_VALUE(centers.dim() == 2 && neighbors.dim() == 2 && edges.dim() == 2,
-                    "`centers`, `neighbors` and `edges` have two dimensions");
-  TORCH_CHECK_VALUE(edges.size(0) == center.size(0), "`edges` must have one row for each edge (",
-                    center.size(0), "), got ", edges.size(0));
+  check_edge_network(centers, neighbors, edges, weights, transposed, vectors, center);
   return {EdgeList(center, neighbor, centers.size(0), neighbors.size(0)),
           rows(centers),
           rows(neighbors),
@@ -215,15 +204,8 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ke
       checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
               center, neighbor, sum_width, edge_width);
   const auto dtype = edges.scalar_type();
-  TORCH_CHECK_VALUE(of_sums.dim() == 2 && of_sums.size(0) == centers.size(0) &&
-                        of_sums.size(1) == sum_width && of_sums.scalar_type() == dtype &&
-                        of_edges_out.dim() == 2 && of_edges_out.size(0) == edges.size(0) &&
-                        of_edges_out.size(1) == edge_width && of_edges_out.scalar_type() == dtype,
-                    "a gradient of the edge network's results has a wrong shape or dtype");
-  TORCH_CHECK_VALUE(kept.dim() == 2 && kept.size(0) <= edges.size(0) &&
-                        kept.size(1) == in.program.kept_width() && kept.scalar_type() == dtype &&
-                        kept.is_contiguous(),
-                    "what was kept of the edge network has a wrong shape or dtype");
+  check_gradients_of_edge_network(of_sums, of_edges_out, kept, centers, edges, sum_width,
+                                  edge_width, in.program.kept_width());
   const Tensor of_centers = pooled_zeros(centers.sizes(), dtype);
   const Tensor of_neighbors = pooled_zeros(neighbors.sizes(), dtype);
   const Tensor of_edges = pooled_zeros(edges.sizes(), dtype);

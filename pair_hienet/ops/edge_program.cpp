@@ -89,6 +89,14 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
   if (operands.writes ? !is_value(i.result) : i.result != -1) return false;
   if (operands.reads >= 1 ? !is_value(i.first) : i.first != -1) return false;
   if (operands.reads >= 2 ? !is_value(i.second) : i.second != -1) return false;
+  // What it writes is not what it reads, nor a part of that.
+  const auto apart = [&](int64_t v) {
+    if (!operands.writes || v < 0) return true;
+    const EdgeValue &written = values_[i.result], &read = values_[v];
+    return written.start + written.stride <= read.start ||
+        read.start + read.stride <= written.start;
+  };
+  if (!apart(i.first) || !apart(i.second)) return false;
   // Components of nodes and directions: c of them.
   const bool has_components = operation >= EdgeOperation::CENTER_ALONG_EDGE;
   if (has_components && (i.c < 1 || i.c > LARGEST)) return false;
@@ -103,8 +111,7 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
       return inside(i.a, width(i.result), sizes.neighbors);
     case EdgeOperation::LINEAR:
     case EdgeOperation::ADD_LINEAR:
-      return i.first != i.result &&
-          inside(i.a, size_in_panels(width(i.first), width(i.result)), sizes.weights) &&
+      return inside(i.a, size_in_panels(width(i.first), width(i.result)), sizes.weights) &&
           inside(i.b, size_in_panels(width(i.result), width(i.first)), sizes.transposed) &&
           (i.c == -1 || inside(i.c, width(i.result), sizes.vectors));
     case EdgeOperation::ADD:
@@ -145,19 +152,31 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
   return false;
 }
 
+/// The rows of an int64 tensor as structures of as many numbers.
+template <typename Row> static std::vector<Row> rows_of(const Tensor &tensor)
+{
+  const Tensor host = tensor.to(at::kCPU, at::kLong).contiguous();
+  const auto *const first = reinterpret_cast<const Row *>(host.const_data_ptr<int64_t>());
+  return {first, first + host.size(0)};
+}
+
 EdgeProgram::EdgeProgram(const Tensor &program, const Tensor &scales, const Tensor &values,
-                         const EdgeProgramSizes &sizes) :
-    program(program.to(at::kLong).contiguous()), factors(scales.to(at::kDouble).contiguous()),
-    layout(values.to(at::kLong).contiguous()), n_values(values.size(0))
+                         const EdgeProgramSizes &sizes)
 {
   TORCH_CHECK_VALUE(program.dim() == 2 && program.size(1) == EDGE_INSTRUCTION_COLUMNS &&
                         scales.dim() == 1 && scales.size(0) == program.size(0) &&
                         values.dim() == 2 && values.size(1) == EDGE_VALUE_COLUMNS &&
-                        n_values >= 1 && sizes.sums >= 0 && sizes.sums <= LARGEST &&
+                        values.size(0) >= 1 && sizes.sums >= 0 && sizes.sums <= LARGEST &&
                         sizes.edges_out >= 0 && sizes.edges_out <= LARGEST,
                     "the program of the edge network has a wrong shape");
+  instructions_ = rows_of<EdgeInstruction>(program);
+  values_ = rows_of<EdgeValue>(values);
+  const Tensor factors = scales.to(at::kCPU, at::kDouble).contiguous();
+  scales_.assign(factors.const_data_ptr<double>(),
+                 factors.const_data_ptr<double>() + factors.numel());
+  n_values = values.size(0);
   for (int64_t v = 0; v < n_values; v++) {
-    const EdgeValue &value = this->values()[v];
+    const EdgeValue &value = values_[v];
     TORCH_CHECK_VALUE(value.start >= 0 && value.start <= LARGEST && value.start % LANES == 0 &&
                           value.stride >= 1 && value.stride <= LARGEST &&
                           value.stride % LANES == 0 && value.column >= 0 && value.width >= 1 &&
@@ -166,10 +185,10 @@ EdgeProgram::EdgeProgram(const Tensor &program, const Tensor &scales, const Tens
     value_size_ = std::max(value_size_, value.start + value.stride);
   }
   for (int64_t k = 0; k < size(); k++) {
-    const EdgeInstruction &i = instructions()[k];
+    const EdgeInstruction &i = instructions_[k];
     TORCH_CHECK_VALUE(fits(i, sizes), "instruction ", k,
                       " of the edge network does not fit its tensors");
-    if (i.kept >= 0) kept_width_ = std::max(kept_width_, i.kept + this->values()[i.result].width);
+    if (i.kept >= 0) kept_width_ = std::max(kept_width_, i.kept + values_[i.result].width);
   }
 }
 

@@ -27,12 +27,10 @@ class EdgeProgram {
   EdgeProgram(const at::Tensor &program, const at::Tensor &scales, const at::Tensor &values,
               const EdgeProgramSizes &sizes);
 
-  const EdgeInstruction *instructions() const
-  { return reinterpret_cast<const EdgeInstruction *>(program.const_data_ptr<int64_t>()); }
-  const EdgeValue *values() const
-  { return reinterpret_cast<const EdgeValue *>(layout.const_data_ptr<int64_t>()); }
-  const double *scales() const { return factors.const_data_ptr<double>(); }
-  int64_t size() const { return program.size(0); }
+  const EdgeInstruction *instructions() const { return instructions_.data(); }
+  const EdgeValue *values() const { return values_.data(); }
+  const double *scales() const { return scales_.data(); }
+  int64_t size() const { return static_cast<int64_t>(instructions_.size()); }
   /// Numbers of all values of an edge.
   int64_t value_size() const { return value_size_; }
   /// Numbers of an edge that are kept for the backward.
@@ -42,7 +40,10 @@ class EdgeProgram {
   std::vector<EdgeBackwardStep> backward_steps() const;
 
  private:
-  at::Tensor program, factors, layout;
+  // On the host, wherever the tensors are; none of these is held.
+  std::vector<EdgeInstruction> instructions_;
+  std::vector<double> scales_;
+  std::vector<EdgeValue> values_;
   int64_t n_values, value_size_ = 0, kept_width_ = 0;
 
   bool fits(const EdgeInstruction &instruction, const EdgeProgramSizes &sizes) const;

@@ -406,24 +406,6 @@ void sum_edge_gradients(const ConvolutionChunk<T> &chunk, const EdgeSums<T> &sum
   check_launch("the gradients of edges");
 }
 
-template <typename T> __global__ void __launch_bounds__(THREADS) row_sums_kernel(RowSums<T> sums)
-{
-  const int64_t thread = global_thread();
-  if (thread >= sums.n_nodes * sums.width) return;
-  const int64_t node = thread / sums.width, column = thread % sums.width;
-  T *const to = sums.to + node * sums.to_stride + column;
-  T total = sums.add ? *to : T(0);
-  for (int64_t k = sums.start[node]; k < sums.start[node + 1]; k++)
-    total += sums.from[sums.order[k] * sums.from_stride + column];
-  *to = total;
-}
-
-template <typename T> void sum_rows(const RowSums<T> &sums, Stream stream)
-{
-  launch(row_sums_kernel<T>, grid_for(sums.n_nodes * sums.width, THREADS), stream, sums);
-  check_launch("sums over neighbours");
-}
-
 #define INSTANTIATE(T)                                                                           \
   template void make_couplings<T>(const ConvolutionChunk<T> &, const SparseRows<T> &, Stream);   \
   template void convolution_forward<T>(const ConvolutionChunk<T> &, const Tasks &, T *, int64_t, \
@@ -431,8 +413,7 @@ template <typename T> void sum_rows(const RowSums<T> &sums, Stream stream)
   template void convolution_backward<T>(const ConvolutionChunk<T> &, const Tasks &, const T *,   \
                                         int64_t, const EdgeSums<T> &, Stream);                   \
   template void sum_edge_gradients<T>(const ConvolutionChunk<T> &, const EdgeSums<T> &,          \
-                                      const SparseRows<T> &, T *, int64_t, Stream);              \
-  template void sum_rows<T>(const RowSums<T> &, Stream);
+                                      const SparseRows<T> &, T *, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -101,18 +101,6 @@ void sum_edge_gradients(const ConvolutionChunk<T> &chunk, const EdgeSums<T> &sum
                         const SparseRows<T> &terms, T *of_edges, int64_t of_edge_stride,
                         Stream stream);
 
-/// to[node] = (add: + ) sum of the rows order[start[node]] .. order[start[node + 1] - 1] of `from`, in that order.
-template <typename T> struct RowSums {
-  const int64_t *order, *start;
-  const T *from;
-  int64_t from_stride;
-  T *to;
-  int64_t to_stride;
-  int64_t n_nodes, width;
-  bool add;
-};
-template <typename T> void sum_rows(const RowSums<T> &sums, Stream stream);
-
 }    // namespace hienet::cuda
 
 #endif

@@ -5,6 +5,7 @@
 #define HIENET_CUDA_DEVICE_EDGES_H
 
 #include "memo.h"
+#include "node_rows.h"
 
 #include <ATen/ATen.h>
 
@@ -18,6 +19,11 @@ namespace hienet::cuda {
 /// k = start[node] .. start[node + 1] - 1 ends at a node.
 struct EdgesByNeighbor {
   at::Tensor order, start;    // int64
+
+  EdgesOfNodes view() const
+  {
+    return {start.const_data_ptr<int64_t>(), start.size(0) - 1, 0, order.const_data_ptr<int64_t>()};
+  }
 };
 
 /// Edges sorted by center, checked; nothing of it waits for the device but the check.

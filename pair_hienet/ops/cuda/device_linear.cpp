@@ -2,8 +2,8 @@
 
 #include "device_linear.h"
 
-#include "../matrix_product_kernel.h"
 #include "memo.h"
+#include "panels.h"
 
 namespace hienet::cuda {
 
@@ -12,14 +12,8 @@ using at::Tensor;
 DeviceLinear::DeviceLinear(const Tensor &plan, const Tensor &weights, const Tensor &transposed) :
     plan_(plan, weights, transposed)
 {
-  for (const LinearPlan::Block &b : plan_.blocks) {
-    const Tensor panels = weights.narrow(0, b.weight_start, size_in_panels(b.fan_in, b.fan_out));
-    matrices_.push_back(panels.view({(b.fan_out + PANEL - 1) / PANEL, b.fan_in, PANEL})
-                            .transpose(0, 1)
-                            .flatten(1)
-                            .narrow(1, 0, b.fan_out)
-                            .clone());
-  }
+  for (const LinearPlan::Block &b : plan_.blocks)
+    matrices_.push_back(matrix_of_panels(weights, b.weight_start, b.fan_in, b.fan_out));
 }
 
 std::shared_ptr<const DeviceLinear> DeviceLinear::of(const Tensor &plan, const Tensor &weights,

@@ -8,19 +8,16 @@
 #include "device_call.h"
 #include "device_edges.h"
 #include "device_linear.h"
+#include "node_rows.h"
+#include "workspace.h"
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <tuple>
 
 namespace hienet::cuda {
 
 using at::Tensor;
-
-/// Bytes of messages, couplings and gradients of edges that one chunk of centers may take: enough for all GPUs to be busy,
-/// and a small part of their memory.
-static std::atomic<int64_t> workspace_bytes{int64_t{2} << 30};
 
 // ----------------------------------------------------------------------
 // what is made once of a plan
@@ -242,11 +239,7 @@ struct Inputs {
     const double bytes = static_cast<double>(state.element_size()) *
         (static_cast<double>(list->n_local) * plan->message_width +
          static_cast<double>(list->n_edges) * of_edge);
-    const auto n = std::clamp<int64_t>(static_cast<int64_t>(bytes / workspace_bytes) + 1, 1,
-                                       std::max<int64_t>(1, list->n_local));
-    std::vector<int64_t> centers;
-    for (int64_t k = 0; k <= n; k++) centers.push_back(list->n_local * k / n);
-    return centers;
+    return chunks_of_centers(list->n_local, bytes);
   }
 };
 
@@ -318,10 +311,15 @@ static void run_backward(const Inputs &in, const Tensor &gradient, const Tensor 
                        of_edges.stride(0), stream);
     const auto by_neighbor =
         in.list->by_neighbor(chunk.first_edge, chunk.first_edge + chunk.n_edges);
-    sum_rows<T>({by_neighbor.order.template const_data_ptr<int64_t>(),
-                 by_neighbor.start.template const_data_ptr<int64_t>(),
-                 of_features.const_data_ptr<T>(), plan.read_width, of_state.data_ptr<T>(),
-                 of_state.stride(0), in.list->n_nodes, plan.read_width, chunk.first_center > 0},
+    sum_rows<T>({by_neighbor.view(),
+                 {of_features.const_data_ptr<T>(), plan.read_width},
+                 {},
+                 T(1),
+                 1,
+                 plan.read_width,
+                 of_state.data_ptr<T>(),
+                 of_state.stride(0),
+                 chunk.first_center > 0},
                 stream);
   });
 }
@@ -365,15 +363,6 @@ backward(const Tensor &gradient, const Tensor &state, const Tensor &edges, const
   });
   return {of_state, of_edges};
 }
-
-static void set_workspace(int64_t bytes)
-{
-  TORCH_CHECK_VALUE(bytes > 0, "the workspace must have a positive number of bytes, got ", bytes);
-  workspace_bytes = bytes;
-}
-
-TORCH_LIBRARY_FRAGMENT(hienet, library)
-{ library.def("set_cuda_workspace(int bytes) -> ()", set_workspace); }
 
 TORCH_LIBRARY_IMPL(hienet, HIENET_DEVICE_KEY, library)
 {
