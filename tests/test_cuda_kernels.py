@@ -228,9 +228,7 @@ class TestEmulation:
         problem.arguments["paths"] = problem.arguments["paths"].clone()
         # The scalar path reads a component of the vectors.
         problem.arguments["paths"][0, 0] = 2
-        with pytest.raises(
-            ValueError, match=r"path 0 of the interaction reads columns that another path reads"
-        ):
+        with pytest.raises(ValueError, match=r"path 0 of the interaction reads columns that another path reads"):
             problem.fused(*problem.inputs)
 
     def test_a_model_in_single_precision(self, reversed_order):
