@@ -11,9 +11,6 @@
 
 namespace hienet {
 
-// Atoms closer than this are one atom given twice: no potential is meant for them, and directions are noise.
-static constexpr double COINCIDENT_SQUARED = 1.0e-6;
-
 // Nodes that are worth a thread of their own.
 static constexpr int64_t GRAIN = 64;
 

@@ -29,6 +29,10 @@ struct NeighborListView {
   int mask;    // bits of an entry that hold the index; the others mark bonded neighbours
 };
 
+/// Atoms closer than this (its square) are one atom given twice: no potential is meant for them, and directions are
+/// noise.
+inline constexpr double COINCIDENT_SQUARED = 1.0e-6;
+
 /// Positions from which no graph can be built. `i` and `j` are local atom indices.
 struct GraphError : std::exception {
   enum Kind { NOT_FINITE, COINCIDENT };

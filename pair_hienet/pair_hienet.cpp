@@ -4,6 +4,7 @@
 
 #include "force_deviation.h"
 #include "neighbor_graph.h"
+#include "resident_data.h"
 #include "row_buffer.h"
 #include "staged_model.h"
 #include "thread_pool.h"
@@ -59,6 +60,9 @@ struct Sections {
   int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
 
+/// Whether the graph is built on the device of the model; by default on a GPU.
+enum class Resident { AUTO, YES, NO };
+
 /// What moves the atoms: the mean of a committee, or its first model.
 enum class Driver { MEAN, FIRST };
 
@@ -80,6 +84,7 @@ struct PairHIENet::Implementation {
   int threads = 0;    // 0: as many as LAMMPS' own threads
   hienet::Precision precision = hienet::Precision::MODEL;
   Driver driver = Driver::MEAN;
+  Resident resident = Resident::AUTO;
 
   // pair_coeff
   std::vector<Member> members;
@@ -91,7 +96,10 @@ struct PairHIENet::Implementation {
   int force_deviation_flag = 0;    // set and cleared by `fix pair`
 
   // one evaluation; members of equal cutoff and order of elements share a graph
-  std::vector<hienet::NeighborGraph> graphs;
+  size_t n_graphs = 0;
+  std::vector<hienet::NeighborGraph> graphs;          // on the host, or
+  std::unique_ptr<hienet::ResidentData> on_device;    // on the device of the models
+  hienet::DeviceResults results;                      // in place of energies and edge_gradients
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -101,14 +109,25 @@ struct PairHIENet::Implementation {
 
   bool is_committee() const { return members.size() > 1; }
 
+  int n_local(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_local() : graphs[graph].n_local; }
+  int n_nodes(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_nodes() : graphs[graph].n_nodes; }
+  int64_t n_edges(size_t graph) const
+  { return on_device ? on_device->graph(graph).n_edges() : graphs[graph].n_edges(); }
+  const std::vector<int> &node_atom(size_t graph) const
+  { return on_device ? on_device->graph(graph).node_atom() : graphs[graph].node_atom; }
+
   // one run
   hienet::TimingBreakdown timing;
   Sections sections;
 
+  // the neighbour list of which `owner` and the graphs on the device know
+  int list_atoms = -1, list_owned = -1;
+  bigint list_build = -1;
+
   // one rank: owner[i] is the local index of the atom of which i is an image
   std::vector<int> owner;
-  int owner_atoms = -1;
-  bigint owner_build = -1;
 };
 
 // ----------------------------------------------------------------------
@@ -160,8 +179,10 @@ void PairHIENet::forget_model()
 {
   impl->members.clear();
   impl->graphs.clear();
+  impl->on_device.reset();
+  impl->n_graphs = 0;
   impl->deviation_known = false;
-  impl->owner_atoms = -1;
+  impl->list_atoms = -1;
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
       for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
@@ -184,15 +205,16 @@ void PairHIENet::settings(int narg, char **arg)
   impl->threads = 0;
   impl->precision = hienet::Precision::MODEL;
   impl->driver = Driver::MEAN;
+  impl->resident = Resident::AUTO;
   forget_model();
 
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
     if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
-        keyword != "committee")
+        keyword != "committee" && keyword != "resident")
       error->all(FLERR,
                  "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
-                 "`precision` and `committee`",
+                 "`precision`, `committee` and `resident`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -211,6 +233,16 @@ void PairHIENet::settings(int narg, char **arg)
         error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
                    value);
       impl->driver = value == "mean" ? Driver::MEAN : Driver::FIRST;
+    } else if (keyword == "resident") {
+      if (value == "auto")
+        impl->resident = Resident::AUTO;
+      else if (value == "yes")
+        impl->resident = Resident::YES;
+      else if (value == "no")
+        impl->resident = Resident::NO;
+      else
+        error->all(FLERR, "pair_style hienet: `resident {}` is not known; use auto, yes or no",
+                   value);
     } else {
       if (value == "model")
         impl->precision = hienet::Precision::MODEL;
@@ -355,6 +387,8 @@ void PairHIENet::load(const std::vector<std::string> &files,
                       const std::vector<std::string> &symbols)
 {
   const std::string device = agree_on_device();
+  if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu"))
+    impl->on_device = std::make_unique<hienet::ResidentData>(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
   for (const auto &member : impl->members) {
@@ -411,13 +445,19 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
   }
   agree(problem);
 
-  member.graph = impl->graphs.size();
+  member.graph = impl->n_graphs;
   for (const auto &other : impl->members)
     if (other.model->metadata().cutoff == metadata.cutoff &&
         other.species_of_type == member.species_of_type)
       member.graph = other.graph;
-  member.builds_graph = member.graph == impl->graphs.size();
-  if (member.builds_graph) impl->graphs.emplace_back();
+  member.builds_graph = member.graph == impl->n_graphs;
+  if (member.builds_graph) {
+    impl->n_graphs++;
+    if (impl->on_device)
+      impl->on_device->add_graph(metadata.cutoff);
+    else
+      impl->graphs.emplace_back();
+  }
   impl->members.push_back(std::move(member));
 }
 
@@ -458,6 +498,7 @@ void PairHIENet::report(const std::string &device)
   for (const auto &member : impl->members) text += describe(member);
   for (const auto &[where, ranks] : ranks_of_device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
+  text += impl->on_device ? "  the graph is built on the device, from positions alone\n" : "";
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
   utils::logmesg(lmp, text);
@@ -535,7 +576,7 @@ void PairHIENet::init_style()
 
   check_exclusions();
   publish_comm_size();
-  impl->owner_atoms = -1;
+  impl->list_atoms = -1;
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -643,6 +684,7 @@ double PairHIENet::buffer_bytes()
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
       sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
+  if (impl->on_device) bytes += impl->on_device->memory_usage();
   return bytes;
 }
 
@@ -734,6 +776,8 @@ void PairHIENet::compute(int eflag, int vflag)
     impl->deviation.begin(atom->nlocal + atom->nghost, static_cast<int>(impl->members.size()));
   timing.stamp(impl->sections.other);
 
+  look_at_list();
+  timing.stamp(impl->sections.graph);
   for (const auto &member : impl->members) {
     if (weight(member) == 0.0 && !compared) continue;
     evaluate_model(member);
@@ -773,7 +817,7 @@ void PairHIENet::find_deviation(bool wanted)
       if (comm->me == 0) pvector[0] += 1.0;
     }
     deviation.finish(atom->nlocal);
-    double sums[2] = {deviation.sum(), static_cast<double>(impl->graphs[0].n_local)};
+    double sums[2] = {deviation.sum(), static_cast<double>(impl->n_local(0))};
     MPI_Allreduce(MPI_IN_PLACE, sums, 2, MPI_DOUBLE, MPI_SUM, world);
     maximum = deviation.maximum();
     MPI_Allreduce(MPI_IN_PLACE, &maximum, 1, MPI_DOUBLE, MPI_MAX, world);
@@ -787,34 +831,44 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
-/// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
-void PairHIENet::refresh_owners()
+/// What the graphs of all members need to know of LAMMPS' neighbour list.
+void PairHIENet::look_at_list()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
-  if (neighbor->ago > 0 && impl->owner_atoms == n_atoms && impl->owner_build == neighbor->ncalls)
-    return;
+  const bool known = neighbor->ago > 0 && impl->list_atoms == n_atoms &&
+      impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
+  if (!known && comm->nprocs == 1) find_owners();
+  if (impl->on_device) impl->on_device->begin_step(!known);
+  impl->list_atoms = n_atoms;
+  impl->list_owned = atom->nlocal;
+  impl->list_build = neighbor->ncalls;
+}
+
+/// LAMMPS' array, which is one block of memory: [nlocal + nghost][3].
+const double (*PairHIENet::positions() const)[3]
+{
+  return atom->nlocal + atom->nghost > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0])
+                                         : nullptr;
+}
+
+/// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
+void PairHIENet::find_owners()
+{
+  const int n_atoms = atom->nlocal + atom->nghost;
   impl->buffer.reshape(n_atoms, 1, false);
   for (int i = 0; i < atom->nlocal; i++) impl->buffer.value(i) = i;
   comm->forward_comm(this, 1);
   impl->owner.resize(n_atoms);
   for (int i = 0; i < n_atoms; i++) impl->owner[i] = static_cast<int>(impl->buffer.value(i));
-  impl->owner_atoms = n_atoms;
-  impl->owner_build = neighbor->ncalls;
 }
 
 /// Returns what is wrong, or an empty string.
 std::string PairHIENet::build_graph(const Member &member)
 {
-  auto &graph = impl->graphs[member.graph];
-  const int n_atoms = atom->nlocal + atom->nghost;
-  // LAMMPS' arrays are one block of memory.
-  const hienet::AtomsView atoms = {
-      atom->nlocal,
-      n_atoms,
-      n_atoms > 0 ? reinterpret_cast<const double (*)[3]>(atom->x[0]) : nullptr,
-      atom->type,
-      atom->mask,
-      absent_groups()};
+  const size_t k = member.graph;
+  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost,
+                                   positions(),  atom->type,
+                                   atom->mask,   absent_groups()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -822,7 +876,11 @@ std::string PairHIENet::build_graph(const Member &member)
     return atom->tag_enable ? atom->tag[i] : i + 1;
   };
   try {
-    graph.build(atoms, neighbors, member.species_of_type, member.model->metadata().cutoff, owner);
+    if (impl->on_device)
+      impl->on_device->update(k, atoms, neighbors, member.species_of_type, owner);
+    else
+      impl->graphs[k].build(atoms, neighbors, member.species_of_type,
+                            member.model->metadata().cutoff, owner);
   } catch (const hienet::GraphError &problem) {
     if (problem.kind == hienet::GraphError::NOT_FINITE)
       return fmt::format(
@@ -832,22 +890,23 @@ std::string PairHIENet::build_graph(const Member &member)
     return fmt::format("atoms {} and {} are at the same place at step {}; remove one of them (see "
                        "`delete_atoms overlap`)",
                        id(problem.i), id(problem.j), update->ntimestep);
+  } catch (const hienet::ModelError &problem) {
+    return fmt::format("{} {}", problem.what(), circumstances(member));
   } catch (const std::bad_alloc &) {
     return fmt::format("not enough memory for the neighbors of {} atoms; use more ranks",
                        atom->nlocal);
   }
   // Those of the largest cutoff.
-  pvector[1] = std::max<double>(pvector[1], graph.n_edges());
-  pvector[2] = std::max<double>(pvector[2], graph.n_nodes - graph.n_local);
+  pvector[1] = std::max<double>(pvector[1], impl->n_edges(k));
+  pvector[2] = std::max<double>(pvector[2], impl->n_nodes(k) - impl->n_local(k));
   return "";
 }
 
 /// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several.
 std::string PairHIENet::circumstances(const Member &member) const
 {
-  const auto &graph = impl->graphs[member.graph];
   return fmt::format("(step {}, rank {}, {} atoms, {} edges{})", update->ntimestep, comm->me,
-                     graph.n_local, graph.n_edges(),
+                     impl->n_local(member.graph), impl->n_edges(member.graph),
                      impl->is_committee() ? ", model " + member.file : "");
 }
 
@@ -856,7 +915,6 @@ std::string PairHIENet::begin_model(const Member &member)
 {
   auto &model = *member.model;
   if (member.builds_graph) {
-    if (comm->nprocs == 1) refresh_owners();
     const std::string problem = build_graph(member);
     if (!problem.empty()) return problem;
   }
@@ -868,7 +926,10 @@ std::string PairHIENet::begin_model(const Member &member)
                        "each; use more ranks",
                        n_atoms, row);
   try {
-    model.begin(impl->graphs[member.graph]);
+    if (impl->on_device)
+      model.begin(impl->on_device->graph(member.graph));
+    else
+      model.begin(impl->graphs[member.graph]);
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
@@ -911,7 +972,10 @@ void PairHIENet::evaluate_model(const Member &member)
     });
   }
   on_this_rank(member, sections.readout, [&] {
-    model.readout(impl->energies);
+    if (impl->on_device)
+      impl->on_device->readout(model);
+    else
+      model.readout(impl->energies);
   });
   for (int k = model.n_stages() - 1; k >= 0; k--) {
     on_this_rank(member, member.backward[k], [&] {
@@ -920,7 +984,11 @@ void PairHIENet::evaluate_model(const Member &member)
     if (comm->nprocs > 1 && k > 0) exchange_reverse(member, k);
   }
   on_this_rank(member, sections.edges_backward, [&] {
-    model.finish(impl->edge_gradients);
+    if (impl->on_device)
+      impl->results =
+          impl->on_device->finish(model, member.graph, vflag_global, vflag_atom, cvflag_atom);
+    else
+      model.finish(impl->edge_gradients);
   });
 }
 
@@ -964,38 +1032,75 @@ void PairHIENet::exchange_reverse(const Member &member, int k)
 /// committee the member's weight of it is added, and with `compared` its forces are kept for the deviation.
 void PairHIENet::accumulate(const Member &member, bool compared)
 {
-  const auto &graph = impl->graphs[member.graph];
-  const double share = weight(member);
-  const double unit = share * impl->energy_unit * impl->scale;
-
+  const double unit = weight(member) * impl->energy_unit * impl->scale;
+  const double *const energies = impl->on_device ? impl->results.energies : impl->energies.data();
+  const auto &node_atom = impl->node_atom(member.graph);
   double total = 0.0;
-  for (int node = 0; node < graph.n_local; node++) {
-    const double energy = unit * impl->energies[node];
+  for (int node = 0; node < impl->n_local(member.graph); node++) {
+    const double energy = unit * energies[node];
     total += energy;
-    if (eflag_atom) eatom[graph.node_atom[node]] += energy;
+    if (eflag_atom) eatom[node_atom[node]] += energy;
   }
   if (eflag_global) eng_vdwl += total;
 
-  const int64_t n_blocks = (graph.n_nodes + BLOCK - 1) / BLOCK;
-  impl->block_sums.assign(n_blocks, BlockSums());
-  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
-    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, graph.n_nodes));
-  });
-
-  double checksum = total;
-  for (const auto &sums : impl->block_sums) {
-    checksum += sums.gradient;
-    if (!vflag_global) continue;
-    const double *w = sums.virial;
-    for (int a = 0; a < 6; a++) virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
-  }
-  if (!std::isfinite(checksum))
+  const double checksum = impl->on_device ? add_results(member, compared)
+                                          : add_edges(member, compared);
+  if (!std::isfinite(total + checksum))
     error->one(
         FLERR,
         "pair_style hienet: the energy or a force is not finite at step {} on rank {}{}; atoms "
         "are probably far closer than in the training set: minimize first or use a shorter "
         "timestep",
         update->ntimestep, comm->me, impl->is_committee() ? ", model " + member.file : "");
+}
+
+/// A virial of nine components, symmetrised, into LAMMPS' six.
+void PairHIENet::add_virial(const double *w, double share)
+{
+  for (int a = 0; a < 6 && vflag_global; a++)
+    virial[a] += share * (a < 3 ? w[a] : 0.5 * (w[a] + w[a + 3]));
+}
+
+/// What the device has summed. Returns a number that is not finite if a force is not.
+double PairHIENet::add_results(const Member &member, bool compared)
+{
+  const auto &results = impl->results;
+  const auto &node_atom = impl->node_atom(member.graph);
+  const double unit = impl->energy_unit * impl->scale;
+  const double share = weight(member);
+  double checksum = 0.0;
+  for (size_t node = 0; node < node_atom.size(); node++) {
+    const int i = node_atom[node];
+    for (int a = 0; a < 3; a++) {
+      const double force = unit * results.forces[3 * node + a];
+      atom->f[i][a] += share * force;
+      checksum += force;
+      if (compared) impl->deviation.force(i, member.index)[a] += force;
+    }
+    for (int a = 0; a < 6 && vflag_atom; a++)
+      vatom[i][a] += share * unit * results.atom_virials[6 * node + a];
+    for (int a = 0; a < 9 && cvflag_atom; a++)
+      cvatom[i][a] += share * unit * results.centroid_virials[9 * node + a];
+  }
+  if (vflag_global) add_virial(results.virial, share * unit);
+  return checksum;
+}
+
+/// What the edges on the host give. Returns a number that is not finite if a component of a gradient is not.
+double PairHIENet::add_edges(const Member &member, bool compared)
+{
+  const int64_t n_nodes = impl->n_nodes(member.graph);
+  const int64_t n_blocks = (n_nodes + BLOCK - 1) / BLOCK;
+  impl->block_sums.assign(n_blocks, BlockSums());
+  hienet::parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end) {
+    scatter(member, compared, begin * BLOCK, std::min<int64_t>(end * BLOCK, n_nodes));
+  });
+  double checksum = 0.0;
+  for (const auto &sums : impl->block_sums) {
+    checksum += sums.gradient;
+    add_virial(sums.virial, weight(member));
+  }
+  return checksum;
 }
 
 /// All that edges give to the nodes `first .. last-1`.

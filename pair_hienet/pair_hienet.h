@@ -68,13 +68,18 @@ class PairHIENet : public Pair {
 
   double weight(const Member &) const;
   bool wants_deviation() const;
-  void refresh_owners();
+  void look_at_list();
+  const double (*positions() const)[3];
+  void find_owners();
   std::string build_graph(const Member &);
   std::string begin_model(const Member &);
   void evaluate_model(const Member &);
   void exchange_forward(const Member &, int);
   void exchange_reverse(const Member &, int);
   void accumulate(const Member &, bool);
+  void add_virial(const double *, double);
+  double add_results(const Member &, bool);
+  double add_edges(const Member &, bool);
   void scatter(const Member &, bool, int64_t, int64_t);
   void find_deviation(bool);
   std::string circumstances(const Member &) const;

@@ -2,6 +2,8 @@
 
 #include "staged_model.h"
 
+#include "device_graph.h"
+#include "graph_tensors.h"
 #include "model_archive.h"
 #include "neighbor_graph.h"
 #include "ops/pooled_memory.h"
@@ -20,7 +22,7 @@
 #include <cctype>
 #include <chrono>
 #include <cstring>
-#include <new>
+#include <optional>
 #include <sstream>
 
 namespace hienet {
@@ -29,49 +31,6 @@ using LAMMPS_NS::json;
 
 static constexpr int NEWEST_FORMAT = 4;
 static const char *const METHODS[] = {"embed_edges", "embed_nodes", "stage", "readout"};
-
-// ----------------------------------------------------------------------
-// errors
-// ----------------------------------------------------------------------
-
-/// The one line of a torch message that says what happened: no C++ stack, no TorchScript traceback.
-static std::string first_sentence(const std::string &text)
-{
-  const std::string marker = "Error: ";
-  const auto found = text.rfind(marker);
-  std::string rest = found == std::string::npos ? text : text.substr(found + marker.size());
-  const auto start = rest.find_first_not_of(" \n\t");
-  if (start == std::string::npos) return "no further information";
-  rest = rest.substr(start, rest.find('\n', start) - start);
-  return rest.size() > 300 ? rest.substr(0, 300) + "..." : rest;
-}
-
-static constexpr const char *OUT_OF_MEMORY =
-    "not enough memory for the network; use more ranks, a smaller system, or `precision mixed`";
-
-/// Run `work`, turning whatever it throws into a ModelError of one sentence.
-template <typename Work> static auto translated(const char *what, Work &&work) -> decltype(work())
-{
-  std::string message;
-  try {
-    return work();
-  } catch (const ModelError &) {
-    throw;
-  } catch (const std::bad_alloc &) {
-    message = "out of memory";
-  } catch (const c10::Error &error) {
-    message = error.what_without_backtrace();
-  } catch (const std::exception &error) {
-    message = error.what();
-  }
-  // Exhausted memory arrives as any of the above, depending on the device and on who asked for it.
-  // An exception of an operator passes through the interpreter of TorchScript, which keeps its text alone.
-  if (message.find("allocate memory") != std::string::npos ||
-      message.find("out of memory") != std::string::npos ||
-      message.find("bad_alloc") != std::string::npos)
-    throw ModelError(std::string(what) + ": " + OUT_OF_MEMORY);
-  throw ModelError(std::string(what) + ": " + first_sentence(message));
-}
 
 // ----------------------------------------------------------------------
 // the file
@@ -236,7 +195,7 @@ struct StagedModel::Torch {
   torch::ScalarType dtype = torch::kFloat64;
 
   // Of one evaluation:
-  const NeighborGraph *graph = nullptr;
+  std::optional<GraphTensors> graph;
   torch::Tensor species, center, neighbor;
   torch::Tensor edge_vectors, edges;
   std::vector<torch::Tensor> inputs, outputs;              // states
@@ -248,53 +207,22 @@ struct StagedModel::Torch {
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
   { return module.get_method(method)(std::move(arguments)).toTensor(); }
 
-  void set_graph(const NeighborGraph &g)
+  void set_graph(const GraphTensors &g)
   {
-    graph = &g;
-    const auto int64 = torch::TensorOptions().dtype(torch::kInt64);
-    auto indices = [&](const std::vector<int64_t> &v) {
-      return torch::from_blob(const_cast<int64_t *>(v.data()), {static_cast<int64_t>(v.size())},
-                              int64)
-          .to(device);
-    };
-    species = indices(g.species);
-    center = indices(g.center);
-    neighbor = indices(g.neighbor);
-    edge_vectors = torch::from_blob(const_cast<double *>(g.edge_vectors.data()), {g.n_edges(), 3},
-                                    torch::TensorOptions().dtype(torch::kFloat64))
-                       .to(device, dtype)
-                       .detach()
-                       .requires_grad_(true);
+    graph = g;
+    species = g.species.to(device);
+    center = g.center.to(device);
+    neighbor = g.neighbor.to(device);
+    edge_vectors = g.edge_vectors.to(device, dtype).detach().requires_grad_(true);
   }
 
   void release()
   {
-    graph = nullptr;
+    graph.reset();
     for (auto *tensor : {&species, &center, &neighbor, &edge_vectors, &edges, &edges_gradient,
                          &energies, &gradient})
       *tensor = torch::Tensor();
     for (auto *tensors : {&inputs, &outputs, &edge_inputs, &edge_outputs}) tensors->clear();
-  }
-
-  void copy_energies(std::vector<double> &out) const
-  {
-    if (energies.dim() != 1 || energies.size(0) != graph->n_local)
-      throw ModelError("the model returned energies of a wrong shape; write the file again with "
-                       "`hienet-deploy`");
-    const auto e = energies.detach().to(torch::kCPU, torch::kFloat64).contiguous();
-    out.assign(e.data_ptr<double>(), e.data_ptr<double>() + e.numel());
-  }
-
-  /// An undefined gradient means that nothing depends on the edges; it is zero.
-  void copy_edge_gradients(const torch::Tensor &g, std::vector<double> &out) const
-  {
-    out.resize(3 * static_cast<size_t>(graph->n_edges()));
-    auto target = torch::from_blob(out.data(), {graph->n_edges(), 3},
-                                   torch::TensorOptions().dtype(torch::kFloat64));
-    if (g.defined())
-      target.copy_(g.detach());
-    else
-      target.zero_();
   }
 };
 
@@ -403,17 +331,39 @@ double StagedModel::memory_usage() const
 // where stages return them; otherwise all stages read one leaf, and its gradient is their sum.
 // ----------------------------------------------------------------------
 
+/// The vectors of a graph, where they are.
+static GraphTensors tensors_of(const NeighborGraph &graph)
+{
+  auto indices = [](const std::vector<int64_t> &v) {
+    return torch::from_blob(const_cast<int64_t *>(v.data()), {static_cast<int64_t>(v.size())},
+                            torch::kInt64);
+  };
+  return {graph.n_local,
+          graph.n_nodes,
+          graph.node_atom,
+          indices(graph.species),
+          indices(graph.center),
+          indices(graph.neighbor),
+          torch::from_blob(const_cast<double *>(graph.edge_vectors.data()), {graph.n_edges(), 3},
+                           torch::kFloat64)};
+}
+
 void StagedModel::begin(const NeighborGraph &graph)
+{ begin(tensors_of(graph)); }
+
+void StagedModel::begin(const DeviceGraph &graph)
+{ begin(graph.tensors()); }
+
+void StagedModel::begin(const GraphTensors &graph)
 {
   translated("preparing the edges", [&] {
     Torch &t = *torch_;
     const CallGuard guard(t.device);
     t.release();
-    t.graph = &graph;
+    t.set_graph(graph);
     for (auto *tensors : {&t.inputs, &t.outputs, &t.edge_inputs, &t.edge_outputs})
       tensors->resize(n_stages());
     if (graph.n_local == 0) return;
-    t.set_graph(graph);
     t.edges = t.call("embed_edges", {t.edge_vectors});
     if (t.edges.dim() != 2 || t.edges.size(0) != graph.n_edges() ||
         t.edges.size(1) != metadata_.edge_width) {
@@ -467,15 +417,28 @@ void StagedModel::forward(int k)
   });
 }
 
+torch::Tensor StagedModel::readout()
+{
+  Torch &t = *torch_;
+  return translated("the readout", [&] {
+    const CallGuard guard(t.device);
+    const int64_t n_local = t.graph->n_local;
+    if (n_local == 0)
+      return torch::empty({0}, torch::TensorOptions().dtype(torch::kFloat64).device(t.device));
+    t.energies = t.call("readout", {t.outputs.back(), t.species.narrow(0, 0, n_local)});
+    if (t.energies.dim() != 1 || t.energies.size(0) != n_local)
+      throw ModelError("the model returned energies of a wrong shape; write the file again with "
+                       "`hienet-deploy`");
+    return t.energies.detach().to(torch::kFloat64);
+  });
+}
+
 void StagedModel::readout(std::vector<double> &energies)
 {
-  energies.clear();
-  Torch &t = *torch_;
-  if (t.graph->n_local == 0) return;
-  translated("the readout", [&] {
-    const CallGuard guard(t.device);
-    t.energies = t.call("readout", {t.outputs.back(), t.species.narrow(0, 0, t.graph->n_local)});
-    t.copy_energies(energies);
+  const auto on_device = readout();
+  translated("the energies", [&] {
+    const auto host = on_device.to(torch::kCPU).contiguous();
+    energies.assign(host.data_ptr<double>(), host.data_ptr<double>() + host.numel());
   });
 }
 
@@ -514,20 +477,31 @@ void StagedModel::backward(int k)
   });
 }
 
+torch::Tensor StagedModel::finish()
+{
+  Torch &t = *torch_;
+  return translated("differentiating the edges", [&] {
+    const CallGuard guard(t.device);
+    torch::Tensor g;
+    if (t.edges_gradient.defined() && t.edges.requires_grad())
+      g = torch::autograd::grad({t.edges}, {t.edge_vectors}, {t.edges_gradient}, false, false,
+                                true)[0];
+    t.release();
+    return g.defined() ? g.detach() : g;
+  });
+}
+
 void StagedModel::finish(std::vector<double> &edge_gradients)
 {
-  edge_gradients.clear();
-  Torch &t = *torch_;
-  translated("differentiating the edges", [&] {
-    const CallGuard guard(t.device);
-    if (t.graph->n_local > 0) {
-      torch::Tensor g;
-      if (t.edges_gradient.defined() && t.edges.requires_grad())
-        g = torch::autograd::grad({t.edges}, {t.edge_vectors}, {t.edges_gradient}, false, false,
-                                  true)[0];
-      t.copy_edge_gradients(g, edge_gradients);
-    }
-    t.release();
+  const int64_t n_edges = torch_->graph->n_edges();
+  const auto on_device = finish();
+  translated("the gradients of the edges", [&] {
+    edge_gradients.resize(3 * static_cast<size_t>(n_edges));
+    auto host = torch::from_blob(edge_gradients.data(), {n_edges, 3}, torch::kFloat64);
+    if (on_device.defined())
+      host.copy_(on_device);
+    else
+      host.zero_();
   });
 }
 

@@ -5,21 +5,23 @@
 #ifndef HIENET_STAGED_MODEL_H
 #define HIENET_STAGED_MODEL_H
 
+#include "model_error.h"
+
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+namespace at {
+class Tensor;
+}
+
 namespace hienet {
 
+class DeviceGraph;
 class NeighborGraph;
 class RowBuffer;
-
-/// Anything that stops the evaluation; the message is one readable sentence.
-struct ModelError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
+struct GraphTensors;
 
 /// What a stage reads: the columns of the state, how many of them neighbours need, and the columns of the edges.
 struct StageInfo {
@@ -93,14 +95,19 @@ class StagedModel {
   /// Bytes of the weights and tables of the file.
   double memory_usage() const;
 
+  /// The graph is to stay as it is until `finish`.
   void begin(const NeighborGraph &graph);
+  void begin(const DeviceGraph &graph);
   void forward(int k);
 
-  /// Energies ([n_local], eV).
+  /// Energies ([n_local], float64, eV), on the model's device, or on the host.
+  at::Tensor readout();
   void readout(std::vector<double> &energies);
   void backward(int k);
 
-  /// dE/d(edge_vectors) ([n_edges * 3], eV/Angstrom).
+  /// dE/d(edge_vectors) ([n_edges, 3], eV/Angstrom): on the model's device and in its precision, undefined if nothing
+  /// depends on the edges; or on the host, in float64.
+  at::Tensor finish();
   void finish(std::vector<double> &edge_gradients);
 
   /// Owned rows of the state that stage `k` reads -> buffer; its ghost rows <- buffer.
@@ -112,6 +119,8 @@ class StagedModel {
   void import_gradient(int k, const RowBuffer &buffer);
 
  private:
+  void begin(const GraphTensors &graph);
+
   struct Torch;
   std::unique_ptr<Torch> torch_;
   Metadata metadata_;

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+#include "resident_data.h"
+
+#include "device_guard.h"
+#include "model_error.h"
+#include "neighbor_graph.h"
+#include "staged_model.h"
+#include "thread_pool.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+namespace hienet {
+
+/// Rows of the neighbour list that are worth a thread of their own.
+static constexpr int64_t GRAIN = 256;
+
+/// Memory of the host that keeps its size from step to step; pinned if it is for a GPU, so that copies need not wait.
+class StagingBuffer {
+ public:
+  /// Room for `n` numbers, some to spare, of any value.
+  at::Tensor room(int64_t n, at::ScalarType dtype, at::Device device)
+  {
+    if (!memory.defined() || n > memory.size(0))
+      memory =
+          at::empty({n + n / 16}, at::TensorOptions().dtype(dtype).pinned_memory(device.is_cuda()));
+    return memory.narrow(0, 0, n);
+  }
+  double memory_usage() const
+  { return memory.defined() ? static_cast<double>(memory.nbytes()) : 0.0; }
+
+ private:
+  at::Tensor memory;
+};
+
+struct ResidentData::Torch {
+  at::Device device{at::kCPU};
+  StagingBuffer staged_positions, staged_neighbors, staged_row_lengths, staged_species,
+      staged_owners, staged_results;
+  at::Tensor positions;    // [n_total, 3]
+  at::Tensor energies;     // of the model that is being evaluated
+
+  /// A copy on the device. The buffer may be written to again when the host has waited for the device.
+  at::Tensor upload(const at::Tensor &staged) const { return staged.to(device, true); }
+
+  /// `n` integers by way of a buffer.
+  at::Tensor upload(StagingBuffer &buffer, const int *values, int64_t n) const
+  {
+    const auto staged = buffer.room(n, at::kInt, device);
+    std::copy_n(values, n, staged.data_ptr<int>());
+    return upload(staged);
+  }
+
+  void wait() const
+  {
+    if (device.is_cpu()) return;
+    c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
+  }
+};
+
+ResidentData::ResidentData(const std::string &device) : torch_(std::make_unique<Torch>())
+{ torch_->device = at::Device(device); }
+ResidentData::~ResidentData() = default;
+
+size_t ResidentData::add_graph(double cutoff)
+{
+  graphs.push_back({DeviceGraph(cutoff), {}});
+  return graphs.size() - 1;
+}
+
+void ResidentData::begin_step(bool new_list)
+{
+  torch_->positions = at::Tensor();
+  for (auto &graph : graphs) graph.has_list &= !new_list;
+}
+
+// ----------------------------------------------------------------------
+// up
+// ----------------------------------------------------------------------
+
+void ResidentData::upload_positions(const AtomsView &atoms)
+{
+  if (torch_->positions.defined()) return;
+  translated("the positions of the atoms", [&] {
+    Torch &t = *torch_;
+    const DeviceGuard guard(t.device);
+    const int64_t n = atoms.n_total;
+    const auto staged = t.staged_positions.room(3 * n, at::kDouble, t.device);
+    if (n > 0) std::memcpy(staged.data_ptr<double>(), atoms.x, staged.nbytes());
+    t.positions = t.upload(staged).view({n, 3});
+  });
+}
+
+void ResidentData::find_species(const AtomsView &atoms, const std::vector<int> &species_of_type,
+                                const int *owner)
+{
+  species.resize(atoms.n_total);
+  for (int i = 0; i < atoms.n_total; i++) {
+    const bool absent = atoms.groups[owner ? owner[i] : i] & atoms.absent;
+    species[i] = absent ? -1 : species_of_type[atoms.type[i]];
+  }
+}
+
+void ResidentData::update(size_t k, const AtomsView &atoms, const NeighborListView &list,
+                          const std::vector<int> &species_of_type, const int *owner)
+{
+  Torch &t = *torch_;
+  Graph &graph = graphs[k];
+  // Types and groups may change at any time; only where other atoms are seen the pairs are others.
+  find_species(atoms, species_of_type, owner);
+  const bool same_atoms = std::equal(species.begin(), species.end(), graph.species.begin(),
+                                     graph.species.end(), [](int a, int b) {
+                                       return (a < 0) == (b < 0);
+                                     });
+  if (!graph.has_list || !same_atoms) {
+    graph.has_list = false;
+    upload_list(graph, atoms, list, owner);
+    graph.has_list = true;
+  } else if (species != graph.species) {
+    translated("the species of the atoms", [&] {
+      const DeviceGuard guard(t.device);
+      graph.on_device.set_species(
+          t.upload(t.staged_species, species.data(), atoms.n_total).to(at::kLong));
+    });
+  }
+  graph.species = species;
+  upload_positions(atoms);
+  graph.on_device.update(t.positions);
+}
+
+void ResidentData::upload_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
+                               const int *owner)
+{
+  translated("the neighbors of the atoms", [&] {
+    Torch &t = *torch_;
+    const DeviceGuard guard(t.device);
+    // Atoms without a row have no neighbours. The rows are in the order of the atoms, as those of NeighborGraph.
+    const auto lengths = t.staged_row_lengths.room(atoms.n_owned, at::kInt, t.device).zero_();
+    int *const length = lengths.data_ptr<int>();
+    for (int ii = 0; ii < list.inum; ii++)
+      if (list.ilist[ii] < atoms.n_owned) length[list.ilist[ii]] = list.numneigh[list.ilist[ii]];
+    std::vector<int64_t> start(atoms.n_owned + 1, 0);
+    for (int i = 0; i < atoms.n_owned; i++) start[i + 1] = start[i] + length[i];
+
+    const auto neighbors = t.staged_neighbors.room(start[atoms.n_owned], at::kInt, t.device);
+    int *const neighbor = neighbors.data_ptr<int>();
+    parallel_for(atoms.n_owned, GRAIN, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++)
+        for (int n = 0; n < length[i]; n++)
+          neighbor[start[i] + n] = list.firstneigh[i][n] & list.mask;
+    });
+
+    const auto centers =
+        at::repeat_interleave(t.upload(lengths), std::optional(start[atoms.n_owned]));
+    const auto species_on_device =
+        t.upload(t.staged_species, species.data(), atoms.n_total).to(at::kLong);
+    const auto owners = owner ? t.upload(t.staged_owners, owner, atoms.n_total) : at::Tensor();
+    // It waits for the device, so that the buffers may be written to again.
+    graph.on_device.set_candidates(centers, t.upload(neighbors), species_on_device, owners,
+                                   atoms.n_owned);
+  });
+}
+
+// ----------------------------------------------------------------------
+// down
+// ----------------------------------------------------------------------
+
+void ResidentData::readout(StagedModel &model)
+{ torch_->energies = model.readout(); }
+
+DeviceResults ResidentData::finish(StagedModel &model, size_t k, bool virial, bool atom_virials,
+                                   bool centroid_virials)
+{
+  const auto g = model.finish();
+  return translated("the results", [&] {
+    Torch &t = *torch_;
+    const DeviceGuard guard(t.device);
+    const DeviceGraph &graph = graphs[k].on_device;
+    // In one piece, so that there is one copy to wait for.
+    std::vector<at::Tensor> parts = {t.energies, graph.forces(g).flatten()};
+    if (virial) parts.push_back(graph.virial(g));
+    if (atom_virials) parts.push_back(graph.atom_virials(g).flatten());
+    if (centroid_virials) parts.push_back(graph.centroid_virials(g).flatten());
+    const auto results = at::cat(parts);
+    const auto staged = t.staged_results.room(results.size(0), at::kDouble, t.device);
+    staged.copy_(results, true);
+    t.energies = at::Tensor();
+    t.wait();
+
+    const double *next = staged.const_data_ptr<double>();
+    auto take = [&, part = size_t(0)](bool wanted) mutable -> const double * {
+      if (!wanted) return nullptr;
+      const double *const first = next;
+      next += parts[part++].size(0);
+      return first;
+    };
+    DeviceResults found;
+    found.energies = take(true);
+    found.forces = take(true);
+    found.virial = take(virial);
+    found.atom_virials = take(atom_virials);
+    found.centroid_virials = take(centroid_virials);
+    return found;
+  });
+}
+
+double ResidentData::memory_usage() const
+{
+  const Torch &t = *torch_;
+  double bytes = t.positions.defined() && !t.device.is_cpu() ? t.positions.nbytes() : 0.0;
+  for (const auto *buffer : {&t.staged_positions, &t.staged_neighbors, &t.staged_row_lengths,
+                             &t.staged_species, &t.staged_owners, &t.staged_results})
+    bytes += buffer->memory_usage();
+  for (const auto &graph : graphs)
+    bytes += graph.on_device.memory_usage() +
+        sizeof(int) * static_cast<double>(graph.species.capacity());
+  return bytes + sizeof(int) * static_cast<double>(species.capacity());
+}
+
+}    // namespace hienet
