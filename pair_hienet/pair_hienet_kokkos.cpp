@@ -64,11 +64,10 @@ template <class DeviceType> void PairHIENetKokkos<DeviceType>::compute(int eflag
   atomKK->sync(Host, TYPE_MASK | MASK_MASK | TAG_MASK);
 
   const auto &neighbors = *static_cast<NeighListKokkos<DeviceType> *>(list);
-  const hienet::DeviceAtoms atoms = {
-      array_of(atomKK->k_x.template view<DeviceType>()),
-      array_of(atomKK->k_f.template view<DeviceType>()),
-      {array_of(neighbors.d_ilist), array_of(neighbors.d_numneigh),
-       array_of(neighbors.d_neighbors), neighbors.inum, NEIGHMASK}};
+  const hienet::DeviceAtoms atoms = {array_of(atomKK->k_x.template view<DeviceType>()),
+                                     array_of(atomKK->k_f.template view<DeviceType>()),
+                                     {array_of(neighbors.d_ilist), array_of(neighbors.d_numneigh),
+                                      array_of(neighbors.d_neighbors), neighbors.inum, NEIGHMASK}};
 
   // Torch's stream does not wait for what KOKKOS has enqueued, and the base class ends with a wait for torch's. What
   // it exchanges through Comm lies on the host, which Comm tells by the execution space.

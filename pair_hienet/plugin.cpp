@@ -13,9 +13,7 @@
 #include <string>
 
 template <typename Style> static void *create(void *lmp)
-{
-  return static_cast<LAMMPS_NS::Pair *>(new Style(static_cast<LAMMPS_NS::LAMMPS *>(lmp)));
-}
+{ return static_cast<LAMMPS_NS::Pair *>(new Style(static_cast<LAMMPS_NS::LAMMPS *>(lmp))); }
 
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
 {
