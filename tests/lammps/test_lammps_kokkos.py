@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import runs
 from conftest import structures, with_velocities
+from hienet_deploy.export import export
 from runs import TIMEOUT, Setup, Snapshot
 from test_lammps_ranks import REBUILD_ALWAYS, assert_same, system
 
@@ -22,7 +23,6 @@ from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.plugin import source_directory
 from hienet.testing import write_tiny_checkpoint
-from hienet_deploy.export import export
 
 BUILD = os.environ.get("HIENET_KOKKOS_LAMMPS", "")
 """The build folder of that LAMMPS."""
@@ -74,7 +74,7 @@ def run(lmp, monkeypatch, tmp_path) -> Callable[..., list[Snapshot]]:
 
 
 def test_the_style_is_the_one_of_kokkos(run, models):
-    """Negative control of all that follows: `hienet/kk` is what `-sf kk` makes of `hienet`, and it says where it runs."""
+    """Negative control of all that follows: `hienet/kk` is what `-sf kk` makes of `hienet`."""
     output = run(system("bulk"), Setup(models["float64"], commands="info styles pair"), steps=0)[0].output
     assert re.search(r"\(1\) pair hienet/kk, perpetual\s+attributes: full, newton on, kokkos_device", output)
     assert "KOKKOS mode" in output
