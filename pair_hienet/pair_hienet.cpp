@@ -918,10 +918,10 @@ std::string PairHIENet::build_graph(const Member &member)
                        "`delete_atoms overlap`)",
                        id(problem.i), id(problem.j), update->ntimestep);
   } catch (const hienet::ModelError &problem) {
-    return fmt::format("{} {}", problem.what(), circumstances(member));
+    return fmt::format("{} {}", problem.what(), circumstances(member, false));
   } catch (const std::bad_alloc &) {
-    return fmt::format("not enough memory for the neighbors of {} atoms; use more ranks",
-                       atom->nlocal);
+    return fmt::format("not enough memory for the neighbors; use more ranks, or a smaller skin {}",
+                       circumstances(member, false));
   }
   // Those of the largest cutoff.
   pvector[1] = std::max<double>(pvector[1], impl->n_edges(k));
@@ -929,12 +929,16 @@ std::string PairHIENet::build_graph(const Member &member)
   return "";
 }
 
-/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several.
-std::string PairHIENet::circumstances(const Member &member) const
+/// "(step 7, rank 0, 512 atoms, 14336 edges)", and the model if there are several; where there are no edges yet, the
+/// pairs of the neighbour list, among which they are sought.
+std::string PairHIENet::circumstances(const Member &member, bool has_edges) const
 {
-  return fmt::format("(step {}, rank {}, {} atoms, {} edges{})", update->ntimestep, comm->me,
-                     impl->n_local(member.graph), impl->n_edges(member.graph),
-                     impl->is_committee() ? ", model " + member.file : "");
+  int64_t n_pairs = 0;
+  for (int ii = 0; ii < list->inum && !has_edges; ii++) n_pairs += list->numneigh[list->ilist[ii]];
+  const std::string pairs = has_edges ? fmt::format("{} edges", impl->n_edges(member.graph))
+                                      : fmt::format("{} pairs in the neighbor list", n_pairs);
+  return fmt::format("(step {}, rank {}, {} atoms, {}{})", update->ntimestep, comm->me,
+                     atom->nlocal, pairs, impl->is_committee() ? ", model " + member.file : "");
 }
 
 /// The first steps, up to the first exchange. Returns what is wrong, or an empty string.

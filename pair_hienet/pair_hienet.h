@@ -91,7 +91,7 @@ class PairHIENet : public Pair {
   double add_edges(const Member &, bool);
   void scatter(const Member &, bool, int64_t, int64_t);
   void find_deviation(bool);
-  std::string circumstances(const Member &) const;
+  std::string circumstances(const Member &, bool has_edges = true) const;
   template <typename Work> void on_this_rank(const Member &, int, Work &&);
 };
 

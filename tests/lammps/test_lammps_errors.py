@@ -31,6 +31,13 @@ class Wrong:
     pair: str | None = None
 
 
+GPU_MEMORY = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.72 GiB of which 1 GiB is free.",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+)
+"""What torch says where its allocator, the runtime, or a library has no memory."""
+
 WRONG = {
     "newton off": Wrong("needs newton pair on; put `newton on`", before_box="newton off"),
     "units lj": Wrong("`units lj` cannot be converted from eV and Angstrom; use `units metal`", before_box="units lj"),
@@ -79,12 +86,25 @@ WRONG = {
     "edges of some stages": Wrong(
         "some of its stages announce the columns of the edges that they read, and some do not", pair="{mixed} C Si"
     ),
-    "no memory": Wrong("not enough memory for the network; use more ranks", pair="{greedy} C Si"),
+    "no memory": Wrong(
+        r"not enough memory for the network; use more ranks, a smaller system, or `precision mixed` "
+        r"\(step 0, rank 0, 8 atoms, \d+ edges\)",
+        pair="{greedy} C Si",
+    ),
+    **{
+        f"no memory on a GPU, {number}": Wrong(
+            r"stage `first`: not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
+            r"`precision mixed` \(step 0, rank 0, 8 atoms, \d+ edges\)",
+            pair=f"{{gpu{number}}} C Si",
+        )
+        for number in range(len(GPU_MEMORY))
+    },
     "unknown keyword": Wrong("unknown keyword `gpu`; keywords are `device`", style="gpu 1"),
     "keyword without value": Wrong("keyword `device` has no value", style="device"),
     "unknown device": Wrong("`device tpu` is not known; use auto, cpu, cuda or cuda:N", style="device tpu"),
     "device number": Wrong("`device cuda:x` is not known", style="device cuda:x"),
     "threads": Wrong("`threads 0` must be at least 1", style="threads 0"),
+    "resident": Wrong("`resident maybe` is not known; use auto, yes or no", style="resident maybe"),
     "precision": Wrong("`precision half` is not known; use model, double or mixed", style="precision half"),
 }
 if not torch.cuda.is_available():
@@ -106,6 +126,22 @@ class Greedy(LennardJones):
     @torch.jit.export
     def readout(self, state: Tensor, species: Tensor) -> Tensor:
         return torch.zeros(100000000000000, species.size(0), dtype=torch.float64).sum(0)
+
+
+class OutOfMemory(LennardJones):
+    """Fails as torch does where the memory of a GPU is exhausted."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    @torch.jit.export
+    def stage(
+        self, index: int, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> Tensor:
+        if edges.size(0) > 0:
+            raise RuntimeError(self.text)
+        return state
 
 
 class Breaks(Walks):
@@ -136,6 +172,8 @@ def files(models, tmp_path_factory) -> dict[str, Path]:
     write_deployed(WrongShape(), folder / "energies", LJ_STAGES)
     write_deployed(LennardJones(), folder / "edges", LJ_STAGES, edge_width=25)
     write_deployed(Greedy(), folder / "greedy", LJ_STAGES)
+    for number, text in enumerate(GPU_MEMORY):
+        write_deployed(OutOfMemory(text), folder / f"gpu{number}", LJ_STAGES)
     write_deployed(Breaks(), folder / "breaks", WALK_STAGES)
     write_deployed(LennardJones(), folder / "incomplete", LJ_STAGES, architecture=None)
     silent = [{**stage, "edge_width": 4} for stage in WALK_STAGES]
@@ -153,6 +191,7 @@ def files(models, tmp_path_factory) -> dict[str, Path]:
         "energies",
         "edges",
         "greedy",
+        *(f"gpu{number}" for number in range(len(GPU_MEMORY))),
         "breaks",
         "incomplete",
         "silent",

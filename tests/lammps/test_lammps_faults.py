@@ -111,7 +111,7 @@ region box block 0 1 0 1 0 1
 create_box 2 box
 create_atoms 1 box basis 5 2 basis 6 2 basis 7 2 basis 8 2
 mass * 28.0
-pair_style hienet
+pair_style hienet {style}
 pair_coeff * * {model} Si C
 run 0
 replicate {repeat} {repeat} {repeat}
@@ -125,10 +125,10 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize(("compiled", "repeat"), [(True, 16), (False, 8)])
-def test_a_system_that_does_not_fit_the_memory_is_explained(compiled, repeat, models, tmp_path):
+@pytest.mark.parametrize(("compiled", "repeat", "style"), [(True, 16, ""), (False, 8, ""), (True, 16, "resident yes")])
+def test_a_system_that_does_not_fit_the_memory_is_explained(compiled, repeat, style, models, tmp_path):
     model = export(models["checkpoint"], tmp_path / "model.hienet.pt", compiled=compiled).path
-    code = MEMORY.format(model=model, repeat=repeat, spare=100)
+    code = MEMORY.format(model=model, repeat=repeat, style=style, spare=100)
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
