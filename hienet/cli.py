@@ -233,11 +233,15 @@ def build_plugin(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of CMake and of the compiler.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compile even if nothing changed.")] = False,
 ) -> None:
-    """Compile the LAMMPS pair style against the torch and LAMMPS of this environment."""
+    """Compile the LAMMPS pair style against the torch and LAMMPS of this environment.
+
+    With a CUDA build of torch and the CUDA toolkit (`nvcc`), compiled models run on GPUs, too.
+    """
     from hienet.build import build
 
-    build(verbose=verbose)
+    build(verbose=verbose, force=force)
 
 
 @app.command(rich_help_panel="Training")

@@ -14,7 +14,7 @@ import hienet
 from hienet.archive import check_archive
 from hienet.errors import HIENetError
 from hienet.memory import is_out_of_memory
-from hienet.ops.library import require_operators
+from hienet.ops.library import compiled_devices, require_operators
 
 FORMAT = "hienet-deployed"
 FORMAT_VERSION = 4
@@ -67,12 +67,14 @@ def load_deployed(
     metadata = read_metadata(path)
     operators = metadata.get("operators", [])
     if operators:
-        if torch.device(device).type != "cpu":
-            raise HIENetError(
-                f"`{path}` was compiled for the CPU and cannot run on `{device}`; use the device `cpu`, or deploy for "
-                "GPUs with `hienet-deploy --no-compile`"
-            )
         require_operators(operators, path)
+        kind = torch.device(device).type
+        if kind not in compiled_devices():
+            raise HIENetError(
+                f"`{path}` calls compiled operators, which were built here without kernels for `{kind}`: run "
+                "`hienet build` where torch is a CUDA build and `nvcc` is found, deploy with `hienet-deploy "
+                "--no-compile`, or use the device `cpu`"
+            )
     check_archive(path)
     try:
         module = torch.jit.load(path, map_location=device)

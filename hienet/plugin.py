@@ -40,7 +40,7 @@ def source_hash(folder: Path) -> str:
     """SHA-256 of the files in `folder` that the plugin is made from."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".h", ".cpp") or path.name in ("CMakeLists.txt", "libtorch.cmake"):
+        if path.suffix in (".h", ".cpp", ".cu") or path.name in ("CMakeLists.txt", "libtorch.cmake"):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

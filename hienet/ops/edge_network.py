@@ -292,7 +292,7 @@ class EdgeProgram:
 
 
 class EdgeNetwork(nn.Module):
-    """A finished `EdgeProgram`; for the CPU, and not for training.
+    """A finished `EdgeProgram`; for inference.
 
     Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
     values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales`

@@ -12,7 +12,7 @@ from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, Value
 
 
 class FusedInvariantLayer(InvariantLayer):
-    """What an `InvariantLayer` computes; for the CPU, and not for training.
+    """What an `InvariantLayer` computes; for inference.
 
     The maps to keys and values and the first maps of both networks follow each other without anything between, so that
     each pair of them is one matrix that acts on atoms.

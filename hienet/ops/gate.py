@@ -9,7 +9,7 @@ from hienet.ops.library import load_operators
 
 
 class FusedGate(nn.Module):
-    """What a `Gate` computes, forward and backward in one pass each; for the CPU, and not for training.
+    """What a `Gate` computes, forward and backward in one pass each; for inference.
 
     Odd scalars, which few models have, are left to torch.
     """

@@ -21,7 +21,7 @@ def compile_geodite(model: Geodite) -> None:
 
 
 class FusedNeighborhoodEmbedding(nn.Module):
-    """A `NeighborhoodEmbedding`; for the CPU, and not for training."""
+    """A `NeighborhoodEmbedding`; for inference."""
 
     def __init__(self, plain: NeighborhoodEmbedding) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class FusedNeighborhoodEmbedding(nn.Module):
 
 
 class FusedEdgeEmbedding(nn.Module):
-    """An `EdgeEmbedding`; for the CPU, and not for training."""
+    """An `EdgeEmbedding`; for inference."""
 
     def __init__(self, plain: EdgeEmbedding) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class FusedEdgeEmbedding(nn.Module):
 
 
 class FusedGeometricAttention(nn.Module):
-    """A `GeometricAttention`; for the CPU, and not for training."""
+    """A `GeometricAttention`; for inference."""
 
     def __init__(self, plain: GeometricAttention, n_components: int) -> None:
         """`n_components`: of the harmonics and of the steerable features."""
@@ -116,7 +116,7 @@ class FusedGeometricAttention(nn.Module):
 
 
 class FusedEdgeUpdate(EdgeUpdate):
-    """An `EdgeUpdate`; for the CPU, and not for training."""
+    """An `EdgeUpdate`; for inference."""
 
     def __init__(self, plain: EdgeUpdate, n_components: int) -> None:
         """`n_components`: of the harmonics and of the steerable features."""

@@ -22,7 +22,7 @@ MAX_L = 11
 
 
 class FusedEquivariantLayer(nn.Module):
-    """What an `EquivariantLayer` computes, with its radial network as a table; for the CPU, and not for training.
+    """What an `EquivariantLayer` computes, with its radial network as a table; for inference.
 
     Convolution and the linear map after it are one operator, which takes a block of centers at a time: no message and
     no path weight of an edge is stored. The plan of its convolution:

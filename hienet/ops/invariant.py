@@ -50,7 +50,7 @@ class _TabulatedNetwork(nn.Module):
 
 
 class TabulatedInvariantLayer(nn.Module):
-    """What an `InvariantLayer` computes of species embeddings; for the CPU, and not for training.
+    """What an `InvariantLayer` computes of species embeddings; for inference.
 
     The linear map `output` after the sum over neighbours is part of the tabulated message. The tables, for 89 elements
     31 GB, are built by `load_elements` for the elements in use; until then every pair of atoms is an error.

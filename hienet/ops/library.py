@@ -53,6 +53,11 @@ def require_operators(names: list[str], path: object) -> None:
         )
 
 
+def compiled_devices() -> list[str]:
+    """The kinds of devices for which the loaded library has kernels: `cpu`, and `cuda` where it was built with them."""
+    return list(torch.ops.hienet.devices())
+
+
 def _is_loaded() -> bool:
     return _has_operator("hienet::interaction")
 

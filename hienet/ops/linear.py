@@ -13,7 +13,7 @@ PANEL = 16
 
 
 class FusedLinear(nn.Module):
-    """Several `IrrepsLinear` of the same features, their outputs side by side; for the CPU, and not for training.
+    """Several `IrrepsLinear` of the same features, their outputs side by side; for inference.
 
     Buffers, for the operator: `plan` `[n_blocks, 7]` int64, one row for each irrep of each output: the first column of
     the features, fan-in (0 where the input lacks the irrep), 2l+1, first column of the output, fan-out, where its

@@ -43,7 +43,7 @@ class TabulatedSpeciesPairs(SpeciesPairs):
 
 
 class FusedInitialLayer(InitialLayer):
-    """An `InitialLayer` whose sums over neighbours are one operator; for the CPU, and not for training."""
+    """An `InitialLayer` whose sums over neighbours are one operator; for inference."""
 
     def __init__(self, plain: InitialLayer) -> None:
         nn.Module.__init__(self)
@@ -78,7 +78,7 @@ class FusedInitialLayer(InitialLayer):
 
 
 class FusedIteration(Iteration):
-    """An `Iteration` whose part on edges is one operator, the last one's two; for the CPU, and not for training."""
+    """An `Iteration` whose part on edges is one operator, the last one's two; for inference."""
 
     def __init__(self, plain: Iteration) -> None:
         nn.Module.__init__(self)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What all operators share: each has a hand-written derivative, for inference on the CPU.
+// What all operators share: each has a hand-written derivative, for inference.
 
 #ifndef HIENET_DIFFERENTIABLE_H
 #define HIENET_DIFFERENTIABLE_H
@@ -35,13 +35,6 @@ inline void check_differentiated_once()
   TORCH_CHECK(!at::GradMode::is_enabled(),
               "the compiled operators can be differentiated once only; train the model that was "
               "deployed, or deploy with `--no-compile`");
-}
-
-/// The CUDA implementation of an operator that has none.
-inline void refuse_cuda(const c10::OperatorHandle &op, torch::jit::Stack *)
-{
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "the compiled operator ", op.schema().name(),
-                              " runs on the CPU only; deploy with `--no-compile` for a GPU");
 }
 
 /// Rows whose columns are contiguous, as kernels read them.

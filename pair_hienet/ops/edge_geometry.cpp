@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // torch.ops.hienet.edge_geometry: distance and real spherical harmonics of edge vectors.
 
-#include "edge_geometry_kernel.h"
+#include "harmonics_plan.h"
 
 #include "differentiable.h"
 #include "pooled_memory.h"
@@ -22,41 +22,23 @@ template <> const EdgeGeometryKernel<double> &kernel<double>()
 static constexpr int64_t GRAIN = 1024;
 
 struct EdgeGeometryInputs {
-  Tensor vectors, terms, coefficients;
+  Tensor vectors, coefficients;
+  std::vector<RecursionTerm> terms;
   int64_t n_harmonics;
 
   template <typename T> EdgeGeometry<T> view() const
   {
-    return {reinterpret_cast<const RecursionTerm *>(terms.data_ptr<int64_t>()),
-            coefficients.data_ptr<T>(),
-            terms.size(0),
-            n_harmonics,
-            vectors.data_ptr<T>(),
-            vectors.stride(0)};
+    return {terms.data(), coefficients.data_ptr<T>(), static_cast<int64_t>(terms.size()),
+            n_harmonics,  vectors.data_ptr<T>(),      vectors.stride(0)};
   }
 };
 
 static EdgeGeometryInputs checked(const Tensor &vectors, const Tensor &terms,
                                   const Tensor &coefficients, int64_t n_harmonics)
 {
-  const auto dtype = vectors.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the edge geometry takes float32 or float64, got ", dtype);
-  TORCH_CHECK_VALUE(vectors.dim() == 2 && vectors.size(1) == 3,
-                    "`edge_vectors` must be [n_edges, 3], got ", vectors.sizes());
-  TORCH_CHECK_VALUE(terms.dim() == 2 && terms.size(1) == 3 && coefficients.dim() == 1 &&
-                        coefficients.size(0) == terms.size(0) && n_harmonics >= 1 &&
-                        n_harmonics <= MAX_HARMONICS,
-                    "the plan of the harmonics has a wrong shape");
-  EdgeGeometryInputs in{rows(vectors), terms.to(at::kLong).contiguous(),
-                        coefficients.to(dtype).contiguous(), n_harmonics};
-  const auto *const plan = reinterpret_cast<const RecursionTerm *>(in.terms.data_ptr<int64_t>());
-  for (int64_t t = 0; t < terms.size(0); t++)
-    TORCH_CHECK_VALUE(plan[t].target > plan[t].source && plan[t].source >= 0 &&
-                          plan[t].target < n_harmonics && plan[t].component >= 0 &&
-                          plan[t].component < 3,
-                      "term ", t, " of the harmonics is out of range");
-  return in;
+  check_edge_geometry(vectors, terms, coefficients, n_harmonics);
+  return {rows(vectors), coefficients.to(vectors.scalar_type()).contiguous(),
+          recursion_terms(terms, n_harmonics), n_harmonics};
 }
 
 static Tensor forward_cpu(const Tensor &vectors, const Tensor &terms, const Tensor &coefficients,
@@ -77,10 +59,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &vectors, const 
                            const Tensor &coefficients, int64_t n_harmonics)
 {
   const auto in = checked(vectors, terms, coefficients, n_harmonics);
-  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == vectors.size(0) &&
-                        gradient.size(1) == 1 + n_harmonics &&
-                        gradient.scalar_type() == vectors.scalar_type(),
-                    "the gradient of the edge geometry has a wrong shape or dtype");
+  check_gradient_of_edge_geometry(gradient, vectors, n_harmonics);
   const Tensor from = rows(gradient);
   const Tensor to = pooled_empty({vectors.size(0), 3}, vectors.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "edge_geometry", [&] {
@@ -133,9 +112,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("edge_geometry", forward_cpu);
   library.impl("edge_geometry_backward", backward_cpu);
 }
-
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("edge_geometry", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("edge_geometry", forward_autograd); }

@@ -325,13 +325,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("edge_network_backward", backward_cpu);
 }
 
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{
-  // What is called below autograd and above it.
-  library.impl("edge_network", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
-  library.impl("edge_network_forward", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
-}
-
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("edge_network", forward_autograd); }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // torch.ops.hienet.gate: SiLU on scalars, and blocks of l > 0 times SiLU of extra scalars, in one pass.
 
-#include "gate_kernel.h"
+#include "gate_plan.h"
 
 #include "differentiable.h"
 #include "pooled_memory.h"
@@ -19,45 +19,25 @@ template <> const GateKernel<double> &kernel<double>()
 { return HIENET_CHOSEN(GATE_DOUBLE); }
 
 struct GateInputs {
-  Tensor features, blocks;
-  int64_t n_scalars, n_gates = 0, width_in, width_out;
+  Tensor features;
+  GatePlan plan;
   double scale;
 
-  const GatedBlock *block_data() const
-  { return reinterpret_cast<const GatedBlock *>(blocks.data_ptr<int64_t>()); }
+  GateInputs(const Tensor &inputs, const Tensor &blocks, int64_t n_scalars, double factor) :
+      plan(inputs, blocks, n_scalars), scale(factor)
+  {
+    plan.check_features(inputs);
+    features = hienet::rows(inputs);
+  }
 
   template <typename T> GateRows<T> rows() const
   {
-    return {block_data(),          blocks.size(0),         n_scalars,         n_gates,
-            static_cast<T>(scale), features.data_ptr<T>(), features.stride(0)};
+    return {plan.blocks.data(),    static_cast<int64_t>(plan.blocks.size()),
+            plan.n_scalars,        plan.n_gates,
+            static_cast<T>(scale), features.data_ptr<T>(),
+            features.stride(0)};
   }
 };
-
-static GateInputs checked(const Tensor &features, const Tensor &blocks, int64_t n_scalars,
-                          double scale)
-{
-  const auto dtype = features.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the gate takes float32 or float64, got ", dtype);
-  TORCH_CHECK_VALUE(features.dim() == 2 && blocks.dim() == 2 && blocks.size(1) == 2 &&
-                        n_scalars >= 0,
-                    "the gate's features or plan have a wrong shape");
-  GateInputs in{rows(features), blocks.to(at::kLong).contiguous(), n_scalars};
-  in.scale = scale;
-  int64_t gated = 0;
-  for (int64_t b = 0; b < blocks.size(0); b++) {
-    const GatedBlock &block = in.block_data()[b];
-    TORCH_CHECK_VALUE(block.dim >= 1 && block.channels >= 1,
-                      "the gate's features or plan have a wrong shape");
-    in.n_gates += block.channels;
-    gated += block.dim * block.channels;
-  }
-  in.width_out = n_scalars + gated;
-  in.width_in = in.width_out + in.n_gates;
-  TORCH_CHECK_VALUE(features.size(1) == in.width_in, "the gate takes ", in.width_in,
-                    " columns, got ", features.size(1));
-  return in;
-}
 
 /// work(first, last) for ranges of rows, each on a thread.
 template <typename Work> static void for_rows(int64_t n, const Work &work)
@@ -66,8 +46,8 @@ template <typename Work> static void for_rows(int64_t n, const Work &work)
 static Tensor forward_cpu(const Tensor &features, const Tensor &blocks, int64_t n_scalars,
                           double scale)
 {
-  const GateInputs in = checked(features, blocks, n_scalars, scale);
-  const Tensor out = pooled_empty({features.size(0), in.width_out}, features.scalar_type());
+  const GateInputs in(features, blocks, n_scalars, scale);
+  const Tensor out = pooled_empty({features.size(0), in.plan.width_out}, features.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "gate", [&] {
     for_rows(out.size(0), [&](int64_t first, int64_t last) {
       kernel<scalar_t>().forward(in.rows<scalar_t>(), out.data_ptr<scalar_t>(), out.stride(0),
@@ -80,13 +60,10 @@ static Tensor forward_cpu(const Tensor &features, const Tensor &blocks, int64_t 
 static Tensor backward_cpu(const Tensor &gradient, const Tensor &features, const Tensor &blocks,
                            int64_t n_scalars, double scale)
 {
-  const GateInputs in = checked(features, blocks, n_scalars, scale);
-  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == features.size(0) &&
-                        gradient.size(1) == in.width_out &&
-                        gradient.scalar_type() == features.scalar_type(),
-                    "the gradient of the gate's output has a wrong shape or dtype");
+  const GateInputs in(features, blocks, n_scalars, scale);
+  in.plan.check_gradient(gradient, features);
   const Tensor from = rows(gradient);
-  const Tensor to = pooled_empty({features.size(0), in.width_in}, features.scalar_type());
+  const Tensor to = pooled_empty({features.size(0), in.plan.width_in}, features.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "gate", [&] {
     for_rows(to.size(0), [&](int64_t first, int64_t last) {
       kernel<scalar_t>().backward(in.rows<scalar_t>(), from.data_ptr<scalar_t>(), from.stride(0),
@@ -138,9 +115,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("gate", forward_cpu);
   library.impl("gate_backward", backward_cpu);
 }
-
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("gate", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("gate", forward_autograd); }

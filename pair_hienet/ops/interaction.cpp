@@ -10,6 +10,7 @@
 #include "convolution_kernel.h"
 #include "differentiable.h"
 #include "edge_list.h"
+#include "interaction_plan.h"
 #include "irreps_linear.h"
 #include "own_rows.h"
 #include "pooled_memory.h"
@@ -39,39 +40,12 @@ static constexpr int64_t PIECE_EDGES = 448;
 /// The tensors of one call, in the layout that the kernels read.
 struct InteractionInputs {
   EdgeList list;
-  Tensor state, edges, table, paths, terms, coefficients;
+  Tensor state, edges, table, coefficients;
+  InteractionPlan plan;
   IrrepsLinear linear;
   int64_t kept_start;
   double cutoff;
-  int64_t read_width = 0, message_width = 0;
-
-  const Path *path_data() const
-  { return reinterpret_cast<const Path *>(paths.data_ptr<int64_t>()); }
 };
-
-/// Every index that the kernels will use lies inside its tensor.
-static void check_paths(InteractionInputs &in)
-{
-  const int64_t n_terms = in.terms.size(0), n_harmonics = in.edges.size(1) - 1;
-  const Path *const paths = in.path_data();
-  const int64_t *const terms = in.terms.data_ptr<int64_t>();
-  for (int64_t i = 0; i < in.paths.size(0); i++) {
-    const Path &p = paths[i];
-    bool fits = p.dim_in >= 1 && p.dim_in <= MAX_DIM && p.dim_out >= 1 && p.dim_out <= MAX_DIM &&
-        p.dim_in % 2 == 1 && p.dim_out % 2 == 1 && p.channels >= 1 && p.feature_start >= 0 &&
-        p.feature_start + p.dim_in * p.channels <= in.state.size(1) && p.table_start >= 0 &&
-        p.table_start + (p.channels + LANES - 1) / LANES <= in.table.size(0) && p.out_start >= 0 &&
-        p.out_channels >= p.channels && p.term_start >= 0 && p.term_start <= p.term_stop &&
-        p.term_stop <= n_terms;
-    for (int64_t t = fits ? p.term_start : p.term_stop; t < p.term_stop; t++)
-      fits = fits && terms[2 * t] >= 0 && terms[2 * t] < p.dim_in * p.dim_out &&
-          terms[2 * t + 1] >= 0 && terms[2 * t + 1] < n_harmonics;
-    TORCH_CHECK_VALUE(fits, "path ", i, " of the interaction does not fit its tensors");
-    in.read_width = std::max(in.read_width, p.feature_start + p.dim_in * p.channels);
-    in.message_width =
-        std::max(in.message_width, p.out_start + (p.dim_out - 1) * p.out_channels + p.channels);
-  }
-}
 
 static InteractionInputs checked(const Tensor &state, const Tensor &edges, const Tensor &table,
                                  const Tensor &weights, const Tensor &transposed,
@@ -80,51 +54,27 @@ static InteractionInputs checked(const Tensor &state, const Tensor &edges, const
                                  const Tensor &coefficients, const Tensor &linear,
                                  int64_t kept_start)
 {
-  const auto dtype = state.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the interaction takes float32 or float64, got ", dtype);
-  TORCH_CHECK_VALUE(edges.scalar_type() == dtype && table.scalar_type() == dtype &&
-                        weights.scalar_type() == dtype && transposed.scalar_type() == dtype,
-                    "`state` is ", dtype, ", but `edges` ", edges.scalar_type(), ", `table` ",
-                    table.scalar_type(), " and `weights` ", weights.scalar_type());
-  TORCH_CHECK_VALUE(state.dim() == 2 && edges.dim() == 2 && edges.size(1) >= 2,
-                    "`state` and `edges` have two dimensions, `edges` a distance and harmonics");
-  TORCH_CHECK_VALUE(edges.size(0) == center.size(0), "`edges` must have one row for each edge (",
-                    center.size(0), "), got ", edges.size(0));
-  TORCH_CHECK_VALUE(table.dim() == 4 && table.size(1) >= 1 &&
-                        table.size(2) == SPLINE_COEFFICIENTS && table.size(3) == LANES,
-                    "`table` must be [blocks, intervals, ", SPLINE_COEFFICIENTS, ", ", LANES, "]");
-  TORCH_CHECK_VALUE(cutoff > 0, "`cutoff` must be positive, got ", cutoff);
-  TORCH_CHECK_VALUE(paths.dim() == 2 && paths.size(1) == PATH_COLUMNS && terms.dim() == 2 &&
-                        terms.size(1) == 2 && coefficients.dim() == 1 &&
-                        coefficients.size(0) == terms.size(0),
-                    "the plan of the interaction has a wrong shape");
+  check_interaction(state, edges, table, weights, transposed, center, cutoff, paths, terms,
+                    coefficients);
   InteractionInputs in{EdgeList(center, neighbor, n_local, state.size(0)),
                        rows(state),
                        rows(edges),
                        table.contiguous(),
-                       paths.to(at::kLong).contiguous(),
-                       terms.to(at::kLong).contiguous(),
-                       coefficients.to(dtype).contiguous(),
+                       coefficients.to(state.scalar_type()).contiguous(),
+                       InteractionPlan(paths, terms, state, edges, table),
                        IrrepsLinear(linear, weights, transposed),
                        kept_start,
                        cutoff};
-  check_paths(in);
-  TORCH_CHECK_VALUE(in.message_width == in.linear.width_in(), "the convolution's messages have ",
-                    in.message_width, " columns, the linear map reads ", in.linear.width_in());
-  TORCH_CHECK_VALUE(kept_start >= in.read_width &&
-                        kept_start + in.linear.width_out() <= state.size(1),
-                    "the atoms' own part, ", in.linear.width_out(), " columns from ", kept_start,
-                    " on, does not fit the state's ", state.size(1));
+  in.plan.check_linear_map(in.linear.width_in(), in.linear.width_out(), state, kept_start);
   return in;
 }
 
 template <typename T> static Convolution<T> convolution(const InteractionInputs &in)
 {
   const int64_t n_intervals = in.table.size(1);
-  return {in.path_data(),
-          in.paths.size(0),
-          reinterpret_cast<const Term *>(in.terms.data_ptr<int64_t>()),
+  return {in.plan.paths.data(),
+          static_cast<int64_t>(in.plan.paths.size()),
+          in.plan.terms.data(),
           in.coefficients.data_ptr<T>(),
           in.edges.size(1) - 1,
           in.table.data_ptr<T>(),
@@ -160,7 +110,7 @@ template <typename T> class Workspace {
  public:
   Workspace(const InteractionInputs &in, const Convolution<T> &c,
             const std::vector<int64_t> &bounds) :
-      message_width(in.message_width), options(in.state.options()),
+      message_width(in.plan.message_width), options(in.state.options()),
       scratch_size(whole(kernel<T>().scratch_size(c, in.list.largest_piece(PIECE_EDGES)))),
       part_size(scratch_size + whole(largest_block(bounds) * message_width)),
       memory(pooled_empty({static_cast<int64_t>(bounds.size() - 1) * part_size},
@@ -207,8 +157,8 @@ template <typename T> static void run_forward(const InteractionInputs &in, const
       const int64_t n = std::min(size, last - begin);
       const Tensor messages = workspace.messages(part, n);
       in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
-        kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
-                            in.message_width, from, to, workspace.scratch(part));
+        kernel<T>().forward(c, messages.data_ptr<T>() + (from - begin) * in.plan.message_width,
+                            in.plan.message_width, from, to, workspace.scratch(part));
       });
       const Tensor block = output.narrow(0, begin, n);
       block.copy_(in.state.narrow(0, begin, n).narrow(1, in.kept_start, in.linear.width_out()));
@@ -224,7 +174,7 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
   const auto c = convolution<T>(in);
   const auto bounds = in.list.parts();
   const Workspace<T> workspace(in, c, bounds);
-  const OwnRows own(in.list, bounds, in.state.size(0), in.read_width, in.state.scalar_type());
+  const OwnRows own(in.list, bounds, in.state.size(0), in.plan.read_width, in.state.scalar_type());
   // The gradients of what neighbours read are sums; those of the atoms' own part are copied below.
   const int64_t n_local = in.list.n_local, kept_stop = in.kept_start + in.linear.width_out();
   of_state.narrow(1, 0, in.kept_start).zero_();
@@ -235,7 +185,7 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
                       of_edges.stride(0), nullptr};
     if (part > 0) {
       g.features = own.rows<T>(part);
-      g.feature_stride = in.read_width;
+      g.feature_stride = in.plan.read_width;
       g.slot = own.slot[part].data();
     }
     const int64_t size = block_size(last - first);
@@ -244,8 +194,8 @@ static void run_backward(const InteractionInputs &in, const Tensor &gradient,
       const Tensor messages = workspace.messages(part, n);
       in.linear.apply_transposed(gradient.narrow(0, begin, n), messages, false);
       in.list.for_each_piece(PIECE_EDGES, begin, begin + n, [&](int64_t from, int64_t to) {
-        kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.message_width,
-                             in.message_width, g, from, to, workspace.scratch(part));
+        kernel<T>().backward(c, messages.data_ptr<T>() + (from - begin) * in.plan.message_width,
+                             in.plan.message_width, g, from, to, workspace.scratch(part));
       });
     }
     of_state.narrow(0, first, last - first)
@@ -358,9 +308,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("interaction", forward_cpu);
   library.impl("interaction_backward", backward_cpu);
 }
-
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("interaction", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("interaction", forward_autograd); }

@@ -22,49 +22,15 @@ template <> void matrix_product<double>(const MatrixProduct<double> &product)
 { HIENET_CHOSEN(MATRIX_PRODUCT_DOUBLE)(product); }
 
 IrrepsLinear::IrrepsLinear(const Tensor &plan, const Tensor &weights, const Tensor &transposed) :
-    plan_(plan.to(at::kLong).contiguous()), weights_(weights.contiguous()),
+    plan_(plan, weights, transposed), weights_(weights.contiguous()),
     transposed_(transposed.contiguous())
 {
-  TORCH_CHECK_VALUE(plan.dim() == 2 && plan.size(1) == PLAN_COLUMNS && weights.dim() == 1 &&
-                        transposed.dim() == 1,
-                    "the plan of a linear map has a wrong shape");
-  const Block *const rows = reinterpret_cast<const Block *>(plan_.data_ptr<int64_t>());
-  blocks_.assign(rows, rows + plan_.size(0));
-  int64_t read = 0;
-  for (size_t i = 0; i < blocks_.size(); i++) {
-    const Block &b = blocks_[i];
-    TORCH_CHECK_VALUE(
-        b.in_start >= 0 && b.fan_in >= 0 && b.dim >= 1 && b.fan_out >= 1 &&
-            b.out_start == width_out_ && b.weight_start >= 0 &&
-            b.weight_start + size_in_panels(b.fan_in, b.fan_out) <= weights_.numel() &&
-            b.transposed_start >= 0 &&
-            b.transposed_start + size_in_panels(b.fan_out, b.fan_in) <= transposed_.numel(),
-        "block ", i, " of a linear map does not fit its weights");
-    width_out_ += b.dim * b.fan_out;
-    width_in_ = std::max(width_in_, b.in_start + b.dim * b.fan_in);
-    bool again = false;
-    for (size_t j = 0; j < i; j++) {
-      const Block &earlier = blocks_[j];
-      const int64_t start = std::max(b.in_start, earlier.in_start);
-      const int64_t stop =
-          std::min(b.in_start + b.dim * b.fan_in, earlier.in_start + earlier.dim * earlier.fan_in);
-      if (start >= stop) continue;
-      // The first of them sets the gradient of the features, the others add to it.
-      TORCH_CHECK_VALUE(
-          b.in_start == earlier.in_start && b.dim == earlier.dim && b.fan_in == earlier.fan_in,
-          "block ", i, " of a linear map reads columns that block ", j, " reads in another shape");
-      again = true;
-    }
-    first_reader_.push_back(!again);
-    if (!again) read += b.dim * b.fan_in;
-  }
-  reads_all_ = read == width_in_;
 }
 
 template <typename T>
 void IrrepsLinear::run(const Tensor &in, const Tensor &out, bool accumulate) const
 {
-  for (const Block &b : blocks_) {
+  for (const LinearPlan::Block &b : plan_.blocks) {
     if (b.fan_in == 0) {
       if (!accumulate) out.narrow(1, b.out_start, b.dim * b.fan_out).zero_();
       continue;
@@ -79,17 +45,17 @@ template <typename T>
 void IrrepsLinear::run_transposed(const Tensor &gradient, const Tensor &of_in,
                                   bool accumulate) const
 {
-  if (!accumulate && (!reads_all_ || of_in.size(1) > width_in_)) {
+  if (!accumulate && (!plan_.reads_all || of_in.size(1) > plan_.width_in)) {
     of_in.zero_();
     accumulate = true;
   }
-  for (size_t i = 0; i < blocks_.size(); i++) {
-    const Block &b = blocks_[i];
+  for (size_t i = 0; i < plan_.blocks.size(); i++) {
+    const LinearPlan::Block &b = plan_.blocks[i];
     if (b.fan_in == 0) continue;
     matrix_product<T>({transposed_.data_ptr<T>() + b.transposed_start, b.fan_out, b.fan_in, b.dim,
                        gradient.size(0), gradient.data_ptr<T>() + b.out_start, gradient.stride(0),
                        of_in.data_ptr<T>() + b.in_start, of_in.stride(0),
-                       accumulate || !first_reader_[i]});
+                       accumulate || !plan_.first_reader[i]});
   }
 }
 
@@ -132,13 +98,7 @@ template <typename Work> static void for_each_block_of_rows(int64_t n_rows, cons
 
 static Tensor checked(const Tensor &rows, int64_t width, const Tensor &weights, const char *what)
 {
-  const auto dtype = rows.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the linear map takes float32 or float64, got ", dtype);
-  TORCH_CHECK_VALUE(weights.scalar_type() == dtype, "`", what, "` is ", dtype,
-                    ", but the weights are ", weights.scalar_type());
-  TORCH_CHECK_VALUE(rows.dim() == 2 && rows.size(1) >= width, "`", what,
-                    "` must have two dimensions and ", width, " columns, got ", rows.sizes());
+  check_rows_of_linear_map(rows, width, weights, what);
   return hienet::rows(rows);
 }
 
@@ -210,9 +170,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("irreps_linear", forward_cpu);
   library.impl("irreps_linear_backward", backward_cpu);
 }
-
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("irreps_linear", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("irreps_linear", forward_autograd); }

@@ -4,26 +4,23 @@
 #ifndef HIENET_IRREPS_LINEAR_H
 #define HIENET_IRREPS_LINEAR_H
 
+#include "linear_plan.h"
+
 #include <ATen/ATen.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace hienet {
 
-/// One or several maps of the same features, whose outputs stand side by side. Features of an irrep are stored
-/// `[2l+1, channels]`.
-///
-/// The tensor `plan` has a row for each irrep of an output, as in `Block`. `weights` and `transposed` are vectors that
-/// hold its matrix and the transpose of it in panels (matrix_product_kernel.h).
+/// The maps of a `LinearPlan`.
 class IrrepsLinear {
  public:
   /// Throws c10::ValueError where the plan does not fit the weights.
   IrrepsLinear(const at::Tensor &plan, const at::Tensor &weights, const at::Tensor &transposed);
 
   /// Columns that the maps read and write.
-  int64_t width_in() const { return width_in_; }
-  int64_t width_out() const { return width_out_; }
+  int64_t width_in() const { return plan_.width_in; }
+  int64_t width_out() const { return plan_.width_out; }
 
   /// out = map(in), or out += map(in), for rows of two-dimensional tensors whose columns are contiguous.
   void apply(const at::Tensor &in, const at::Tensor &out, bool accumulate) const;
@@ -32,19 +29,8 @@ class IrrepsLinear {
   void apply_transposed(const at::Tensor &gradient, const at::Tensor &of_in, bool accumulate) const;
 
  private:
-  struct Block {
-    int64_t in_start, fan_in;
-    int64_t dim;    // 2l+1
-    int64_t out_start, fan_out;
-    int64_t weight_start, transposed_start;
-  };
-  static constexpr int64_t PLAN_COLUMNS = 7;
-
-  at::Tensor plan_, weights_, transposed_;
-  std::vector<Block> blocks_;
-  std::vector<bool> first_reader_;    // of its features
-  int64_t width_in_ = 0, width_out_ = 0;
-  bool reads_all_ = false;
+  LinearPlan plan_;
+  at::Tensor weights_, transposed_;
 
   template <typename T>
   void run(const at::Tensor &in, const at::Tensor &out, bool accumulate) const;

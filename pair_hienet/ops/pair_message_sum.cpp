@@ -6,8 +6,8 @@
 
 #include "differentiable.h"
 #include "edge_list.h"
+#include "pair_message_checks.h"
 #include "pooled_memory.h"
-#include "spline_layout.h"
 
 namespace hienet {
 
@@ -75,23 +75,7 @@ static PairMessageInputs checked(const Tensor &edges, const Tensor &species, con
                                  const Tensor &neighbor, int64_t n_local, int64_t channels,
                                  double cutoff)
 {
-  const auto dtype = edges.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble,
-                    "the sum of pair messages takes float32 or float64, got ", dtype);
-  TORCH_CHECK_VALUE(table.scalar_type() == dtype, "`edges` are ", dtype, ", but `table` is ",
-                    table.scalar_type());
-  TORCH_CHECK_VALUE(edges.dim() == 2 && edges.size(1) >= 1 && edges.size(0) == center.size(0),
-                    "`edges` must have one row for each edge (", center.size(0), "), got ",
-                    edges.sizes());
-  TORCH_CHECK_VALUE(channels >= 1 && table.dim() == 5 &&
-                        table.size(1) == (channels + LANES - 1) / LANES && table.size(2) >= 1 &&
-                        table.size(3) == SPLINE_COEFFICIENTS && table.size(4) == LANES,
-                    "`table` must be [pairs, ceil(channels / ", LANES, "), intervals, ",
-                    SPLINE_COEFFICIENTS, ", ", LANES, "]");
-  TORCH_CHECK_VALUE(pair_row.dim() == 2 && pair_row.size(0) == pair_row.size(1),
-                    "`pair_row` must be [species, species]");
-  TORCH_CHECK_VALUE(species.dim() == 1, "`species` must be a list");
-  TORCH_CHECK_VALUE(cutoff > 0, "`cutoff` must be positive, got ", cutoff);
+  check_pair_messages(edges, species, table, pair_row, center, channels, cutoff);
   PairMessageInputs in{EdgeList(center, neighbor, n_local, species.size(0)), rows(edges),
                        table.contiguous()};
   in.pair = pairs_of(in.list, species, pair_row, table.size(0));
@@ -144,10 +128,7 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &edges, const Te
 {
   const auto in =
       checked(edges, species, table, pair_row, center, neighbor, n_local, channels, cutoff);
-  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
-                        gradient.size(1) == channels &&
-                        gradient.scalar_type() == edges.scalar_type(),
-                    "the gradient of the sum of pair messages has a wrong shape or dtype");
+  check_gradient_of_pair_messages(gradient, edges, n_local, channels);
   const Tensor of_edges = pooled_zeros(edges.sizes(), edges.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(of_edges.scalar_type(), "pair_message_sum", [&] {
     run_backward<scalar_t>(in, rows(gradient), of_edges);
@@ -206,9 +187,6 @@ TORCH_LIBRARY_IMPL(hienet, CPU, library)
   library.impl("pair_message_sum", forward_cpu);
   library.impl("pair_message_sum_backward", backward_cpu);
 }
-
-TORCH_LIBRARY_IMPL(hienet, CUDA, library)
-{ library.impl("pair_message_sum", torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>()); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("pair_message_sum", forward_autograd); }
