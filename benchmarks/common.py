@@ -77,15 +77,15 @@ def deploy(checkpoint: Path, contenders: Iterable[str] = ("deployed",)) -> dict[
     return {name: files[name] for name in contenders}
 
 
-def load_contender(name: str, path: Path) -> LoadedModel:
+def load_contender(name: str, path: Path, device: str = "cpu") -> LoadedModel:
     """A model in float32: `path` is a checkpoint for `eager`, a deployed file otherwise."""
     if name != "eager":
-        return load_model(path)
+        return load_model(path, device)
     from eager import EagerHIENet
 
     source = model_of(load_checkpoint(path))
     module = EagerHIENet.from_model(source.module).float().eval().requires_grad_(False)  # type: ignore[arg-type]
-    return replace(source, module=module, dtype=torch.float32)
+    return replace(source, module=module.to(device), dtype=torch.float32, device=torch.device(device))
 
 
 def evaluation(name: str, model: LoadedModel, atoms: ase.Atoms) -> Callable[[], Any]:
@@ -110,7 +110,7 @@ def force_error(source: LoadedModel, name: str, model: LoadedModel, atoms: ase.A
         SystemExit: it is above the tolerance.
     """
     expected = evaluation("plain", source, atoms)().forces
-    error = float((evaluation(name, model, atoms)().forces.double() - expected).abs().max())
+    error = float((evaluation(name, model, atoms)().forces.cpu().double() - expected).abs().max())
     if not error < FORCE_TOLERANCE:
         raise SystemExit(
             f"forces of `{name}` differ from the source model's by {error:.1e} eV/Å, expected less than "

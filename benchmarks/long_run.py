@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,14 @@ class Course:
     Attributes:
         rows: `[n, 7]`: step, time (ps), temperature (K), total energy (eV), momentum (g/mol Å/ps).
         memory: `[n, n_ranks]` resident memory (bytes) of each rank when its row was printed.
+        device_memory: `[n]` memory in use on the GPU (bytes) then, whoever uses it.
         neighbor_builds, dangerous_builds: as LAMMPS counts them.
         seconds: of LAMMPS' loop.
     """
 
     rows: list[list[float]] = field(default_factory=list)
     memory: list[list[int]] = field(default_factory=list)
+    device_memory: list[int] = field(default_factory=list)
     neighbor_builds: int = 0
     dangerous_builds: int = 0
     seconds: float = 0.0
@@ -117,22 +119,27 @@ def main() -> None:
     )
 
 
-def follow(deck: str, ranks: int) -> Course:
-    """Run a deck whose rows of thermodynamic output are those of `Course`, and look at its ranks at every row."""
+def follow(deck: str, ranks: int, device_bytes: Callable[[], int] = lambda: 0, timeout: float = 24 * 3600.0) -> Course:
+    """Run a deck whose rows of thermodynamic output are those of `Course`, and look at its ranks at every row.
+
+    `device_bytes` gives the memory in use on the GPU; the run ends after `timeout` seconds.
+    """
     course = Course()
 
     def see(line: str) -> None:
         if re.fullmatch(r"\s*\d+(\s+[-+.\de]+){6}\s*", line):
             course.rows.append([float(word) for word in line.split()])
             course.memory.append(resident_bytes_of_ranks())
+            course.device_memory.append(device_bytes())
 
-    output = run_deck(deck, ranks, timeout=24 * 3600, echo=see)
+    output = run_deck(deck, ranks, timeout=timeout, echo=see)
     course.neighbor_builds = int(_number(r"Neighbor list builds = (\d+)", output))
     course.dangerous_builds = int(_number(r"Dangerous builds = (\d+)", output))
     course.seconds = _number(r"Loop time of (\S+)", output)
     # Those that came while a rank was beginning or ending miss some of them.
     kept = [i for i, sizes in enumerate(course.memory) if len(sizes) == ranks]
     course.rows, course.memory = [course.rows[i] for i in kept], [course.memory[i] for i in kept]
+    course.device_memory = [course.device_memory[i] for i in kept]
     return course
 
 

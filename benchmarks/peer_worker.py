@@ -42,7 +42,7 @@ def main() -> None:
             for _ in range(3):
                 work()
         elif request["do"] == "measure":
-            answer = measure(work, request["seconds"])
+            answer = measure(work, request["seconds"], options.get("device", "cpu"))
         elif request["do"] == "forces":
             # In mode `calculator` the work gives them.
             answer = {"forces": work().tolist()}  # type: ignore[attr-defined]
@@ -52,11 +52,13 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def measure(work: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Mean seconds of an evaluation over at least `seconds`."""
+def measure(work: Callable[[], object], seconds: float, device: str = "cpu") -> dict[str, float]:
+    """Mean seconds of an evaluation over at least `seconds`; each is over when the device has done its work."""
     count, begin, cpu_begin = 0, time.perf_counter(), time.process_time()
     while count == 0 or time.perf_counter() - begin < seconds:
         work()
+        if device != "cpu":
+            torch.accelerator.synchronize()
         count += 1
     return {
         "seconds": (time.perf_counter() - begin) / count,
@@ -108,7 +110,8 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """SevenNet-l3i5 with the weights of its package.
 
     `calculator`: its calculator for ASE; `eager`: as that runs the model; `torchscript`: scripted and frozen, as its
-    `deploy` does for LAMMPS, where forces and virial are sums of the gradient with respect to the edges.
+    `deploy` does for LAMMPS, where forces and virial are sums of the gradient with respect to the edges; `cueq`,
+    `flash`, `oeq`: eager with that accelerator, on a GPU. `device` is the CPU unless it is given.
     """
     import sevenn._keys as KEY
     from sevenn import util
@@ -116,7 +119,9 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
     checkpoint = util.load_checkpoint("7net-l3i5")
-    module = checkpoint.build_model()
+    accelerators = {f"enable_{options['mode']}": True} if options["mode"] in ("cueq", "flash", "oeq") else {}
+    device = options.get("device", "cpu")
+    module = checkpoint.build_model(**accelerators).to(device)
     module.set_is_batch_data(False)
     module.eval().requires_grad_(False)
     cutoff, type_map = checkpoint.config["cutoff"], checkpoint.config["_type_map"]
@@ -134,19 +139,19 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
             from sevenn.calculator import SevenNetCalculator
 
             n_edges = unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)["edge_index"].shape[1]
-            return asked_of(SevenNetCalculator("7net-l3i5", device="cpu"), atoms), n_edges
-        data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False))
+            return asked_of(SevenNetCalculator("7net-l3i5", device=device), atoms), n_edges
+        data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)).to(device)
         if not scripted:
             # The model adds its results to what it is given.
             return lambda: module(data.clone()), data.edge_index.shape[1]
         tensors = {key: value for key, value in data.to_dict().items() if isinstance(value, torch.Tensor)}
-        tensors[KEY.NODE_FEATURE] = torch.tensor([type_map[number] for number in atoms.numbers])
+        tensors[KEY.NODE_FEATURE] = torch.tensor([type_map[number] for number in atoms.numbers], device=device)
 
         def work() -> object:
             vectors = tensors[KEY.EDGE_VEC].detach().requires_grad_()
             found = module({**tensors, KEY.EDGE_VEC: vectors})
             (gradient,) = torch.autograd.grad([found[KEY.PRED_TOTAL_ENERGY].sum()], [vectors])
-            forces = torch.zeros(len(atoms), 3)
+            forces = torch.zeros(len(atoms), 3, device=device)
             for sign, end in ((1.0, 0), (-1.0, 1)):
                 forces.index_add_(0, tensors[KEY.EDGE_IDX][end], gradient, alpha=sign)
             return forces, vectors.detach().t() @ gradient

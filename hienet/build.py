@@ -58,7 +58,7 @@ class Toolchain:
             ("C++ sources", "", self.sources),
         ]
         if self.nvcc is not None:
-            lines.insert(3, ("CUDA compiler", _first_version(self.nvcc), self.nvcc))
+            lines.insert(3, ("CUDA compiler", _cuda_version(self.nvcc), self.nvcc))
         return "\n".join(f"  {name:<15}{version or '':<14}{place}" for name, version, place in lines)
 
 
@@ -77,18 +77,16 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
         HIENetError: something needed is missing, or the compilation failed.
     """
     folder = plugin_directory()
-    nvcc = cuda_compiler()
+    torch = _package_folder("torch")
+    nvcc, no_cuda = find_cuda_compiler(torch) if torch is not None else (None, None)
     if not force and plugin_problem(folder) is None and (nvcc is None or _has_cuda_kernels(folder)):
         print(f"the LAMMPS plugin is up to date: {folder / PLUGIN_NAME}")
         return folder / PLUGIN_NAME
     tools = replace(find_toolchain(), nvcc=nvcc)
     print("compiling the LAMMPS plugin with:")
     print(tools.describe(), flush=True)
-    if nvcc is None and is_cuda_build(tools.torch):
-        print(
-            "note: torch is a CUDA build, but there is no CUDA compiler `nvcc`: compiled models will run on the CPU "
-            "only; install the CUDA toolkit of torch's version and run `hienet build` again"
-        )
+    if no_cuda is not None:
+        print(f"note: compiled models will run on the CPU only: {no_cuda}", flush=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,24 +107,45 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
     return folder / PLUGIN_NAME
 
 
-def is_cuda_build(torch: Path) -> bool:
-    """Whether the torch in this folder has a part for GPUs."""
-    return (torch / "lib" / "libtorch_cuda.so").is_file()
-
-
-def cuda_compiler() -> Path | None:
-    """`nvcc` of $CUDACXX, of this environment or of the system, if torch can use what it compiles."""
-    torch = _package_folder("torch")
-    if torch is None or not is_cuda_build(torch):
+def cuda_of_torch(torch: Path) -> str | None:
+    """The version of CUDA for which the torch in this folder was built, such as `13.0`; None for a CPU build."""
+    if not (torch / "lib" / "libtorch_cuda.so").is_file():
         return None
+    found = re.search(r"^cuda\b.*=\s*'(\d+\.\d+)'", (torch / "version.py").read_text(), re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def find_cuda_compiler(torch: Path) -> tuple[Path | None, str | None]:
+    """`nvcc` of $CUDACXX, of this environment or of the system, for a CUDA build of torch.
+
+    Returns:
+        the compiler, or None and why compiled models will run on the CPU only (None for a CPU build of torch).
+
+    Raises:
+        HIENetError: $CUDACXX is no program.
+    """
+    wanted = cuda_of_torch(torch)
+    if wanted is None:
+        return None, None
     chosen = os.environ.get("CUDACXX")
-    if chosen:
-        found = shutil.which(chosen)
-        if found is None:
-            raise HIENetError(f"CUDACXX is `{chosen}`, which is not a program; set it to the path of `nvcc`")
-        return Path(found)
+    found = shutil.which(chosen) if chosen else None
+    if chosen and found is None:
+        raise HIENetError(f"CUDACXX is `{chosen}`, which is not a program; set it to the path of `nvcc`")
     usual = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
-    return _program("nvcc") or (usual if usual.is_file() else None)
+    compiler = Path(found) if found else _program("nvcc") or (usual if usual.is_file() else None)
+    remedy = f"install the CUDA toolkit {wanted} and run `hienet build` again"
+    if compiler is None:
+        return None, f"torch is built for CUDA {wanted}, but there is no CUDA compiler `nvcc`; {remedy}"
+    version = _cuda_version(compiler)
+    if version.split(".")[0] != wanted.split(".")[0]:
+        return None, f"torch is built for CUDA {wanted}, but `{compiler}` is of CUDA {version}; {remedy}"
+    return compiler, None
+
+
+def _cuda_version(compiler: Path) -> str:
+    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"release (\d+\.\d+)", answer.stdout)
+    return found.group(1) if found else "?"
 
 
 def _has_cuda_kernels(folder: Path) -> bool:

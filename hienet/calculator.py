@@ -54,17 +54,17 @@ class LoadedModel:
             return
         # Whatever mode the caller is in: the tables will be used where derivatives are wanted.
         with torch.inference_mode(False), torch.no_grad():
-            self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64))
+            self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64, device=self.device))
         self._loaded.update(wanted)
 
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
-        """Energies, forces and stress of a graph of the model's species, in its dtype and on its device."""
+        """Energies, forces and stress of a graph of the model's species, on any device and in any dtype."""
         with memory_explained(
-            f"{len(graph.species)} atoms with {len(graph.center)} edges",
-            "use a smaller structure, `float32`, or LAMMPS on several ranks",
+            graph.describe_size(),
+            "use a smaller structure, `float32`, a compiled file (`hienet-deploy`), or LAMMPS on several ranks",
         ):
             self.load_elements(graph.species)
-            return predict(self.module, graph, derivatives)
+            return predict(self.module, graph.to(self.device, self.dtype), derivatives)
 
     def predict(self, atoms: ase.Atoms, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of one structure.
@@ -75,7 +75,8 @@ class LoadedModel:
         with memory_explained(
             f"the neighbours of {len(atoms)} atoms", "use a smaller structure, or LAMMPS on several ranks"
         ):
-            graph = graph_from_atoms(atoms, self.elements, self.cutoff).to(self.device, self.dtype)
+            # On the CPU as yet: which species it has is found there, without waiting for a GPU.
+            graph = graph_from_atoms(atoms, self.elements, self.cutoff)
         return self.predict_graph(graph, derivatives)
 
 
@@ -89,8 +90,15 @@ def parse_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise HIENetError(f"unknown device `{name}`; expected cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise HIENetError(f"unknown device `{name}`; expected cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise HIENetError(f"device `{name}` is not available: this torch sees no CUDA device; use `cpu`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise HIENetError(
+            f"device `{name}` is not available: torch numbers the GPUs here from 0 to {last}; use one of them"
+        )
     return device
 
 

@@ -17,7 +17,6 @@ from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, make_folder
-from hienet.memory import memory_explained
 from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -68,8 +67,8 @@ def evaluate(
     model = load_model(model_path, device, dtype)
     dataset = _dataset(model, files, keys)
     model.load_elements(torch.cat([graph.species for graph in dataset.graphs]))
-    with memory_explained(f"{batch_size} frames at a time", "give a smaller --batch-size"):
-        comparison = compare(model.module, dataset, batch_size, model.device)
+    remedy = "give a smaller --batch-size, --dtype float32, or a compiled file (`hienet-deploy`)"
+    comparison = compare(model.module, dataset, batch_size, model.device, remedy)
     groups = np.array([frame.group(group_key) for frame in dataset.frames])
     names = sorted(set(groups.tolist()))
     return Evaluation(

@@ -37,6 +37,10 @@ class AtomicGraph:
     n_structures: int
     volume: Tensor
 
+    def describe_size(self) -> str:
+        """What decides how much memory and time the graph takes, in words."""
+        return f"{self.n_local} atoms with {self.center.shape[0]} edges"
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomicGraph:
         """A copy on `device`, with floating-point tensors in `dtype`."""
         return replace(

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from hienet.errors import HIENetError
 
-_SIGNS = ("allocate memory", "out of memory", "bad_alloc")
-"""In messages of torch: its allocators, and what the interpreter of TorchScript makes of an exception in C++."""
+_SIGNS = ("allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+"""In messages of torch: its allocators, of the host and of GPUs, what the interpreter of TorchScript makes of an
+exception in C++, and CUDA's libraries."""
 
 
 class OutOfMemoryError(HIENetError):

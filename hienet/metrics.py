@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hienet.data.dataset import Dataset
 from hienet.derivatives import EnergyFunction, predict, to_voigt
+from hienet.memory import memory_explained
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 Array = NDArray[np.float64]
@@ -44,14 +45,23 @@ class Comparison:
 
 
 def compare(
-    model: EnergyFunction, dataset: Dataset, batch_size: int = 8, device: torch.device | str = "cpu"
+    model: EnergyFunction,
+    dataset: Dataset,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    remedy: str = "take a smaller batch size",
 ) -> Comparison:
-    """Predict all frames. The model must be in evaluation mode, on `device`, in the precision of the data set."""
+    """Predict all frames. The model must be in evaluation mode, on `device`, in the precision of the data set.
+
+    Raises:
+        OutOfMemoryError: a batch is too large; the message ends in `remedy`.
+    """
     columns: dict[str, list[torch.Tensor]] = {
         name: [] for name in ("energy", "energy_label", "energies", "forces", "forces_label", "stress", "stress_label")
     }
     for graph, targets in dataset.batches(batch_size):
-        prediction = predict(model, graph.to(device))
+        with memory_explained(f"batches of {batch_size} frames, {graph.describe_size()}", remedy):
+            prediction = predict(model, graph.to(device))
         assert prediction.forces is not None
         assert prediction.stress is not None
         undefined = ~graph.volume.isfinite()

@@ -10,12 +10,12 @@ namespace hienet {
 void ForceDeviation::begin(int n_atoms, int models)
 {
   n_models = models;
-  rows_.reshape(n_atoms, 3 * n_models, false);
+  rows_.reshape(n_atoms, 3 * n_models);
   rows_.set_zero();
 }
 
 double *ForceDeviation::force(int atom, int model)
-{ return &rows_.value(atom) + 3 * static_cast<size_t>(model); }
+{ return rows_.row(atom) + 3 * static_cast<size_t>(model); }
 
 void ForceDeviation::set_zero(int n_owned)
 {

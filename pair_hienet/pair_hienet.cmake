@@ -11,9 +11,9 @@ add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
 
 function(hienet_add_pair_style)
   set(names pair_hienet.h pair_hienet.cpp device_array.h device_array.cpp device_atoms.h device_graph.h device_graph.cpp
-      device_guard.h force_deviation.h force_deviation.cpp graph_tensors.h model_archive.h model_archive.cpp model_error.h
-      model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp row_buffer.h row_buffer.cpp
-      staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h timing_breakdown.cpp)
+      device_guard.h force_deviation.h force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h
+      model_archive.cpp model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
+      row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h timing_breakdown.cpp)
   if(PKG_KOKKOS)
     list(APPEND names KOKKOS/pair_hienet_kokkos.h KOKKOS/pair_hienet_kokkos.cpp)
   endif()
@@ -31,6 +31,6 @@ list(APPEND CMAKE_BUILD_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 list(APPEND CMAKE_INSTALL_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 # no-as-needed: the operators register themselves, and nothing refers to them by name. In one word, because CMake removes
 # flags that come twice.
-cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch
+cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch ${CMAKE_DL_LIBS}
                "-Wl,--no-as-needed,$<TARGET_FILE:hienet_ops>,--as-needed")
 cmake_language(DEFER CALL add_dependencies lammps hienet_ops)

@@ -3,6 +3,7 @@
 #include "pair_hienet.h"
 
 #include "force_deviation.h"
+#include "ghost_exchange.h"
 #include "neighbor_graph.h"
 #include "resident_data.h"
 #include "row_buffer.h"
@@ -56,8 +57,8 @@ struct BlockSums {
 /// Numbers of the rows of the timing breakdown; those of the stages are the members' own.
 struct Sections {
   int graph, edges, readout, edges_backward, scatter, other;
-  int deviation;                                                 // of a committee
-  int copies, exchange_forward, exchange_backward, agreement;    // on several ranks
+  int deviation;                                                       // of a committee
+  int plan, copies, exchange_forward, exchange_backward, agreement;    // on several ranks
 };
 
 /// Whether the graph is built on the device of the model; by default on a GPU.
@@ -83,12 +84,14 @@ struct PairHIENet::Implementation {
   std::string device = "auto";
   int threads = 0;    // 0: as many as LAMMPS' own threads
   hienet::Precision precision = hienet::Precision::MODEL;
+  std::string exchange = "auto";
   Driver driver = Driver::MEAN;
   Resident resident = Resident::AUTO;
 
   // pair_coeff
   std::vector<Member> members;
-  double energy_unit = 1.0;    // eV in LAMMPS' unit of energy
+  hienet::ChosenTransport transport;    // on several ranks
+  double energy_unit = 1.0;             // eV in LAMMPS' unit of energy
 
   // fix adapt and hybrid/scaled reach these through extract()
   double scale = 1.0;
@@ -100,6 +103,9 @@ struct PairHIENet::Implementation {
   std::vector<hienet::NeighborGraph> graphs;          // on the host, or
   std::unique_ptr<hienet::ResidentData> on_device;    // on the device of the models
   hienet::DeviceResults results;                      // in place of energies and edge_gradients
+  // on several ranks, for each graph: its exchange, and whether that is planned for the list
+  std::vector<std::unique_ptr<hienet::GhostExchange>> exchanges;
+  std::vector<char> planned;
   hienet::RowBuffer buffer;
   hienet::RowBuffer *in_transit = &buffer;    // what Comm packs and unpacks
   std::vector<double> energies, edge_gradients;
@@ -122,12 +128,12 @@ struct PairHIENet::Implementation {
   hienet::TimingBreakdown timing;
   Sections sections;
 
-  // the neighbour list of which `owner` and the graphs on the device know
+  // the neighbour list of which `owner`, the graphs on the device and `planned` know
   int list_atoms = -1, list_owned = -1;
   bigint list_build = -1;
 
-  // one rank: owner[i] is the local index of the atom of which i is an image
-  std::vector<int> owner;
+  // i is a copy of the atom owner[i], a local index, of rank owner_rank[i]
+  std::vector<int> owner, owner_rank;
 };
 
 // ----------------------------------------------------------------------
@@ -143,8 +149,10 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
   centroidstressflag = CENTROID_AVAIL;
   unit_convert_flag = utils::get_supported_conversions(utils::ENERGY);
 
-  // Comm and PairHybrid size their buffers before the model is known.
-  comm_forward = comm_reverse = 1;
+  // Comm and PairHybrid size their buffers before the model is known. Features and their gradients do not pass
+  // through them.
+  comm_forward = 2;    // an atom's owner: rank and index
+  comm_reverse = 1;
 
   // For `compute pair`, of the last evaluation: exchanges between ranks, edges, ghost atoms in use, and the
   // greatest and mean deviation of a committee's forces.
@@ -181,6 +189,8 @@ void PairHIENet::forget_model()
   impl->graphs.clear();
   impl->on_device.reset();
   impl->n_graphs = 0;
+  impl->exchanges.clear();
+  impl->planned.clear();
   impl->deviation_known = false;
   impl->list_atoms = -1;
   if (allocated)
@@ -204,6 +214,7 @@ void PairHIENet::settings(int narg, char **arg)
   impl->device = "auto";
   impl->threads = 0;
   impl->precision = hienet::Precision::MODEL;
+  impl->exchange = "auto";
   impl->driver = Driver::MEAN;
   impl->resident = Resident::AUTO;
   forget_model();
@@ -211,10 +222,10 @@ void PairHIENet::settings(int narg, char **arg)
   for (int i = 0; i < narg; i += 2) {
     const std::string keyword = arg[i];
     if (keyword != "device" && keyword != "threads" && keyword != "precision" &&
-        keyword != "committee" && keyword != "resident")
+        keyword != "exchange" && keyword != "committee" && keyword != "resident")
       error->all(FLERR,
                  "pair_style hienet: unknown keyword `{}`; keywords are `device`, `threads`, "
-                 "`precision`, `committee` and `resident`",
+                 "`precision`, `exchange`, `committee` and `resident`",
                  keyword);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", keyword);
     const std::string value = arg[i + 1];
@@ -228,6 +239,12 @@ void PairHIENet::settings(int narg, char **arg)
       impl->threads = utils::inumeric(FLERR, value, false, lmp);
       if (impl->threads < 1)
         error->all(FLERR, "pair_style hienet: `threads {}` must be at least 1", value);
+    } else if (keyword == "exchange") {
+      if (value != "auto" && value != "direct" && value != "staged")
+        error->all(FLERR,
+                   "pair_style hienet: `exchange {}` is not known; use auto, direct or staged",
+                   value);
+      impl->exchange = value;
     } else if (keyword == "committee") {
       if (value != "mean" && value != "first")
         error->all(FLERR, "pair_style hienet: `committee {}` is not known; use mean or first",
@@ -262,18 +279,21 @@ void PairHIENet::settings(int narg, char **arg)
 // pair_coeff
 // ----------------------------------------------------------------------
 
-/// Stop all ranks if one of them has a problem to report; every rank must call this.
-void PairHIENet::agree(const std::string &problem)
+/// Stop all ranks if one of them has a problem to report, else return whether all of them say `yes`; every rank must
+/// call this.
+bool PairHIENet::agree(const std::string &problem, bool yes)
 {
-  int speaker = problem.empty() ? comm->nprocs : comm->me;
-  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, &speaker, 1, MPI_INT, MPI_MIN, world);
-  if (speaker == comm->nprocs) return;
+  int votes[2] = {problem.empty() ? comm->nprocs : comm->me, yes};
+  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, votes, 2, MPI_INT, MPI_MIN, world);
+  const int speaker = votes[0];
+  if (speaker == comm->nprocs) return votes[1];
   int length = static_cast<int>(problem.size());
   MPI_Bcast(&length, 1, MPI_INT, speaker, world);
   std::string message = problem;
   message.resize(length);
   MPI_Bcast(message.data(), length, MPI_CHAR, speaker, world);
   error->all(FLERR, "pair_style hienet: {}", message);
+  return false;
 }
 
 /// The bytes of a file, read by rank 0 alone: the others need not see its disc.
@@ -405,22 +425,35 @@ std::string PairHIENet::agree_on_device()
   return device;
 }
 
+/// Whose memory the exchanges between ranks use. Collective.
+void PairHIENet::agree_on_transport(const std::string &device)
+{
+  // The ranks test it together: the failure of one of them leaves the others waiting.
+  try {
+    impl->transport = hienet::choose_transport(world, device, impl->exchange);
+  } catch (const std::exception &exception) {
+    error->one(FLERR, "pair_style hienet: {}", exception.what());
+  }
+  if (impl->exchange == "direct" && impl->transport.transport != hienet::Transport::DIRECT)
+    error->all(FLERR,
+               "pair_style hienet: `exchange direct` was asked for, but {}; use `exchange staged`, "
+               "or an MPI that takes the memory of these devices",
+               impl->transport.reason);
+}
+
 /// Read the models of pair_coeff. Collective.
 void PairHIENet::load(const std::vector<std::string> &files,
                       const std::vector<std::string> &symbols)
 {
   const std::string device = agree_on_device();
+  if (comm->nprocs > 1) agree_on_transport(device);
   if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu") ||
       !device_of_atoms().empty())
     impl->on_device = std::make_unique<hienet::ResidentData>(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
-  for (const auto &member : impl->members) {
-    const auto &model = *member.model;
-    impl->cutoff = std::max(impl->cutoff, model.metadata().cutoff);
-    for (int k = 1; k < model.n_stages(); k++)
-      comm_forward = comm_reverse = std::max(comm_forward, model.doubles_per_row(k));
-  }
+  for (const auto &member : impl->members)
+    impl->cutoff = std::max(impl->cutoff, member.model->metadata().cutoff);
   if (impl->is_committee())
     comm_reverse = std::max(comm_reverse, 3 * static_cast<int>(impl->members.size()));
   publish_comm_size();
@@ -481,6 +514,10 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
       impl->on_device->add_graph(metadata.cutoff);
     else
       impl->graphs.emplace_back();
+    impl->planned.push_back(false);
+    if (comm->nprocs > 1)
+      impl->exchanges.push_back(
+          std::make_unique<hienet::GhostExchange>(world, device, impl->transport.transport));
   }
   impl->members.push_back(std::move(member));
 }
@@ -522,6 +559,12 @@ void PairHIENet::report(const std::string &device)
   for (const auto &member : impl->members) text += describe(member);
   for (const auto &[where, ranks] : ranks_of_device)
     text += fmt::format("  device {}: rank(s) {}\n", where, joined(ranks));
+  if (comm->nprocs > 1) {
+    const auto &[transport, reason] = impl->transport;
+    text += fmt::format("  exchange between ranks: {}{}\n",
+                        transport == hienet::Transport::DIRECT ? "direct" : "staged",
+                        reason.empty() ? "" : " (" + reason + ")");
+  }
   if (!device_of_atoms().empty())
     text += "  the atoms stay where KOKKOS has them, and the graph is built there\n";
   else if (impl->on_device)
@@ -709,8 +752,10 @@ double PairHIENet::buffer_bytes()
   double bytes = Pair::memory_usage() + impl->buffer.memory_usage() +
       impl->deviation.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
-      sizeof(BlockSums) * impl->block_sums.capacity() + sizeof(int) * impl->owner.capacity();
+      sizeof(BlockSums) * impl->block_sums.capacity() +
+      sizeof(int) * (impl->owner.capacity() + impl->owner_rank.capacity());
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
+  for (const auto &exchange : impl->exchanges) bytes += exchange->memory_usage();
   if (impl->on_device) bytes += impl->on_device->memory_usage();
   return bytes;
 }
@@ -749,6 +794,7 @@ void PairHIENet::prepare_timing()
   sections.scatter = timing.section("Scatter");
   if (impl->is_committee()) sections.deviation = timing.section("Deviation");
   if (comm->nprocs > 1) {
+    sections.plan = timing.section("Exchange plan");
     sections.copies = timing.section("Exchange copies");
     sections.exchange_forward = timing.section("Exchange forward");
     sections.exchange_backward = timing.section("Exchange backward");
@@ -839,7 +885,7 @@ void PairHIENet::find_deviation(bool wanted)
   if (wanted) {
     if (comm->nprocs > 1) {
       impl->in_transit = &deviation.rows();
-      comm->reverse_comm(this, deviation.rows().stride());
+      comm->reverse_comm(this, deviation.rows().columns());
       impl->in_transit = &impl->buffer;
       if (comm->me == 0) pvector[0] += 1.0;
     }
@@ -858,13 +904,14 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
-/// What the graphs of all members need to know of LAMMPS' neighbour list.
+/// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list.
 void PairHIENet::look_at_list()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
   const bool known = neighbor->ago > 0 && impl->list_atoms == n_atoms &&
       impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
   if (!known && comm->nprocs == 1) find_owners();
+  if (!known) impl->planned.assign(impl->planned.size(), false);
   if (impl->on_device) impl->on_device->begin_step(!known, device_atoms);
   impl->list_atoms = n_atoms;
   impl->list_owned = atom->nlocal;
@@ -878,15 +925,23 @@ const double (*PairHIENet::positions() const)[3]
                                          : nullptr;
 }
 
-/// On one rank every ghost is an image of an owned atom; which one changes only with the neighbour list.
+/// Of which atom each ghost is a copy, told by LAMMPS' own communication: that changes only with the neighbour list.
+/// Collective.
 void PairHIENet::find_owners()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
-  impl->buffer.reshape(n_atoms, 1, false);
-  for (int i = 0; i < atom->nlocal; i++) impl->buffer.value(i) = i;
-  comm->forward_comm(this, 1);
+  impl->buffer.reshape(n_atoms, 2);
+  for (int i = 0; i < atom->nlocal; i++) {
+    impl->buffer.row(i)[0] = i;
+    impl->buffer.row(i)[1] = comm->me;
+  }
+  comm->forward_comm(this, 2);
   impl->owner.resize(n_atoms);
-  for (int i = 0; i < n_atoms; i++) impl->owner[i] = static_cast<int>(impl->buffer.value(i));
+  impl->owner_rank.resize(n_atoms);
+  for (int i = 0; i < n_atoms; i++) {
+    impl->owner[i] = static_cast<int>(impl->buffer.row(i)[0]);
+    impl->owner_rank[i] = static_cast<int>(impl->buffer.row(i)[1]);
+  }
 }
 
 /// Returns what is wrong, or an empty string.
@@ -941,9 +996,10 @@ std::string PairHIENet::circumstances(const Member &member, bool has_edges) cons
                      atom->nlocal, pairs, impl->is_committee() ? ", model " + member.file : "");
 }
 
-/// The first steps, up to the first exchange. Returns what is wrong, or an empty string.
-std::string PairHIENet::begin_model(const Member &member)
+/// The first steps, up to the first exchange, and whether that is planned. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model(const Member &member, bool &planned)
 {
+  planned = true;
   auto &model = *member.model;
   if (member.builds_graph) {
     const std::string problem = build_graph(member);
@@ -964,6 +1020,7 @@ std::string PairHIENet::begin_model(const Member &member)
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
+    planned = exchange_is_planned(member);
   } catch (const std::exception &exception) {
     return exception.what() + (" " + circumstances(member));
   }
@@ -988,14 +1045,57 @@ void PairHIENet::on_this_rank(const Member &member, int section, Work &&work)
   impl->timing.stamp(section);
 }
 
+/// Whether the exchange serves this neighbour list, and the nodes of this step.
+bool PairHIENet::exchange_is_planned(const Member &member)
+{
+  if (comm->nprocs == 1 || !member.builds_graph) return true;
+  const size_t k = member.graph;
+  return impl->planned[k] && impl->exchanges[k]->set_nodes(impl->n_local(k), impl->node_atom(k));
+}
+
+/// Plan the exchange for all ghosts of known species in the neighbour list: those within the cutoff change from step to
+/// step, these stay. Collective.
+void PairHIENet::plan_exchange(const Member &member)
+{
+  const auto &species = member.species_of_type;
+  auto &exchange = *impl->exchanges[member.graph];
+  on_this_rank(member, impl->sections.plan, [&] {
+    find_owners();
+    std::vector<char> listed(atom->nghost);
+    // A list on the device is not read here: the nodes are what it refers to.
+    for (const int i : impl->node_atom(member.graph))
+      if (device_atoms && i >= atom->nlocal) listed[i - atom->nlocal] = 1;
+    for (int ii = 0; ii < list->inum && !device_atoms; ii++) {
+      const int i = list->ilist[ii];
+      if (i >= atom->nlocal || species[atom->type[i]] < 0) continue;
+      for (int k = 0; k < list->numneigh[i]; k++) {
+        const int j = list->firstneigh[i][k] & NEIGHMASK;
+        if (j >= atom->nlocal && species[atom->type[j]] >= 0) listed[j - atom->nlocal] = 1;
+      }
+    }
+    std::vector<hienet::Ghost> ghosts;
+    for (int i = atom->nlocal; i < atom->nlocal + atom->nghost; i++)
+      if (listed[i - atom->nlocal]) ghosts.push_back({i, impl->owner_rank[i], impl->owner[i]});
+    exchange.plan(atom->nlocal, atom->nlocal + atom->nghost, ghosts);
+    if (!exchange.set_nodes(impl->n_local(member.graph), impl->node_atom(member.graph)))
+      throw hienet::ModelError(
+          "an atom has left the network, by its type or an excluded group, and its ghosts have "
+          "not; let LAMMPS renew them: no `run ... pre no` behind `set` or `group`");
+    impl->planned[member.graph] = true;
+  });
+}
+
 /// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged. With
 /// `compared` the forces are wanted on the host, wherever LAMMPS has its own.
 void PairHIENet::evaluate_model(const Member &member, bool compared)
 {
   auto &model = *member.model;
   const auto &sections = impl->sections;
-  agree(begin_model(member));
+  bool planned;
+  const std::string problem = begin_model(member, planned);
+  const bool all_planned = agree(problem, planned);
   impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
+  if (!all_planned) plan_exchange(member);
 
   for (int k = 1; k < model.n_stages(); k++) {
     if (comm->nprocs > 1) exchange_forward(member, k);
@@ -1030,15 +1130,16 @@ void PairHIENet::evaluate_model(const Member &member, bool compared)
 void PairHIENet::exchange_forward(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_state(k, n_atoms, impl->buffer);
+    model.send_state(k, exchange);
   });
-  comm->forward_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_forward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_forward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_state(k, impl->buffer);
+    model.receive_state(k, exchange);
   });
 }
 
@@ -1046,15 +1147,16 @@ void PairHIENet::exchange_forward(const Member &member, int k)
 void PairHIENet::exchange_reverse(const Member &member, int k)
 {
   auto &model = *member.model;
-  const int n_atoms = atom->nlocal + atom->nghost;
+  auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.copies, [&] {
-    model.export_gradient(k, n_atoms, impl->buffer);
+    model.send_gradient(k, exchange);
   });
-  comm->reverse_comm(this, impl->buffer.stride());
+  on_this_rank(member, impl->sections.exchange_backward, [&] {
+    exchange.wait();
+  });
   if (comm->me == 0) pvector[0] += 1.0;
-  impl->timing.stamp(impl->sections.exchange_backward);
   on_this_rank(member, impl->sections.copies, [&] {
-    model.import_gradient(k, impl->buffer);
+    model.receive_gradient(k, exchange);
   });
 }
 

@@ -59,11 +59,12 @@ class PairHIENet : public Pair {
   void check_exclusions();
   int absent_groups() const;
   void publish_comm_size();
-  void agree(const std::string &);
+  bool agree(const std::string &, bool = true);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
   std::string contradiction(const std::string &) const;
   std::string agree_on_device();
+  void agree_on_transport(const std::string &);
   std::string read_file(const std::string &);
   void load(const std::vector<std::string> &, const std::vector<std::string> &);
   void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
@@ -81,8 +82,10 @@ class PairHIENet : public Pair {
   const double (*positions() const)[3];
   void find_owners();
   std::string build_graph(const Member &);
-  std::string begin_model(const Member &);
+  std::string begin_model(const Member &, bool &);
   void evaluate_model(const Member &, bool);
+  bool exchange_is_planned(const Member &);
+  void plan_exchange(const Member &);
   void exchange_forward(const Member &, int);
   void exchange_reverse(const Member &, int);
   void accumulate(const Member &, bool);

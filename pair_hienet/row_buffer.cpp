@@ -3,15 +3,13 @@
 #include "row_buffer.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace hienet {
 
-void RowBuffer::reshape(int n_rows, int columns, bool single)
+void RowBuffer::reshape(int n_rows, int columns)
 {
-  single_ = single;
-  stride_ = std::max(1, single ? (columns + 1) / 2 : columns);
-  data.resize(static_cast<size_t>(n_rows) * stride_);
+  columns_ = columns;
+  data.resize(static_cast<size_t>(n_rows) * columns_);
 }
 
 void RowBuffer::set_zero()
@@ -19,42 +17,26 @@ void RowBuffer::set_zero()
 
 int RowBuffer::pack(int n, const int *list, double *out) const
 {
-  const size_t bytes = sizeof(double) * stride_;
-  for (int i = 0; i < n; i++)
-    std::memcpy(out + static_cast<size_t>(i) * stride_, row(list[i]), bytes);
-  return n * stride_;
+  for (int i = 0; i < n; i++) out = std::copy_n(row(list[i]), columns_, out);
+  return n * columns_;
 }
 
 void RowBuffer::unpack(int n, int first, const double *in)
 {
-  if (n > 0) std::memcpy(row(first), in, sizeof(double) * stride_ * static_cast<size_t>(n));
+  if (n > 0) std::copy_n(in, static_cast<size_t>(n) * columns_, row(first));
 }
 
 int RowBuffer::pack_range(int n, int first, double *out) const
 {
-  if (n > 0) std::memcpy(out, row(first), sizeof(double) * stride_ * static_cast<size_t>(n));
-  return n * stride_;
-}
-
-template <typename T> static void add_row(char *to, const char *from, size_t n)
-{
-  for (size_t i = 0; i < n; i++) {
-    T a, b;
-    std::memcpy(&a, to + i * sizeof(T), sizeof(T));
-    std::memcpy(&b, from + i * sizeof(T), sizeof(T));
-    a += b;
-    std::memcpy(to + i * sizeof(T), &a, sizeof(T));
-  }
+  if (n > 0) std::copy_n(row(first), static_cast<size_t>(n) * columns_, out);
+  return n * columns_;
 }
 
 void RowBuffer::add(int n, const int *list, const double *in)
 {
   for (int i = 0; i < n; i++) {
-    const char *from = reinterpret_cast<const char *>(in + static_cast<size_t>(i) * stride_);
-    if (single_)
-      add_row<float>(row(list[i]), from, 2 * static_cast<size_t>(stride_));
-    else
-      add_row<double>(row(list[i]), from, stride_);
+    double *const to = row(list[i]);
+    for (int column = 0; column < columns_; column++) to[column] += *in++;
   }
 }
 

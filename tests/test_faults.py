@@ -171,13 +171,21 @@ assert calculator.get_potential_energy(small) == before
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("OutOfMemoryError not enough memory for ")
     assert "8000 atoms" in process.stdout
-    assert "use a smaller structure, `float32`, or LAMMPS on several ranks" in process.stdout
+    assert (
+        "use a smaller structure, `float32`, a compiled file (`hienet-deploy`), or LAMMPS on several ranks"
+        in process.stdout
+    )
 
 
 def test_only_exhausted_memory_is_explained_as_such():
     with pytest.raises(RuntimeError, match="another reason"), memory_explained("it", "do that"):
         raise RuntimeError("another reason")
-    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")):
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
         with (
             pytest.raises(OutOfMemoryError, match="not enough memory for it; do that"),
             memory_explained("it", "do that"),

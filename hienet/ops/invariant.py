@@ -129,25 +129,26 @@ class TabulatedInvariantLayer(nn.Module):
         return features[:, :0]
 
     def load_elements(self, species: Tensor) -> int:
-        """Build the tables of all pairs of these species, `[n]` int64; returns their bytes.
+        """Build the tables of all pairs of these species, `[n]` int64 on any device; returns their bytes.
 
         Raises:
             ValueError: a species that the model does not have.
         """
-        kinds = torch.unique(species)
+        device = self.table.device
+        kinds = torch.unique(species).to(device)
         chosen: list[int] = kinds.tolist()
         n_species = self.pair_row.size(0)
         for kind in chosen:
             if kind < 0 or kind >= n_species:
                 raise ValueError(f"species must be below {n_species}, got {kind}")
-        distance = sample_distances(self.cutoff, self.n_intervals, self.samples).unsqueeze(1)
+        distance = sample_distances(self.cutoff, self.n_intervals, self.samples).to(device).unsqueeze(1)
         envelope = self.envelope(distance)
         radial = bessel_basis(distance, self.frequencies.to(torch.float64), self.cutoff) * envelope
-        fit = fit_matrix(self.samples)
+        fit = fit_matrix(self.samples).to(device)
         output = self.output.to(torch.float64)
         # Allocated once: together with a list of tables it would take twice the memory.
         shape = [len(chosen) * len(chosen), self.table.size(1), self.n_intervals, self.table.size(3), self.lanes]
-        table = torch.empty(shape, dtype=self.table.dtype)
+        table = torch.empty(shape, dtype=self.table.dtype, device=device)
         rows = torch.full_like(self.pair_row, -1)
         row = 0
         for center in chosen:
@@ -159,7 +160,7 @@ class TabulatedInvariantLayer(nn.Module):
                 mapped = splines.view(self.n_intervals, splines.size(1), -1, self.channels) @ output
                 for i in range(neighbors.size(0)):
                     table[row] = in_lanes(mapped[:, :, i], self.lanes)
-                    rows[center, neighbors[i]] = row
+                    rows[center, chosen[row % len(chosen)]] = row
                     row += 1
         self.pair_row = rows
         self.table = table

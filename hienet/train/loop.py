@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from hienet.config import TrainingSection
-from hienet.data.dataset import Dataset
+from hienet.data.dataset import Dataset, Targets
 from hienet.derivatives import predict
 from hienet.errors import HIENetError
+from hienet.graph import AtomicGraph
 from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import Row
 from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
 from hienet.train.schedule import Schedule
+
+_MEMORY_REMEDY = (
+    "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more memory"
+)
 
 
 class StoppedBySignal(Exception):  # noqa: N818 - not an error
@@ -116,13 +122,8 @@ class Trainer:
         self._clock = time.monotonic()
         try:
             while not self.finished:
-                with memory_explained(
-                    f"batches of {self.settings.batch_size} frames",
-                    "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more",
-                ):
-                    self._run_epoch(on_step, should_stop)
-                    row, is_best = self._end_epoch()
-                on_epoch(row, is_best)
+                self._run_epoch(on_step, should_stop)
+                on_epoch(*self._end_epoch())
         finally:
             self.state.seconds, self._clock = self.seconds, 0.0
 
@@ -146,13 +147,19 @@ class Trainer:
 
     def _step(self, indices: list[int]) -> float:
         graph, targets = self.train.batch(indices)
-        graph, targets = graph.to(self.device), targets.to(self.device)
+        with memory_explained(f"batches of {len(indices)} frames, {graph.describe_size()}", _MEMORY_REMEDY):
+            return self._step_on(graph.to(self.device), targets.to(self.device), indices)
+
+    def _step_on(self, graph: AtomicGraph, targets: Targets, indices: list[int]) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss = training_loss(predict(self.model, graph, training=True), targets, self.loss_settings)
-        value = loss.total.item()
-        if not torch.isfinite(loss.total):
+        # All at once: a GPU is waited for once a step.
+        parts = torch.stack([part.detach().double() for part in (loss.total, loss.energy, loss.forces, loss.stress)])
+        values: list[float] = parts.tolist()
+        value = values[0]
+        if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"the loss became {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, with the frames "
                 f"{', '.join(self.train.frames[i].source for i in indices[:8])}; lower `training.learning_rate`, set "
@@ -164,7 +171,7 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.model)
         n = len(indices)
-        for i, part in enumerate((value, loss.energy.item(), loss.forces.item(), loss.stress.item(), 1.0)):
+        for i, part in enumerate((*values, 1.0)):
             self.state.loss_sums[i] += n * part
         return value
 
@@ -197,7 +204,8 @@ class Trainer:
         if self.validation is None:
             return None, None
         with self.average.applied_to(self.model):
-            comparison = compare(self.model.eval(), self.validation, self.settings.batch_size, self.device)
+            size = self.settings.batch_size
+            comparison = compare(self.model.eval(), self.validation, size, self.device, _MEMORY_REMEDY)
         self.model.train()
         return loss_of_comparison(comparison, self.loss_settings), errors(comparison)
 
@@ -206,10 +214,10 @@ class Trainer:
         return {**self.model.state_dict(), **self.average.averages}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors."""
+        """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors on the CPU."""
         return {
             "loop": {**vars(self.state), "seconds": self.seconds},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
             "random": torch.get_rng_state(),
             "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -223,6 +231,15 @@ class Trainer:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_device"] is not None:
             torch.cuda.set_rng_state(state["random_device"], self.device)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Dictionaries and lists of values, their tensors on the CPU, so that a machine without a GPU can read them."""
+    if isinstance(value, dict):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(entry) for entry in value]
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _error_columns(found: Errors | None) -> dict[str, float | int | None]:

@@ -40,12 +40,9 @@ def huber(predicted: Tensor, label: Tensor, delta: float) -> Tensor:
     0 if there are none.
     """
     labelled = label.isfinite()
-    if not labelled.all():
-        predicted, label = predicted[labelled], label[labelled]
-    if label.numel() == 0:
-        # A sum of nothing, so that a batch without any label can be differentiated like the others.
-        return predicted.sum()
-    return F.huber_loss(predicted, label, delta=delta)
+    # Nothing asks whether there are any, for which a GPU would have to be waited for.
+    differing = torch.where(labelled, label, predicted.detach())
+    return F.huber_loss(predicted, differing, reduction="sum", delta=delta) / labelled.sum().clamp(min=1)
 
 
 def training_loss(prediction: Prediction, targets: Targets, settings: LossSettings) -> Loss:

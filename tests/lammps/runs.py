@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,7 +180,13 @@ def evaluate(atoms: ase.Atoms, setup: Setup, folder: Path, types: Sequence[int] 
 
 
 def run(
-    atoms: ase.Atoms, setup: Setup, folder: Path, ranks: int = 1, steps: int = 20, types: Sequence[int] | None = None
+    atoms: ase.Atoms,
+    setup: Setup,
+    folder: Path,
+    ranks: int = 1,
+    steps: int = 20,
+    types: Sequence[int] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Snapshot]:
     """NVE in a process of its own on several ranks: the first and the last step."""
     data = folder / "data.test"
@@ -198,7 +204,7 @@ dump_modify 1 sort id format float %.17g
 run {steps}
 """
     )
-    output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=folder)
+    output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=folder, environment=environment)
     rows = [[float(x) for x in row.split(",")] for row in re.findall(r"^ +- \[(.*?),? ?\]$", output, re.MULTILINE)]
     tables = [np.array(block) for block in _blocks(dump)]
     assert len(rows) == len(tables) >= 1, output

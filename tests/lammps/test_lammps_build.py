@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -141,3 +142,44 @@ def test_the_error_line_of_a_deck_is_quoted(plugin):
         run_deck("units metal\nnonsense\n", timeout=TIMEOUT)
     with pytest.raises(HIENetError, match=r"there is no input deck `nowhere\.in`"):
         run_deck("nowhere.in", timeout=TIMEOUT)
+
+
+@pytest.fixture
+def torch_folder(tmp_path, monkeypatch):
+    """A folder like torch's, and programs that answer like CUDA's compiler."""
+
+    def make(cuda: str | None, compiler: str | None) -> Path:
+        folder = tmp_path / "torch"
+        (folder / "lib").mkdir(parents=True)
+        (folder / "version.py").write_text(f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda!r}\n")
+        if cuda is not None:
+            (folder / "lib" / "libtorch_cuda.so").touch()
+        nvcc = tmp_path / "nvcc"
+        if compiler is not None:
+            nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {compiler}, V{compiler}.88'\n")
+            nvcc.chmod(0o755)
+        monkeypatch.setenv("CUDACXX", str(nvcc))
+        return folder
+
+    return make
+
+
+def test_the_cuda_compiler_of_torch_s_version_is_used(torch_folder, tmp_path):
+    assert hienet.build.find_cuda_compiler(torch_folder("13.0", "13.2")) == (tmp_path / "nvcc", None)
+
+
+def test_a_cpu_build_of_torch_needs_no_cuda_compiler(torch_folder):
+    assert hienet.build.find_cuda_compiler(torch_folder(None, "13.0")) == (None, None)
+
+
+def test_a_cuda_compiler_of_another_version_is_not_used_and_said(torch_folder):
+    compiler, reason = hienet.build.find_cuda_compiler(torch_folder("12.8", "13.0"))
+    assert compiler is None
+    assert re.search(
+        r"torch is built for CUDA 12\.8, but `.*nvcc` is of CUDA 13\.0; install the CUDA toolkit 12\.8", reason
+    )
+
+
+def test_a_cuda_compiler_that_is_none_is_refused(torch_folder):
+    with pytest.raises(HIENetError, match=r"CUDACXX is `.*nvcc`, which is not a program; set it to the path of `nvcc`"):
+        hienet.build.find_cuda_compiler(torch_folder("13.0", None))

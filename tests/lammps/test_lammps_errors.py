@@ -93,7 +93,7 @@ WRONG = {
     ),
     **{
         f"no memory on a GPU, {number}": Wrong(
-            r"stage `first`: not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
+            r"stage `pairs`: not enough memory on the GPU for the network; use more GPUs, a smaller system, or "
             r"`precision mixed` \(step 0, rank 0, 8 atoms, \d+ edges\)",
             pair=f"{{gpu{number}}} C Si",
         )
@@ -104,6 +104,7 @@ WRONG = {
     "unknown device": Wrong("`device tpu` is not known; use auto, cpu, cuda or cuda:N", style="device tpu"),
     "device number": Wrong("`device cuda:x` is not known", style="device cuda:x"),
     "threads": Wrong("`threads 0` must be at least 1", style="threads 0"),
+    "exchange": Wrong("`exchange fast` is not known; use auto, direct or staged", style="exchange fast"),
     "resident": Wrong("`resident maybe` is not known; use auto, yes or no", style="resident maybe"),
     "precision": Wrong("`precision half` is not known; use model, double or mixed", style="precision half"),
 }

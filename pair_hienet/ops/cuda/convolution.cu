@@ -35,7 +35,7 @@ template <int N, typename T> __device__ __forceinline__ void read_couplings(cons
 
 /// The task and the center of this warp; no lane goes on where there is none.
 struct Work {
-  int64_t center;
+  int64_t center, first_edge, last_edge;
   Task task;
   bool none;
 };
@@ -44,8 +44,10 @@ template <typename T>
 __device__ __forceinline__ Work find_work(const ConvolutionChunk<T> &chunk, const Tasks &tasks)
 {
   const int64_t warp = global_warp();
-  if (warp >= chunk.n_centers * tasks.n) return {0, {}, true};
-  return {chunk.first_center + warp / tasks.n, tasks.tasks[warp % tasks.n], false};
+  if (warp >= chunk.n_centers * tasks.n) return {0, 0, 0, {}, true};
+  const int64_t center = chunk.first_center + warp / tasks.n;
+  return {center, chunk.row_start[center], chunk.row_start[center + 1], tasks.tasks[warp % tasks.n],
+          false};
 }
 
 /// Channel `v` of this lane in a task; lanes beyond the block's last channel have none.
@@ -73,7 +75,7 @@ __device__ __forceinline__ void forward_path(const ConvolutionChunk<T> &chunk, c
     HIENET_UNROLL
     for (int o = 0; o < D_OUT; o++) total[o][v] = T(0);
   }
-  for (int64_t e = chunk.row_start[work.center]; e < chunk.row_start[work.center + 1]; e++) {
+  for (int64_t e = work.first_edge; e < work.last_edge; e++) {
     const auto place = place_of(chunk.splines, chunk.edges[e * chunk.edge_stride]);
     const T *const x =
         chunk.features + chunk.neighbor[e] * chunk.feature_stride + task.feature_start;
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(WARPS_OF_A_BLOCK *WARP)
     const T *const spline = column_of(chunk.splines, path.table_start, u);
     T total[LARGEST_DIM];
     for (int o = 0; o < path.dim_out; o++) total[o] = T(0);
-    for (int64_t e = chunk.row_start[work.center]; e < chunk.row_start[work.center + 1]; e++) {
+    for (int64_t e = work.first_edge; e < work.last_edge; e++) {
       const auto place = place_of(chunk.splines, chunk.edges[e * chunk.edge_stride]);
       const T *const x =
           chunk.features + chunk.neighbor[e] * chunk.feature_stride + task.feature_start + u;
@@ -235,7 +237,7 @@ __global__ void __launch_bounds__(WARPS_OF_A_BLOCK *WARP)
   if (work.none) return;
   const Task &task = work.task;
   const T *const gradient = messages + (work.center - chunk.first_center) * message_stride;
-  for (int64_t e = chunk.row_start[work.center]; e < chunk.row_start[work.center + 1]; e++) {
+  for (int64_t e = work.first_edge; e < work.last_edge; e++) {
     const int64_t row = e - chunk.first_edge;
     const auto place = place_of(chunk.splines, chunk.edges[e * chunk.edge_stride]);
     const T *const x =
@@ -294,7 +296,7 @@ __global__ void __launch_bounds__(WARPS_OF_A_BLOCK *WARP)
   const int u = channel(task, 0);
   const bool own = u < task.channels;
   const T *const gradient = messages + (work.center - chunk.first_center) * message_stride;
-  for (int64_t e = chunk.row_start[work.center]; e < chunk.row_start[work.center + 1]; e++) {
+  for (int64_t e = work.first_edge; e < work.last_edge; e++) {
     const int64_t row = e - chunk.first_edge;
     const auto place = place_of(chunk.splines, chunk.edges[e * chunk.edge_stride]);
     const T *const x =
