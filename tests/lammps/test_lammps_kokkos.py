@@ -51,7 +51,7 @@ def kokkos_plugin() -> Path:
 
 
 @pytest.fixture
-def lmp(kokkos_plugin, monkeypatch) -> Callable[..., str]:
+def lmp(kokkos_plugin, monkeypatch) -> partial[str]:
     """`run_deck` with that LAMMPS and plugin."""
     found = hienet.lammps._program
     binary = str(Path(BUILD).resolve() / "lmp")
@@ -64,8 +64,9 @@ def run(lmp, monkeypatch, tmp_path) -> Callable[..., list[Snapshot]]:
     """`runs.run` with that LAMMPS and the given arguments."""
 
     def result(atoms, setup: Setup, ranks: int = 1, arguments=KOKKOS, **options) -> list[Snapshot]:
-        def run_deck_there(deck, ranks, timeout, cwd):
-            return lmp(deck, ranks, timeout=timeout, cwd=cwd, arguments=arguments)
+        def run_deck_there(deck, ranks, *, environment=None, **options):
+            variables = {**lmp.keywords["environment"], **(environment or {})}
+            return lmp(deck, ranks, arguments=arguments, environment=variables, **options)
 
         monkeypatch.setattr(runs, "run_deck", run_deck_there)
         return runs.run(atoms, setup, tmp_path, ranks, **options)
