@@ -10,12 +10,16 @@ include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
 add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
 
 function(hienet_add_pair_style)
-  foreach(name pair_hienet.h pair_hienet.cpp device_graph.h device_graph.cpp device_guard.h force_deviation.h
-          force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h model_archive.cpp
-          model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
-          row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h
-          timing_breakdown.cpp)
-    set(link "${CMAKE_CURRENT_SOURCE_DIR}/../src/${name}")
+  set(names pair_hienet.h pair_hienet.cpp device_array.h device_array.cpp device_atoms.h device_graph.h device_graph.cpp
+      device_guard.h force_deviation.h force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h
+      model_archive.cpp model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
+      row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h timing_breakdown.cpp)
+  if(PKG_KOKKOS)
+    list(APPEND names KOKKOS/pair_hienet_kokkos.h KOKKOS/pair_hienet_kokkos.cpp)
+  endif()
+  foreach(place ${names})
+    get_filename_component(name "${place}" NAME)
+    set(link "${CMAKE_CURRENT_SOURCE_DIR}/../src/${place}")
     if(NOT EXISTS "${link}")
       file(CREATE_LINK "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${name}" "${link}" SYMBOLIC)
     endif()

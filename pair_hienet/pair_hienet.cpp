@@ -381,13 +381,36 @@ std::vector<std::string> PairHIENet::split_words(const std::vector<std::string> 
   return {first_symbol, words.end()};
 }
 
+/// Where LAMMPS itself keeps the atoms if that is where the network has to run, or an empty string.
+std::string PairHIENet::device_of_atoms() const
+{ return ""; }
+
+/// What the settings say against a network that runs where LAMMPS keeps the atoms, or an empty string.
+std::string PairHIENet::contradiction(const std::string &device) const
+{
+  const bool agreed = impl->device == "auto" || impl->device == device ||
+      (impl->device == "cuda" && device != "cpu");
+  if (!agreed)
+    return fmt::format("`device {}` was asked for, but KOKKOS keeps the atoms on the device `{}`; "
+                       "leave the keyword out, or use hienet/kk/host or hienet",
+                       impl->device, device);
+  if (impl->resident == Resident::NO)
+    return "`resident no` is not for hienet/kk, whose atoms are on the device; leave the keyword "
+           "out, or use hienet";
+  return "";
+}
+
 /// The device of this rank, which must be of one kind on all. Collective.
 std::string PairHIENet::agree_on_device()
 {
   std::string problem, device;
   const int node_rank = rank_on_machine(world);
   try {
-    device = hienet::choose_device(impl->device, node_rank);
+    device = device_of_atoms();
+    if (device.empty())
+      device = hienet::choose_device(impl->device, node_rank);
+    else
+      problem = contradiction(device);
   } catch (const std::exception &exception) {
     problem = exception.what();
   }
@@ -424,7 +447,8 @@ void PairHIENet::load(const std::vector<std::string> &files,
 {
   const std::string device = agree_on_device();
   if (comm->nprocs > 1) agree_on_transport(device);
-  if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu"))
+  if (impl->resident == Resident::YES || (impl->resident == Resident::AUTO && device != "cpu") ||
+      !device_of_atoms().empty())
     impl->on_device = std::make_unique<hienet::ResidentData>(device);
   for (const auto &file : files) add_member(file, symbols, device);
   impl->cutoff = 0.0;
@@ -541,7 +565,10 @@ void PairHIENet::report(const std::string &device)
                         transport == hienet::Transport::DIRECT ? "direct" : "staged",
                         reason.empty() ? "" : " (" + reason + ")");
   }
-  text += impl->on_device ? "  the graph is built on the device, from positions alone\n" : "";
+  if (!device_of_atoms().empty())
+    text += "  the atoms stay where KOKKOS has them, and the graph is built there\n";
+  else if (impl->on_device)
+    text += "  the graph is built on the device, from positions alone\n";
   text +=
       fmt::format("  threads for each rank: {}\n", impl->threads ? impl->threads : comm->nthreads);
   utils::logmesg(lmp, text);
@@ -826,7 +853,7 @@ void PairHIENet::compute(int eflag, int vflag)
   timing.stamp(impl->sections.graph);
   for (const auto &member : impl->members) {
     if (weight(member) == 0.0 && !compared) continue;
-    evaluate_model(member);
+    evaluate_model(member, compared);
     accumulate(member, compared);
     timing.stamp(impl->sections.scatter);
   }
@@ -885,7 +912,7 @@ void PairHIENet::look_at_list()
       impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
   if (!known && comm->nprocs == 1) find_owners();
   if (!known) impl->planned.assign(impl->planned.size(), false);
-  if (impl->on_device) impl->on_device->begin_step(!known);
+  if (impl->on_device) impl->on_device->begin_step(!known, device_atoms);
   impl->list_atoms = n_atoms;
   impl->list_owned = atom->nlocal;
   impl->list_build = neighbor->ncalls;
@@ -1035,7 +1062,10 @@ void PairHIENet::plan_exchange(const Member &member)
   on_this_rank(member, impl->sections.plan, [&] {
     find_owners();
     std::vector<char> listed(atom->nghost);
-    for (int ii = 0; ii < list->inum; ii++) {
+    // A list on the device is not read here: the nodes are what it refers to.
+    for (const int i : impl->node_atom(member.graph))
+      if (device_atoms && i >= atom->nlocal) listed[i - atom->nlocal] = 1;
+    for (int ii = 0; ii < list->inum && !device_atoms; ii++) {
       const int i = list->ilist[ii];
       if (i >= atom->nlocal || species[atom->type[i]] < 0) continue;
       for (int k = 0; k < list->numneigh[i]; k++) {
@@ -1055,8 +1085,9 @@ void PairHIENet::plan_exchange(const Member &member)
   });
 }
 
-/// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged.
-void PairHIENet::evaluate_model(const Member &member)
+/// Forwards and backwards through the stages. On one rank ghosts fold onto their owners: nothing is exchanged. With
+/// `compared` the forces are wanted on the host, wherever LAMMPS has its own.
+void PairHIENet::evaluate_model(const Member &member, bool compared)
 {
   auto &model = *member.model;
   const auto &sections = impl->sections;
@@ -1086,8 +1117,10 @@ void PairHIENet::evaluate_model(const Member &member)
   }
   on_this_rank(member, sections.edges_backward, [&] {
     if (impl->on_device)
-      impl->results =
-          impl->on_device->finish(model, member.graph, vflag_global, vflag_atom, cvflag_atom);
+      impl->results = impl->on_device->finish(model, member.graph,
+                                              {!device_atoms || compared, bool(vflag_global),
+                                               bool(vflag_atom), bool(cvflag_atom),
+                                               weight(member) * impl->energy_unit * impl->scale});
     else
       model.finish(impl->edge_gradients);
   });
@@ -1171,13 +1204,11 @@ double PairHIENet::add_results(const Member &member, bool compared)
   const auto &node_atom = impl->node_atom(member.graph);
   const double unit = impl->energy_unit * impl->scale;
   const double share = weight(member);
-  double checksum = 0.0;
   for (size_t node = 0; node < node_atom.size(); node++) {
     const int i = node_atom[node];
-    for (int a = 0; a < 3; a++) {
+    for (int a = 0; a < 3 && results.forces; a++) {
       const double force = unit * results.forces[3 * node + a];
-      atom->f[i][a] += share * force;
-      checksum += force;
+      if (!device_atoms) atom->f[i][a] += share * force;
       if (compared) impl->deviation.force(i, member.index)[a] += force;
     }
     for (int a = 0; a < 6 && vflag_atom; a++)
@@ -1186,7 +1217,7 @@ double PairHIENet::add_results(const Member &member, bool compared)
       cvatom[i][a] += share * unit * results.centroid_virials[9 * node + a];
   }
   if (vflag_global) add_virial(results.virial, share * unit);
-  return checksum;
+  return results.checksum;
 }
 
 /// What the edges on the host give. Returns a number that is not finite if a component of a gradient is not.

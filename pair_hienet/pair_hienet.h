@@ -19,6 +19,10 @@ PairStyle(hienet,PairHIENet);
 #include <string>
 #include <vector>
 
+namespace hienet {
+struct DeviceAtoms;
+}
+
 namespace LAMMPS_NS {
 
 class PairHIENet : public Pair {
@@ -46,6 +50,10 @@ class PairHIENet : public Pair {
   struct Implementation;
   Implementation *impl;
 
+  // For a style whose atoms LAMMPS keeps on a device: where that is, and during compute() the atoms.
+  virtual std::string device_of_atoms() const;
+  const hienet::DeviceAtoms *device_atoms = nullptr;
+
   void allocate();
   void forget_model();
   void check_exclusions();
@@ -54,6 +62,7 @@ class PairHIENet : public Pair {
   bool agree(const std::string &, bool = true);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
+  std::string contradiction(const std::string &) const;
   std::string agree_on_device();
   void agree_on_transport(const std::string &);
   std::string read_file(const std::string &);
@@ -74,7 +83,7 @@ class PairHIENet : public Pair {
   void find_owners();
   std::string build_graph(const Member &);
   std::string begin_model(const Member &, bool &);
-  void evaluate_model(const Member &);
+  void evaluate_model(const Member &, bool);
   bool exchange_is_planned(const Member &);
   void plan_exchange(const Member &);
   void exchange_forward(const Member &, int);

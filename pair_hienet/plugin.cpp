@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What LAMMPS' `plugin load` looks for: registers pair_style hienet.
+// What LAMMPS' `plugin load` looks for: registers pair_style hienet, and hienet/kk if compiled for a LAMMPS with KOKKOS.
 
 #include "pair_hienet.h"
 #include "plugin_types.h"
+
+#ifdef HIENET_KOKKOS
+#include "pair_hienet_kokkos.h"
+#endif
 
 #include "lammps.h"
 
 #include <string>
 
-static void *create_pair_hienet(void *lmp)
-{
-  return static_cast<LAMMPS_NS::Pair *>(
-      new LAMMPS_NS::PairHIENet(static_cast<LAMMPS_NS::LAMMPS *>(lmp)));
-}
+template <typename Style> static void *create(void *lmp)
+{ return static_cast<LAMMPS_NS::Pair *>(new Style(static_cast<LAMMPS_NS::LAMMPS *>(lmp))); }
 
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
 {
@@ -22,10 +23,19 @@ extern "C" void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
   const char *running = static_cast<LAMMPS_NS::LAMMPS *>(lmp)->version;
   plugin.version = compiled_for.empty() ? running : HIENET_LAMMPS_VERSION;
   plugin.style = "pair";
-  plugin.name = "hienet";
   plugin.info = "HIENet machine-learned potentials";
   plugin.author = "the HIENet for LAMMPS developers";
-  plugin.creator.v1 = &create_pair_hienet;
   plugin.handle = handle;
-  reinterpret_cast<lammpsplugin_regfunc>(regfunc)(&plugin, lmp);
+
+  auto add = [&](const char *name, lammpsplugin_factory1 *creator) {
+    plugin.name = name;
+    plugin.creator.v1 = creator;
+    reinterpret_cast<lammpsplugin_regfunc>(regfunc)(&plugin, lmp);
+  };
+  add("hienet", &create<LAMMPS_NS::PairHIENet>);
+#ifdef HIENET_KOKKOS
+  add("hienet/kk", &create<LAMMPS_NS::PairHIENetKokkos<LMPDeviceType>>);
+  add("hienet/kk/device", &create<LAMMPS_NS::PairHIENetKokkos<LMPDeviceType>>);
+  add("hienet/kk/host", &create<LAMMPS_NS::PairHIENetKokkos<LMPHostType>>);
+#endif
 }

@@ -2,6 +2,7 @@
 
 #include "resident_data.h"
 
+#include "device_array.h"
 #include "device_guard.h"
 #include "model_error.h"
 #include "neighbor_graph.h"
@@ -56,6 +57,8 @@ struct ResidentData::Torch {
     return upload(staged);
   }
 
+  std::pair<at::Tensor, at::Tensor> upload_list(const NeighborListView &list, int n_owned);
+
   void wait() const
   {
     if (device.is_cpu()) return;
@@ -73,8 +76,9 @@ size_t ResidentData::add_graph(double cutoff)
   return graphs.size() - 1;
 }
 
-void ResidentData::begin_step(bool new_list)
+void ResidentData::begin_step(bool new_list, const DeviceAtoms *atoms)
 {
+  lent = atoms;
   torch_->positions = at::Tensor();
   for (auto &graph : graphs) graph.has_list &= !new_list;
 }
@@ -83,13 +87,17 @@ void ResidentData::begin_step(bool new_list)
 // up
 // ----------------------------------------------------------------------
 
-void ResidentData::upload_positions(const AtomsView &atoms)
+void ResidentData::find_positions(const AtomsView &atoms)
 {
   if (torch_->positions.defined()) return;
   translated("the positions of the atoms", [&] {
     Torch &t = *torch_;
     const DeviceGuard guard(t.device);
     const int64_t n = atoms.n_total;
+    if (lent) {
+      t.positions = positions_of(lent->positions, n, t.device);
+      return;
+    }
     const auto staged = t.staged_positions.room(3 * n, at::kDouble, t.device);
     if (n > 0) std::memcpy(staged.data_ptr<double>(), atoms.x, staged.nbytes());
     t.positions = t.upload(staged).view({n, 3});
@@ -119,7 +127,7 @@ void ResidentData::update(size_t k, const AtomsView &atoms, const NeighborListVi
                                      });
   if (!graph.has_list || !same_atoms) {
     graph.has_list = false;
-    upload_list(graph, atoms, list, owner);
+    read_list(graph, atoms, list, owner);
     graph.has_list = true;
   } else if (species != graph.species) {
     translated("the species of the atoms", [&] {
@@ -129,41 +137,46 @@ void ResidentData::update(size_t k, const AtomsView &atoms, const NeighborListVi
     });
   }
   graph.species = species;
-  upload_positions(atoms);
+  find_positions(atoms);
   graph.on_device.update(t.positions);
 }
 
-void ResidentData::upload_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
-                               const int *owner)
+void ResidentData::read_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
+                             const int *owner)
 {
   translated("the neighbors of the atoms", [&] {
     Torch &t = *torch_;
     const DeviceGuard guard(t.device);
-    // Atoms without a row have no neighbours. The rows are in the order of the atoms, as those of NeighborGraph.
-    const auto lengths = t.staged_row_lengths.room(atoms.n_owned, at::kInt, t.device).zero_();
-    int *const length = lengths.data_ptr<int>();
-    for (int ii = 0; ii < list.inum; ii++)
-      if (list.ilist[ii] < atoms.n_owned) length[list.ilist[ii]] = list.numneigh[list.ilist[ii]];
-    std::vector<int64_t> start(atoms.n_owned + 1, 0);
-    for (int i = 0; i < atoms.n_owned; i++) start[i + 1] = start[i] + length[i];
-
-    const auto neighbors = t.staged_neighbors.room(start[atoms.n_owned], at::kInt, t.device);
-    int *const neighbor = neighbors.data_ptr<int>();
-    parallel_for(atoms.n_owned, GRAIN, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++)
-        for (int n = 0; n < length[i]; n++)
-          neighbor[start[i] + n] = list.firstneigh[i][n] & list.mask;
-    });
-
-    const auto centers =
-        at::repeat_interleave(t.upload(lengths), std::optional(start[atoms.n_owned]));
+    const auto [centers, neighbors] = lent ? candidates_of(lent->neighbors, t.device)
+                                           : t.upload_list(list, atoms.n_owned);
     const auto species_on_device =
         t.upload(t.staged_species, species.data(), atoms.n_total).to(at::kLong);
     const auto owners = owner ? t.upload(t.staged_owners, owner, atoms.n_total) : at::Tensor();
     // It waits for the device, so that the buffers may be written to again.
-    graph.on_device.set_candidates(centers, t.upload(neighbors), species_on_device, owners,
-                                   atoms.n_owned);
+    graph.on_device.set_candidates(centers, neighbors, species_on_device, owners, atoms.n_owned);
   });
+}
+
+/// Centers and neighbours of LAMMPS' list, [n_candidates] int32 each.
+std::pair<at::Tensor, at::Tensor> ResidentData::Torch::upload_list(const NeighborListView &list,
+                                                                   int n_owned)
+{
+  // Atoms without a row have no neighbours. The rows are in the order of the atoms, as those of NeighborGraph.
+  const auto lengths = staged_row_lengths.room(n_owned, at::kInt, device).zero_();
+  int *const length = lengths.data_ptr<int>();
+  for (int ii = 0; ii < list.inum; ii++)
+    if (list.ilist[ii] < n_owned) length[list.ilist[ii]] = list.numneigh[list.ilist[ii]];
+  std::vector<int64_t> start(n_owned + 1, 0);
+  for (int i = 0; i < n_owned; i++) start[i + 1] = start[i] + length[i];
+
+  const auto neighbors = staged_neighbors.room(start[n_owned], at::kInt, device);
+  int *const neighbor = neighbors.data_ptr<int>();
+  parallel_for(n_owned, GRAIN, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++)
+      for (int n = 0; n < length[i]; n++)
+        neighbor[start[i] + n] = list.firstneigh[i][n] & list.mask;
+  });
+  return {at::repeat_interleave(upload(lengths), std::optional(start[n_owned])), upload(neighbors)};
 }
 
 // ----------------------------------------------------------------------
@@ -173,38 +186,42 @@ void ResidentData::upload_list(Graph &graph, const AtomsView &atoms, const Neigh
 void ResidentData::readout(StagedModel &model)
 { torch_->energies = model.readout(); }
 
-DeviceResults ResidentData::finish(StagedModel &model, size_t k, bool virial, bool atom_virials,
-                                   bool centroid_virials)
+DeviceResults ResidentData::finish(StagedModel &model, size_t k, const WantedResults &wanted)
 {
   const auto g = model.finish();
   return translated("the results", [&] {
     Torch &t = *torch_;
     const DeviceGuard guard(t.device);
     const DeviceGraph &graph = graphs[k].on_device;
+    const auto forces = graph.forces(g);
     // In one piece, so that there is one copy to wait for.
-    std::vector<at::Tensor> parts = {t.energies, graph.forces(g).flatten()};
-    if (virial) parts.push_back(graph.virial(g));
-    if (atom_virials) parts.push_back(graph.atom_virials(g).flatten());
-    if (centroid_virials) parts.push_back(graph.centroid_virials(g).flatten());
+    std::vector<at::Tensor> parts = {t.energies, forces.sum().view(1)};
+    if (wanted.forces) parts.push_back(forces.flatten());
+    if (wanted.virial) parts.push_back(graph.virial(g));
+    if (wanted.atom_virials) parts.push_back(graph.atom_virials(g).flatten());
+    if (wanted.centroid_virials) parts.push_back(graph.centroid_virials(g).flatten());
     const auto results = at::cat(parts);
     const auto staged = t.staged_results.room(results.size(0), at::kDouble, t.device);
     staged.copy_(results, true);
+    if (lent && wanted.forces_added != 0.0)
+      add_to_rows(lent->forces, graph.node_atom_on_device(), forces * wanted.forces_added);
     t.energies = at::Tensor();
     t.wait();
 
     const double *next = staged.const_data_ptr<double>();
-    auto take = [&, part = size_t(0)](bool wanted) mutable -> const double * {
-      if (!wanted) return nullptr;
+    auto take = [&, part = size_t(0)](bool there) mutable -> const double * {
+      if (!there) return nullptr;
       const double *const first = next;
       next += parts[part++].size(0);
       return first;
     };
     DeviceResults found;
     found.energies = take(true);
-    found.forces = take(true);
-    found.virial = take(virial);
-    found.atom_virials = take(atom_virials);
-    found.centroid_virials = take(centroid_virials);
+    found.checksum = *take(true);
+    found.forces = take(wanted.forces);
+    found.virial = take(wanted.virial);
+    found.atom_virials = take(wanted.atom_virials);
+    found.centroid_virials = take(wanted.centroid_virials);
     return found;
   });
 }
@@ -212,7 +229,7 @@ DeviceResults ResidentData::finish(StagedModel &model, size_t k, bool virial, bo
 double ResidentData::memory_usage() const
 {
   const Torch &t = *torch_;
-  double bytes = t.positions.defined() && !t.device.is_cpu() ? t.positions.nbytes() : 0.0;
+  double bytes = t.positions.defined() && !t.device.is_cpu() && !lent ? t.positions.nbytes() : 0.0;
   for (const auto *buffer : {&t.staged_positions, &t.staged_neighbors, &t.staged_row_lengths,
                              &t.staged_species, &t.staged_owners, &t.staged_results})
     bytes += buffer->memory_usage();

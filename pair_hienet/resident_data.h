@@ -15,12 +15,20 @@ namespace hienet {
 
 class StagedModel;
 struct AtomsView;
+struct DeviceAtoms;
 struct NeighborListView;
+
+/// What the host wants to have of the results, besides the energies.
+struct WantedResults {
+  bool forces, virial, atom_virials, centroid_virials;
+  double forces_added;    // by this factor to those of DeviceAtoms, if there are any
+};
 
 /// What comes back from the device, for the nodes of a graph. Energies in eV, the others as DeviceGraph has them.
 struct DeviceResults {
   const double *energies;            // [n_local]
-  const double *forces;              // [n_nodes * 3]
+  double checksum;                   // not finite if a force is not
+  const double *forces;              // [n_nodes * 3], or nullptr
   const double *virial;              // [9], or nullptr
   const double *atom_virials;        // [n_nodes * 6], or nullptr
   const double *centroid_virials;    // [n_nodes * 9], or nullptr
@@ -31,10 +39,11 @@ struct DeviceResults {
 ///
 /// In every step:
 ///
-///     begin_step(new_list)
+///     begin_step(new_list, nullptr)
 ///     for each model:  update(graph, ...); model.begin(graph(k)); ...; readout(model); ...; finish(model, k, ...)
 ///
-/// On a GPU all copies are made by way of pinned memory on the current stream, and the host waits twice for each model:
+/// Where LAMMPS keeps the atoms on the device itself, `begin_step` gets them: then the neighbour list and positions are
+/// read there, and forces are added there. On a GPU all copies are made by way of pinned memory on the current stream, and the host waits twice for each model:
 /// in `update` for the number of edges, in `finish` for the results. Every member throws ModelError.
 class ResidentData {
  public:
@@ -46,11 +55,12 @@ class ResidentData {
   const DeviceGraph &graph(size_t k) const { return graphs[k].on_device; }
 
   /// Positions are new. `new_list`: so are the neighbour list, the number of atoms or the owners of ghosts, which each
-  /// graph's next `update` then reads.
-  void begin_step(bool new_list);
+  /// graph's next `update` then reads. `lent`: the atoms that LAMMPS keeps on the device, or nullptr; they are used until
+  /// the last `finish` of the step, which ends with what has been done to them.
+  void begin_step(bool new_list, const DeviceAtoms *lent);
 
-  /// The graph of the present positions. The arguments are those of NeighborGraph::build; the first call of a step
-  /// takes the positions up. Throws GraphError too.
+  /// The graph of the present positions. The arguments are those of NeighborGraph::build; positions and list are not read
+  /// if atoms are lent, otherwise the first call of a step takes the positions up. Throws GraphError too.
   void update(size_t k, const AtomsView &atoms, const NeighborListView &list,
               const std::vector<int> &species_of_type, const int *owner);
 
@@ -58,8 +68,7 @@ class ResidentData {
   void readout(StagedModel &model);
 
   /// The results hold until the next call.
-  DeviceResults finish(StagedModel &model, size_t k, bool virial, bool atom_virials,
-                       bool centroid_virials);
+  DeviceResults finish(StagedModel &model, size_t k, const WantedResults &wanted);
 
   /// Bytes on the host and on the device.
   double memory_usage() const;
@@ -74,12 +83,13 @@ class ResidentData {
   std::unique_ptr<Torch> torch_;
   std::vector<Graph> graphs;
   std::vector<int> species;    // of the present step
+  const DeviceAtoms *lent = nullptr;
 
-  void upload_positions(const AtomsView &atoms);
+  void find_positions(const AtomsView &atoms);
   void find_species(const AtomsView &atoms, const std::vector<int> &species_of_type,
                     const int *owner);
-  void upload_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
-                   const int *owner);
+  void read_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
+                 const int *owner);
 };
 
 }    // namespace hienet
