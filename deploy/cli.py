@@ -30,7 +30,7 @@ def deploy(
     compiled: Annotated[
         bool,
         typer.Option(
-            "--compile/--no-compile", help="with compiled operators, fast and for the CPU; or plain, for any device"
+            "--compile/--no-compile", help="with compiled operators, fast; or plain, for any device that torch knows"
         ),
     ] = True,
     tolerance: Annotated[
@@ -76,7 +76,7 @@ def _report(deployment: Deployment, compiled: bool) -> None:
         f"{sum(exchanged)} numbers an atom and step each way"
     )
     if metadata["operators"]:
-        said = "compiled for the CPU; for GPUs deploy with --no-compile"
+        said = "compiled; on a GPU it needs the operators' CUDA kernels (docs/gpu.md)"
         tables = metadata["tables"]
         if tables is not None:
             said += (

@@ -242,7 +242,7 @@ def test_the_command_compiles_unless_told_not_to(checkpoint_path, tmp_path):
     path = tmp_path / "m.hienet.pt"
     result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(path)])
     assert result.exit_code == 0, result.output
-    assert "compiled for the CPU; for GPUs deploy with --no-compile" in result.output
+    assert "compiled; on a GPU it needs the operators' CUDA kernels (docs/gpu.md)" in result.output
     assert "splines of 64 intervals, for a tolerance of 1e-05 eV/Å" in result.output
     result = CliRunner().invoke(app, [str(checkpoint_path), "-o", str(path), "--no-compile"])
     assert result.exit_code == 0, result.output
