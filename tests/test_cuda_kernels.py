@@ -166,6 +166,44 @@ def launches_of(function: Callable[[], object]) -> int:
     return torch.ops.hienet_emulation.launches() - before
 
 
+@pytest.fixture
+def device(operators) -> str:
+    """A GPU for which the operators have kernels, or the CPU where they are emulated."""
+    if LIBRARY is not None:
+        return "cpu"
+    if torch.cuda.is_available() and "cuda" in torch.ops.hienet.devices():
+        return "cuda"
+    pytest.skip("no GPU for which the operators have kernels")
+
+
+class TestKernels:
+    """On a GPU, or emulated."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize(("irreps", "harmonics", "irreps_out"), IRREPS)
+    def test_the_interaction_is_the_plain_one(self, irreps, harmonics, irreps_out, dtype, device):
+        problem = Problem(irreps, harmonics, irreps_out, dtype)
+        expected = problem.results(problem.plain)
+        found = problem.to(device).results(problem.fused)
+        tolerance = 1e-12 if dtype == torch.float64 else 3e-5
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
+        for a, b in zip(problem.results(problem.fused), found, strict=True):
+            assert torch.equal(a, b)
+
+    def test_every_model_is_that_of_plain_torch(self, variant, device):
+        model, atoms = tiny_model(**variant), silicon_carbide()
+        expected = model.predict(atoms)
+        compile_model(model.module, 256)
+        for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 1e-4)):
+            there = replace(model, module=model.module.to(device, dtype), dtype=dtype, device=torch.device(device))
+            found = there.predict(atoms)
+            for quantity in ("energies", "forces", "stress"):
+                torch.testing.assert_close(
+                    getattr(found, quantity).cpu().double(), getattr(expected, quantity), rtol=1e-6, atol=tolerance
+                )
+
+
 @emulated
 @pytest.mark.usefixtures("operators")
 class TestEmulation:

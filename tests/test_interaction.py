@@ -70,6 +70,15 @@ class Problem:
             "kept_start": self.kept_start,
         }
 
+    def to(self, device):
+        """The same there, but for `plain`."""
+        center, neighbor, n_local = self.indices
+        self.indices = (center.to(device), neighbor.to(device), n_local)
+        self.inputs = [tensor.to(device) for tensor in self.inputs]
+        self.seed = self.seed.to(device)
+        self.arguments = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.arguments.items()}
+        return self
+
     def plain(self, state, edges):
         weights = evaluate_spline(self.splines, edges[:, 0], CUTOFF)
         messages = self.convolution(state, edges[:, 1:], weights, *self.indices)

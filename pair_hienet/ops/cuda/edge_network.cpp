@@ -67,15 +67,16 @@ struct DeviceEdgeNetwork {
 // one call
 // ----------------------------------------------------------------------
 
-struct Inputs {
+struct EdgeNetworkCall {
   std::shared_ptr<const DeviceEdges> list;
   std::shared_ptr<const DeviceEdgeNetwork> network;
   Tensor centers, neighbors, edges;
 
-  Inputs(const Tensor &center_rows, const Tensor &neighbor_rows, const Tensor &edge_rows,
-         const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
-         const Tensor &program, const Tensor &scales, const Tensor &values, const Tensor &center,
-         const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
+  EdgeNetworkCall(const Tensor &center_rows, const Tensor &neighbor_rows, const Tensor &edge_rows,
+                  const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+                  const Tensor &program, const Tensor &scales, const Tensor &values,
+                  const Tensor &center, const Tensor &neighbor, int64_t sum_width,
+                  int64_t edge_width)
   {
     check_edge_network(center_rows, neighbor_rows, edge_rows, weights, transposed, vectors, center);
     list = DeviceEdges::of(center, neighbor, center_rows.size(0), neighbor_rows.size(0));
@@ -149,8 +150,8 @@ static void add_map(Tensor to, const Tensor &x, const Tensor &matrix, bool sets)
 template <typename T> class Chunk {
  public:
   /// `memory` has as many numbers as all values, and as their gradients, of `edges` edges.
-  Chunk(const Inputs &inputs, int64_t first_of_centers, int64_t centers, int64_t first_of_edges,
-        int64_t edges, const Tensor &memory) :
+  Chunk(const EdgeNetworkCall &inputs, int64_t first_of_centers, int64_t centers,
+        int64_t first_of_edges, int64_t edges, const Tensor &memory) :
       in(inputs), first_center(first_of_centers), n_centers(centers), first(first_of_edges),
       n(edges), scratch(memory), stream(current_stream(in.edges.device())),
       center(in.list->center.template const_data_ptr<int64_t>() + first),
@@ -194,7 +195,7 @@ template <typename T> class Chunk {
   }
 
  private:
-  const Inputs &in;
+  const EdgeNetworkCall &in;
   int64_t first_center, n_centers, first, n;
   Tensor scratch;
   Stream stream;
@@ -490,7 +491,7 @@ void Chunk<T>::differentiate(int64_t k, const Results &from, const InputGradient
 /// work(chunk) for all chunks that have edges. Those of forward and backward are the same, so that products of matrices
 /// are rounded alike, and what is kept changes no bit.
 template <typename T, typename Work>
-static void for_each_chunk(const Inputs &in, bool backward, const Work &work)
+static void for_each_chunk(const EdgeNetworkCall &in, bool backward, const Work &work)
 {
   const int64_t of_edge = 2 * in.program().value_size();
   const auto centers =
@@ -519,8 +520,8 @@ forward(const Tensor &centers, const Tensor &neighbors, const Tensor &edges, con
 {
   const c10::DeviceGuard guard(edges.device());
   const at::AutoDispatchBelowAutograd below;
-  const Inputs in(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-                  center, neighbor, sum_width, edge_width);
+  const EdgeNetworkCall in(centers, neighbors, edges, weights, transposed, vectors, program, scales,
+                           values, center, neighbor, sum_width, edge_width);
   // Zeros where no instruction stores.
   const Results results = {at::zeros({centers.size(0), sum_width}, in.options()),
                            at::zeros({edges.size(0), edge_width}, in.options())};
@@ -542,8 +543,8 @@ backward(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
 {
   const c10::DeviceGuard guard(edges.device());
   const at::AutoDispatchBelowAutograd below;
-  const Inputs in(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-                  center, neighbor, sum_width, edge_width);
+  const EdgeNetworkCall in(centers, neighbors, edges, weights, transposed, vectors, program, scales,
+                           values, center, neighbor, sum_width, edge_width);
   check_gradients_of_edge_network(of_sums, of_edges_out, kept, centers, edges, sum_width,
                                   edge_width, in.program().kept_width());
   const Results from = {rows(of_sums), rows(of_edges_out)};

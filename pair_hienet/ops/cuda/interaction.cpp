@@ -24,7 +24,7 @@ using at::Tensor;
 // ----------------------------------------------------------------------
 
 /// A `SparseRows` on a device.
-struct Rows {
+struct DeviceRows {
   Tensor row_start, columns, coefficients;
 
   template <typename T> SparseRows<T> view() const
@@ -35,14 +35,14 @@ struct Rows {
 };
 
 /// The same on the host, row by row.
-struct RowsOnHost {
+struct HostRows {
   std::vector<std::vector<std::pair<int32_t, double>>> rows;
 
-  explicit RowsOnHost(int64_t n) : rows(n) {}
+  explicit HostRows(int64_t n) : rows(n) {}
   void add(int64_t row, int64_t column, double coefficient)
   { rows[row].emplace_back(static_cast<int32_t>(column), coefficient); }
 
-  Rows to(const at::Device &device, at::ScalarType dtype) const
+  DeviceRows to(const at::Device &device, at::ScalarType dtype) const
   {
     std::vector<int32_t> start = {0}, columns;
     std::vector<double> coefficients;
@@ -72,8 +72,8 @@ struct DevicePlan {
        makes_all = false;    // no column of the features, or of the messages, is left out
   std::vector<KindOfTasks> kinds;
   Tensor paths, tasks;
-  Rows couplings;    // from harmonics
-  Rows harmonics;    // from the sums of all tasks
+  DeviceRows couplings;    // from harmonics
+  DeviceRows harmonics;    // from the sums of all tasks
 
   Tasks of(const KindOfTasks &kind) const
   {
@@ -138,7 +138,7 @@ static DevicePlan make_plan(const InteractionPlan &plan, const Tensor &coefficie
     made += path.dim_out * path.channels;
   }
   result.makes_all = made == plan.message_width;
-  RowsOnHost couplings(result.coupling_width), harmonics(plan.n_harmonics);
+  HostRows couplings(result.coupling_width), harmonics(plan.n_harmonics);
   for (size_t p = 0; p < plan.paths.size(); p++)
     for (int64_t t = plan.paths[p].term_start; t < plan.paths[p].term_stop; t++)
       couplings.add(coupling_start[p] + plan.terms[t].index, plan.terms[t].harmonic, factor[t]);
@@ -196,7 +196,7 @@ static DevicePlan make_plan(const InteractionPlan &plan, const Tensor &coefficie
 // one call
 // ----------------------------------------------------------------------
 
-struct Inputs {
+struct InteractionCall {
   std::shared_ptr<const DeviceEdges> list;
   std::shared_ptr<const DevicePlan> plan;
   std::shared_ptr<const DeviceLinear> linear;
@@ -204,11 +204,11 @@ struct Inputs {
   int64_t kept_start;
   double cutoff;
 
-  Inputs(const Tensor &state_rows, const Tensor &edge_rows, const Tensor &tables,
-         const Tensor &weights, const Tensor &transposed, const Tensor &center,
-         const Tensor &neighbor, int64_t n_local, double reach, const Tensor &paths,
-         const Tensor &terms, const Tensor &coefficients, const Tensor &map, int64_t kept) :
-      kept_start(kept), cutoff(reach)
+  InteractionCall(const Tensor &state_rows, const Tensor &edge_rows, const Tensor &tables,
+                  const Tensor &weights, const Tensor &transposed, const Tensor &center,
+                  const Tensor &neighbor, int64_t n_local, double reach, const Tensor &paths,
+                  const Tensor &terms, const Tensor &coefficients, const Tensor &map,
+                  int64_t kept) : kept_start(kept), cutoff(reach)
   {
     check_interaction(state_rows, edge_rows, tables, weights, transposed, center, cutoff, paths,
                       terms, coefficients);
@@ -245,7 +245,8 @@ struct Inputs {
 
 /// work(chunk, first center, centers) for every chunk, whose couplings are there.
 template <typename T, typename Work>
-static void for_each_chunk(const Inputs &in, bool backward, Stream stream, const Work &work)
+static void for_each_chunk(const InteractionCall &in, bool backward, Stream stream,
+                           const Work &work)
 {
   const auto centers = in.chunks(backward);
   const auto edges = in.list->first_edges(centers);
@@ -273,7 +274,7 @@ static void for_each_chunk(const Inputs &in, bool backward, Stream stream, const
   }
 }
 
-template <typename T> static void run_forward(const Inputs &in, const Tensor &output)
+template <typename T> static void run_forward(const InteractionCall &in, const Tensor &output)
 {
   const Stream stream = current_stream(in.state.device());
   for_each_chunk<T>(in, false, stream, [&](const ConvolutionChunk<T> &chunk) {
@@ -288,7 +289,7 @@ template <typename T> static void run_forward(const Inputs &in, const Tensor &ou
 }
 
 template <typename T>
-static void run_backward(const Inputs &in, const Tensor &gradient, const Tensor &of_state,
+static void run_backward(const InteractionCall &in, const Tensor &gradient, const Tensor &of_state,
                          const Tensor &of_edges)
 {
   const Stream stream = current_stream(in.state.device());
@@ -331,8 +332,8 @@ static Tensor forward(const Tensor &state, const Tensor &edges, const Tensor &ta
                       int64_t kept_start)
 {
   const c10::DeviceGuard guard(state.device());
-  const Inputs in(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff,
-                  paths, terms, coefficients, linear, kept_start);
+  const InteractionCall in(state, edges, table, weights, transposed, center, neighbor, n_local,
+                           cutoff, paths, terms, coefficients, linear, kept_start);
   const Tensor output = in.state.narrow(0, 0, n_local)
                             .narrow(1, kept_start, in.linear->width_out())
                             .clone(at::MemoryFormat::Contiguous);
@@ -349,8 +350,8 @@ backward(const Tensor &gradient, const Tensor &state, const Tensor &edges, const
          const Tensor &terms, const Tensor &coefficients, const Tensor &linear, int64_t kept_start)
 {
   const c10::DeviceGuard guard(state.device());
-  const Inputs in(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff,
-                  paths, terms, coefficients, linear, kept_start);
+  const InteractionCall in(state, edges, table, weights, transposed, center, neighbor, n_local,
+                           cutoff, paths, terms, coefficients, linear, kept_start);
   TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
                         gradient.size(1) == in.linear->width_out() &&
                         gradient.scalar_type() == state.scalar_type(),

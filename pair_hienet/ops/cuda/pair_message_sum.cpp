@@ -63,16 +63,17 @@ static std::shared_ptr<const PairsOfEdges> pairs_of(const DeviceEdges &list, con
   });
 }
 
-struct Inputs {
+struct PairMessageCall {
   std::shared_ptr<const DeviceEdges> list;
   std::shared_ptr<const PairsOfEdges> pairs;
   Tensor edges, table;
   int64_t channels;
   double cutoff;
 
-  Inputs(const Tensor &edge_rows, const Tensor &species, const Tensor &tables,
-         const Tensor &pair_row, const Tensor &center, const Tensor &neighbor, int64_t n_local,
-         int64_t n_channels, double reach) : channels(n_channels), cutoff(reach)
+  PairMessageCall(const Tensor &edge_rows, const Tensor &species, const Tensor &tables,
+                  const Tensor &pair_row, const Tensor &center, const Tensor &neighbor,
+                  int64_t n_local, int64_t n_channels, double reach) :
+      channels(n_channels), cutoff(reach)
   {
     check_pair_messages(edge_rows, species, tables, pair_row, center, channels, cutoff);
     list = DeviceEdges::of(center, neighbor, n_local, species.size(0));
@@ -101,7 +102,8 @@ static Tensor forward(const Tensor &edges, const Tensor &species, const Tensor &
                       int64_t n_local, int64_t channels, double cutoff)
 {
   const c10::DeviceGuard guard(edges.device());
-  const Inputs in(edges, species, table, pair_row, center, neighbor, n_local, channels, cutoff);
+  const PairMessageCall in(edges, species, table, pair_row, center, neighbor, n_local, channels,
+                           cutoff);
   const Tensor sums = at::empty({n_local, channels}, edges.options());
   AT_DISPATCH_FLOATING_TYPES(sums.scalar_type(), "pair_message_sum", [&] {
     sum_pair_messages<scalar_t>(in.view<scalar_t>(), sums.data_ptr<scalar_t>(), sums.stride(0),
@@ -115,7 +117,8 @@ static Tensor backward(const Tensor &gradient, const Tensor &edges, const Tensor
                        const Tensor &neighbor, int64_t n_local, int64_t channels, double cutoff)
 {
   const c10::DeviceGuard guard(edges.device());
-  const Inputs in(edges, species, table, pair_row, center, neighbor, n_local, channels, cutoff);
+  const PairMessageCall in(edges, species, table, pair_row, center, neighbor, n_local, channels,
+                           cutoff);
   check_gradient_of_pair_messages(gradient, edges, n_local, channels);
   const Tensor from = rows(gradient);
   const Tensor of_edges = at::zeros(edges.sizes(), edges.options());
