@@ -6,6 +6,7 @@
 #include "graph_tensors.h"
 #include "model_error.h"
 #include "neighbor_graph.h"
+#include "virial_components.h"
 
 #include <ATen/ATen.h>
 
@@ -15,10 +16,6 @@
 #include <string>
 
 namespace hienet {
-
-/// Rows and columns of the nine components of a virial: xx, yy, zz, xy, xz, yz, yx, zx, zy.
-static constexpr int64_t VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
-static constexpr int64_t VIRIAL_COLUMN[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
 
 /// The virial is summed over so many edges at a time, which bounds the memory of their terms.
 static constexpr int64_t EDGES_AT_A_TIME = int64_t(1) << 22;

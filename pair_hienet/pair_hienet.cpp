@@ -10,6 +10,7 @@
 #include "staged_model.h"
 #include "thread_pool.h"
 #include "timing_breakdown.h"
+#include "virial_components.h"
 
 #include "atom.h"
 #include "comm.h"
@@ -43,10 +44,6 @@ static constexpr int64_t BLOCK = 256;
 
 /// The group `all` is LAMMPS' first.
 static constexpr int ALL = 0;
-
-/// The nine components of a virial, in the order of centroid stresses: xx, yy, zz, xy, xz, yz, yx, zx, zy.
-static constexpr int VIRIAL_ROW[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2};
-static constexpr int VIRIAL_COLUMN[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
 
 /// What a block of centers adds to the sums over the rank.
 struct BlockSums {
@@ -1256,7 +1253,7 @@ void PairHIENet::scatter(const Member &member, bool compared, int64_t first, int
   };
   auto add_virial = [&](int64_t e, const std::array<double, 3> &g, double *w) {
     const double *r = &graph.edge_vectors[3 * e];
-    for (int a = 0; a < 9; a++) w[a] -= r[VIRIAL_ROW[a]] * g[VIRIAL_COLUMN[a]];
+    for (int a = 0; a < 9; a++) w[a] -= r[hienet::VIRIAL_ROW[a]] * g[hienet::VIRIAL_COLUMN[a]];
   };
   auto share_virial = [&](int i, const double *w) {
     for (int a = 0; a < 6 && vflag_atom; a++)

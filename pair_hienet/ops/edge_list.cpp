@@ -2,6 +2,8 @@
 
 #include "edge_list.h"
 
+#include "edge_list_checks.h"
+
 #include <algorithm>
 
 namespace hienet {
@@ -9,11 +11,7 @@ namespace hienet {
 EdgeList::EdgeList(const at::Tensor &centers, const at::Tensor &neighbors, int64_t n_centers,
                    int64_t n_nodes) : n_local(n_centers)
 {
-  TORCH_CHECK_VALUE(centers.dim() == 1 && neighbors.dim() == 1 &&
-                        centers.size(0) == neighbors.size(0),
-                    "`center` and `neighbor` must be two lists of equal length");
-  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local,
-                    ", but there are ", n_nodes, " nodes");
+  check_edge_lists(centers, neighbors, n_local, n_nodes);
   neighbor_tensor = neighbors.to(at::kLong).contiguous();
   neighbor = neighbor_tensor.data_ptr<int64_t>();
   n_edges = neighbor_tensor.size(0);
@@ -21,11 +19,7 @@ EdgeList::EdgeList(const at::Tensor &centers, const at::Tensor &neighbors, int64
   center = center_tensor.data_ptr<int64_t>();
   row_start.assign(n_local + 1, 0);
   for (int64_t e = 0; e < n_edges; e++) {
-    TORCH_CHECK_VALUE(center[e] >= (e > 0 ? center[e - 1] : 0) && center[e] < n_local,
-                      "`center` must be sorted and below `n_local` (", n_local, "), got ",
-                      center[e], " for edge ", e);
-    TORCH_CHECK_VALUE(neighbor[e] >= 0 && neighbor[e] < n_nodes, "`neighbor` must be below ",
-                      n_nodes, ", got ", neighbor[e], " for edge ", e);
+    check_edge(center, neighbor, e, n_local, n_nodes);
     row_start[center[e] + 1]++;
   }
   for (int64_t i = 0; i < n_local; i++) {

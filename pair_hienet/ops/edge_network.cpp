@@ -218,16 +218,17 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ke
   return {of_centers, of_neighbors, of_edges};
 }
 
-/// Below autograd: nothing is kept.
+/// Below autograd, on any device: nothing is kept.
 static std::tuple<Tensor, Tensor>
 forward_alone(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
               const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
               const Tensor &program, const Tensor &scales, const Tensor &values,
               const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
+  static const auto op = dispatched<decltype(forward_cpu)>("hienet::edge_network_forward");
   const auto [sums, edges_out, kept] =
-      forward_cpu(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-                  center, neighbor, sum_width, edge_width, false);
+      op.call(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width, false);
   return {sums, edges_out};
 }
 
@@ -302,10 +303,12 @@ TORCH_LIBRARY_FRAGMENT(hienet, library)
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
 {
-  library.impl("edge_network", forward_alone);
   library.impl("edge_network_forward", forward_cpu);
   library.impl("edge_network_backward", backward_cpu);
 }
+
+TORCH_LIBRARY_IMPL(hienet, CompositeExplicitAutograd, library)
+{ library.impl("edge_network", forward_alone); }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)
 { library.impl("edge_network", forward_autograd); }

@@ -233,10 +233,7 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor &gradient, const Ten
   const InteractionInputs in =
       checked(state, edges, table, weights, transposed, center, neighbor, n_local, cutoff, paths,
               terms, coefficients, linear, kept_start);
-  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
-                        gradient.size(1) == in.linear.width_out() &&
-                        gradient.scalar_type() == state.scalar_type(),
-                    "the gradient of the interaction's output has a wrong shape or dtype");
+  check_gradient_of_interaction(gradient, state, n_local, in.linear.width_out());
   const Tensor of_state = pooled_empty(state.sizes(), state.scalar_type());
   const Tensor of_edges = pooled_zeros(edges.sizes(), state.scalar_type());
   if (state.scalar_type() == at::kFloat)

@@ -75,4 +75,13 @@ void check_interaction(const Tensor &state, const Tensor &edges, const Tensor &t
                     "the plan of the interaction has a wrong shape");
 }
 
+void check_gradient_of_interaction(const Tensor &gradient, const Tensor &state, int64_t n_local,
+                                   int64_t width_out)
+{
+  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
+                        gradient.size(1) == width_out &&
+                        gradient.scalar_type() == state.scalar_type(),
+                    "the gradient of the interaction's output has a wrong shape or dtype");
+}
+
 }    // namespace hienet

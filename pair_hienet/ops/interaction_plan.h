@@ -36,6 +36,10 @@ void check_interaction(const at::Tensor &state, const at::Tensor &edges, const a
                        const at::Tensor &center, double cutoff, const at::Tensor &paths,
                        const at::Tensor &terms, const at::Tensor &coefficients);
 
+/// Throws c10::ValueError where a gradient of the output has a wrong shape or dtype.
+void check_gradient_of_interaction(const at::Tensor &gradient, const at::Tensor &state,
+                                   int64_t n_local, int64_t width_out);
+
 }    // namespace hienet
 
 #endif

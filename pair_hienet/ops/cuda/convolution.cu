@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(WARPS_OF_A_BLOCK *WARP)
   for (int p = task.first_path; p < task.last_path; p++) {
     const TaskPath path = chunk.paths[p];
     const T *const spline = column_of(chunk.splines, path.table_start, u);
-    T total[LARGEST_DIM];
+    T total[MAX_DIM];
     for (int o = 0; o < path.dim_out; o++) total[o] = T(0);
     for (int64_t e = work.first_edge; e < work.last_edge; e++) {
       const auto place = place_of(chunk.splines, chunk.edges[e * chunk.edge_stride]);
@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(WARPS_OF_A_BLOCK *WARP)
         chunk.features + chunk.neighbor[e] * chunk.feature_stride + task.feature_start + u;
     T *of_couplings = sums.couplings + row * sums.coupling_width + task.sums_start;
     T *const of_features = sums.features + row * sums.feature_width + task.feature_start + u;
-    T of_x[LARGEST_DIM], of_fraction = T(0);
+    T of_x[MAX_DIM], of_fraction = T(0);
     for (int i = 0; i < task.dim_in; i++) of_x[i] = T(0);
     for (int p = task.first_path; p < task.last_path; p++) {
       const TaskPath path = chunk.paths[p];

@@ -8,6 +8,7 @@
 #ifndef HIENET_CUDA_CONVOLUTION_H
 #define HIENET_CUDA_CONVOLUTION_H
 
+#include "../convolution_kernel.h"
 #include "spline.h"
 
 #include <cstdint>
@@ -16,8 +17,6 @@ namespace hienet::cuda {
 
 /// Largest 2l+1 of features and messages that a kernel of its own is compiled for.
 constexpr int LARGEST_UNROLLED = 7;
-/// Largest 2l+1 of all: l = 11.
-constexpr int LARGEST_DIM = 23;
 
 /// Channels of a task that a lane takes, WARP apart, by 2l+1 of the features; as many numbers as fit the registers.
 __host__ __device__ constexpr int channels_of_a_lane(int dim_in)

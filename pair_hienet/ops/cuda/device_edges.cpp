@@ -2,6 +2,8 @@
 
 #include "device_edges.h"
 
+#include "../edge_list_checks.h"
+
 namespace hienet::cuda {
 
 using at::Tensor;
@@ -10,15 +12,9 @@ using at::Tensor;
 static void explain(const DeviceEdges &edges)
 {
   const Tensor center = edges.center.cpu(), neighbor = edges.neighbor.cpu();
-  const int64_t *const i = center.const_data_ptr<int64_t>();
-  const int64_t *const j = neighbor.const_data_ptr<int64_t>();
-  for (int64_t e = 0; e < edges.n_edges; e++) {
-    TORCH_CHECK_VALUE(i[e] >= (e > 0 ? i[e - 1] : 0) && i[e] < edges.n_local,
-                      "`center` must be sorted and below `n_local` (", edges.n_local, "), got ",
-                      i[e], " for edge ", e);
-    TORCH_CHECK_VALUE(j[e] >= 0 && j[e] < edges.n_nodes, "`neighbor` must be below ", edges.n_nodes,
-                      ", got ", j[e], " for edge ", e);
-  }
+  for (int64_t e = 0; e < edges.n_edges; e++)
+    check_edge(center.const_data_ptr<int64_t>(), neighbor.const_data_ptr<int64_t>(), e,
+               edges.n_local, edges.n_nodes);
 }
 
 static bool is_right(const DeviceEdges &edges)
@@ -38,11 +34,7 @@ static bool is_right(const DeviceEdges &edges)
 DeviceEdges::DeviceEdges(const Tensor &centers, const Tensor &neighbors, int64_t n_centers,
                          int64_t n_all) : n_local(n_centers), n_nodes(n_all)
 {
-  TORCH_CHECK_VALUE(centers.dim() == 1 && neighbors.dim() == 1 &&
-                        centers.size(0) == neighbors.size(0),
-                    "`center` and `neighbor` must be two lists of equal length");
-  TORCH_CHECK_VALUE(n_local >= 0 && n_local <= n_nodes, "`n_local` is ", n_local,
-                    ", but there are ", n_nodes, " nodes");
+  check_edge_lists(centers, neighbors, n_local, n_nodes);
   center = centers.to(at::kLong).contiguous();
   neighbor = neighbors.to(at::kLong).contiguous();
   n_edges = center.size(0);

@@ -559,22 +559,8 @@ backward(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
   return {to.centers, to.neighbors, to.edges};
 }
 
-/// Below autograd: nothing is kept.
-static std::tuple<Tensor, Tensor>
-forward_alone(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
-              const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
-              const Tensor &program, const Tensor &scales, const Tensor &values,
-              const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
-{
-  const auto [sums, edges_out, kept] =
-      forward(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-              center, neighbor, sum_width, edge_width, false);
-  return {sums, edges_out};
-}
-
 TORCH_LIBRARY_IMPL(hienet, HIENET_DEVICE_KEY, library)
 {
-  library.impl("edge_network", forward_alone);
   library.impl("edge_network_forward", forward);
   library.impl("edge_network_backward", backward);
 }

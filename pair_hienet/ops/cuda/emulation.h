@@ -10,9 +10,7 @@
 #define HIENET_EMULATION_H
 
 #include <cstdint>
-#include <cstring>
 #include <functional>
-#include <stdexcept>
 
 #define __global__ static
 #define __device__

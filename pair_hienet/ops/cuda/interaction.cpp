@@ -243,7 +243,7 @@ struct InteractionCall {
   }
 };
 
-/// work(chunk, first center, centers) for every chunk, whose couplings are there.
+/// work(chunk) for every chunk, whose couplings are there.
 template <typename T, typename Work>
 static void for_each_chunk(const InteractionCall &in, bool backward, Stream stream,
                            const Work &work)
@@ -352,10 +352,7 @@ backward(const Tensor &gradient, const Tensor &state, const Tensor &edges, const
   const c10::DeviceGuard guard(state.device());
   const InteractionCall in(state, edges, table, weights, transposed, center, neighbor, n_local,
                            cutoff, paths, terms, coefficients, linear, kept_start);
-  TORCH_CHECK_VALUE(gradient.dim() == 2 && gradient.size(0) == n_local &&
-                        gradient.size(1) == in.linear->width_out() &&
-                        gradient.scalar_type() == state.scalar_type(),
-                    "the gradient of the interaction's output has a wrong shape or dtype");
+  check_gradient_of_interaction(gradient, state, n_local, in.linear->width_out());
   const Tensor of_state = at::zeros(state.sizes(), in.options());
   const Tensor of_edges = at::zeros(edges.sizes(), in.options());
   of_state.narrow(0, 0, n_local).narrow(1, kept_start, in.linear->width_out()).copy_(gradient);
