@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,16 @@ from hienet.graph import AtomicGraph
 
 EnergyFunction = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 """(species, center, neighbor, edge_vectors, n_local) -> energies `[n_local]`: any model, scripted or not."""
+
+
+@runtime_checkable
+class DifferentiatedEnergy(Protocol):
+    """An energy function that differentiates itself."""
+
+    def energies_and_gradient(
+        self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int
+    ) -> tuple[Tensor, Tensor]:
+        """Energies `[n_local]` and dE/d(edge_vectors) `[n_edges, 3]`, with a gradient where gradients are enabled."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,19 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
     """
     if derivatives:
         graph = replace(graph, edge_vectors=graph.edge_vectors.detach().requires_grad_())
-    with torch.set_grad_enabled(derivatives or training):
-        energies = model(graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local)
+    inputs = (graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local)
+    gradient: Tensor | None = None
+    if derivatives and isinstance(model, DifferentiatedEnergy):
+        with torch.set_grad_enabled(training):
+            energies, gradient = model.energies_and_gradient(*inputs)
+    else:
+        with torch.set_grad_enabled(derivatives or training):
+            energies = model(*inputs)
     energy = energies.new_zeros(graph.n_structures).index_add(0, graph.structure, energies)
     if not derivatives:
         return Prediction(energies, energy, None, None)
-    gradient = _edge_gradient(energy, graph.edge_vectors, training)
+    if gradient is None:
+        gradient = _edge_gradient(energy, graph.edge_vectors, training)
     if not training:
         energies, energy, graph = (
             energies.detach(),

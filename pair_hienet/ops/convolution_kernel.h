@@ -17,6 +17,9 @@ constexpr int64_t EDGE_TILE = 16;
 /// Largest 2l+1 of features and messages: l = 11.
 constexpr int64_t MAX_DIM = 23;
 
+/// Rows of a training table that a spline of degree 5 reads at an edge.
+constexpr int64_t BASIS_ROWS = 6;
+
 /// One path (irrep of the features) x (l of the harmonics) -> (irrep of the message). The tensor `paths` has these
 /// columns.
 struct Path {
@@ -39,21 +42,35 @@ struct Term {
 };
 
 /// Inputs, and what does not depend on the direction. Strides count numbers from row to row.
-template <typename T> struct Convolution {
+template <typename T> struct ConvolutionInputs {
+  using Number = T;
+
   const Path *paths;
   int64_t n_paths;
   const Term *terms;
   const T *coefficients;    // of the terms
   int64_t n_harmonics;
-  const T
-      *table;    // splines of the path weights: [blocks, n_intervals, SPLINE_COEFFICIENTS, LANES]
-  int64_t n_intervals;
-  T intervals_per_length;      // n_intervals / cutoff
+  const T *table;              // splines of the path weights
   const int64_t *row_start;    // [n_local + 1]: edges of a center
   const int64_t *neighbor;
   const T *features;
   const T *edges;    // distance, harmonics
   int64_t feature_stride, edge_stride;
+};
+
+/// For inference: splines as powers of the fraction of an interval, each interval with its own coefficients. The table is
+/// [blocks, n_intervals, SPLINE_COEFFICIENTS, LANES].
+template <typename T> struct Convolution : ConvolutionInputs<T> {
+  int64_t n_intervals;
+  T intervals_per_length;    // n_intervals / cutoff
+};
+
+/// For training: at each edge a spline is a sum of BASIS_ROWS rows, which follow each other, of a table [blocks, n_rows,
+/// LANES]. It is small and quickly made, and a gradient with respect to its rows is again a table.
+template <typename T> struct TrainingConvolution : ConvolutionInputs<T> {
+  int64_t n_rows;
+  const int64_t *first_row;    // of each edge
+  const T *basis;              // [n_edges, 2, BASIS_ROWS]: factors of the value, and of its derivative by the distance
 };
 
 /// Where the gradients go. `slot`, if any, says which row of `features` belongs to a node.
@@ -67,12 +84,12 @@ template <typename T> struct Gradients {
 ///
 /// `scratch` is aligned to 64 bytes and has `scratch_size` numbers. The forward writes rows of messages, the backward
 /// adds to rows of the gradients.
-template <typename T> struct Kernel {
-  int64_t (*scratch_size)(const Convolution<T> &, int64_t n_edges);
-  void (*forward)(const Convolution<T> &, T *messages, int64_t message_stride, int64_t first,
-                  int64_t last, T *scratch);
-  void (*backward)(const Convolution<T> &, const T *messages, int64_t message_stride,
-                   const Gradients<T> &, int64_t first, int64_t last, T *scratch);
+template <typename T, typename C = Convolution<T>> struct Kernel {
+  int64_t (*scratch_size)(const C &, int64_t n_edges);
+  void (*forward)(const C &, T *messages, int64_t message_stride, int64_t first, int64_t last,
+                  T *scratch);
+  void (*backward)(const C &, const T *messages, int64_t message_stride, const Gradients<T> &,
+                   int64_t first, int64_t last, T *scratch);
 };
 
 HIENET_FOR_EACH_VARIANT(extern const Kernel<float> CONVOLUTION_FLOAT;

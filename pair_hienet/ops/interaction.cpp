@@ -72,20 +72,12 @@ static InteractionInputs checked(const Tensor &state, const Tensor &edges, const
 template <typename T> static Convolution<T> convolution(const InteractionInputs &in)
 {
   const int64_t n_intervals = in.table.size(1);
-  return {in.plan.paths.data(),
-          static_cast<int64_t>(in.plan.paths.size()),
-          in.plan.terms.data(),
-          in.coefficients.data_ptr<T>(),
-          in.edges.size(1) - 1,
-          in.table.data_ptr<T>(),
+  return {{in.plan.paths.data(), static_cast<int64_t>(in.plan.paths.size()), in.plan.terms.data(),
+           in.coefficients.data_ptr<T>(), in.edges.size(1) - 1, in.table.data_ptr<T>(),
+           in.list.row_start.data(), in.list.neighbor, in.state.data_ptr<T>(),
+           in.edges.data_ptr<T>(), in.state.stride(0), in.edges.stride(0)},
           n_intervals,
-          static_cast<T>(n_intervals / in.cutoff),
-          in.list.row_start.data(),
-          in.list.neighbor,
-          in.state.data_ptr<T>(),
-          in.edges.data_ptr<T>(),
-          in.state.stride(0),
-          in.edges.stride(0)};
+          static_cast<T>(n_intervals / in.cutoff)};
 }
 
 template <typename T> static const Kernel<T> &kernel();

@@ -1,0 +1,230 @@
+"""Training steps of a `LayeredModel` through compiled operators.
+
+With alpha = dL/dE and v = dL/d(dE/dr), the gradient of a loss L on energies E and their derivatives by the edge vectors
+r is that of
+
+    S = sum_i alpha_i E_i + sum_e v_e . dE/dr_e
+
+with alpha and v held fixed, and the second sum is the derivative of the energy along v. So a step is an evaluation,
+energies and dE/dr without gradients of weights, and then one forward pass that carries tangents along v, and one
+backward pass through it that ends at the weights.
+
+Radial networks are tabulated at the beginning of a step (`hienet.ops.basis_table`). What is trained is the function that
+the table represents: its forces are exact derivatives of its energy.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hienet.models.layered import LayeredModel
+from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
+from hienet.nn.layer_readout import SummedReadout
+from hienet.nn.readout import EnergyReadout
+from hienet.ops import jet
+from hienet.ops.basis_table import BasisTable, rows_of_edges
+from hienet.ops.compile import layers_have_compiled_forms
+from hienet.ops.geometry import EdgeGeometry
+from hienet.ops.spline import intervals_with_knot
+from hienet.ops.training_layers import LayerStep, StepEdges, step_of
+
+N_INTERVALS = 96
+"""Of the tables: splines of degree 5 follow radial networks to 1e-7 or better, slopes to 1e-6."""
+
+
+
+class FusedTraining:
+    """A `LayeredModel` that is evaluated and differentiated by compiled operators while its weights change.
+
+    It is an energy function as the model is, and gives energies and their derivatives at once. The model's weights are
+    read at every call; they must stay in the same memory, where optimizers and `load_state_dict` leave them.
+    """
+
+    def __init__(self, model: LayeredModel, n_intervals: int = N_INTERVALS, exactly: bool | None = None) -> None:
+        """Prepare the operators' plans.
+
+        Args:
+            model: one that `has_training_form`, on the CPU, in the precision of training.
+            n_intervals: of the tables of radial functions.
+            exactly: evaluate radial networks at each edge (True), or by tables (False); None: whichever is cheaper for
+                a batch.
+
+        Raises:
+            HIENetError: the library of operators is not compiled.
+        """
+        self.model, self.exactly = model, exactly
+        self._frozen = _frozen_twin(model)
+        embedding = cast(EdgeEmbedding, model.edge_embedding)
+        kink = embedding.envelope.kink
+        if kink is not None:
+            n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, kink)
+        self._table = BasisTable(embedding.cutoff, n_intervals, kink)
+        self._geometry = EdgeGeometry(embedding).to(next(model.parameters()).dtype)
+        self._tangents = _GeometryTangents(self._geometry)
+        self._layers, self._frozen_layers = _layer_steps(model), _layer_steps(self._frozen)
+
+    def __call__(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
+        """Energies `[n_local]` (eV, float64), as the model's."""
+        return self.energies_and_gradient(species, center, neighbor, edge_vectors, n_local)[0]
+
+    def energies_and_gradient(
+        self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int
+    ) -> tuple[Tensor, Tensor]:
+        """Energies `[n_local]` (eV, float64) and dE/d(edge_vectors) `[n_edges, 3]` (eV/Å).
+
+        Where gradients are enabled, a loss on both can be differentiated with respect to the weights, once.
+        """
+        self._frozen.train(self.model.training)
+        graph, parameters = (species, center, neighbor), list(self.model.parameters())
+        wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        # What dropout leaves out is drawn again, alike, in the backward.
+        random_state = torch.get_rng_state()
+        energies, gradient, step = self.evaluate(graph, edge_vectors.detach(), wanted)
+        if not wanted:
+            return energies, gradient
+
+        def gradients_of_weights(of_energies: Tensor, of_gradient: Tensor) -> tuple[Tensor | None, ...]:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                torch.set_rng_state(random_state)
+                values, along = self.directional(step, edge_vectors.detach(), of_gradient)
+                total = (of_energies * values).sum() + along.sum()
+            return torch.autograd.grad(total, parameters, allow_unused=True)
+
+        return _Differentiated.apply(gradients_of_weights, energies, gradient, *parameters)  # type: ignore[no-untyped-call,no-any-return]
+
+    def evaluate(self, graph: Graph, edge_vectors: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Step]:
+        """Energies `[n]` and their gradient `[n_edges, 3]`, both constants; `wanted`: the tables lead to the weights."""
+        species, center, neighbor = graph
+        with torch.enable_grad():
+            vectors = edge_vectors.detach().requires_grad_()
+            geometry = self._geometry(vectors).unsqueeze(1)
+        edges = self._step_edges(graph, geometry.detach())
+        with torch.set_grad_enabled(wanted):
+            tables = [layer.tabulate(edges) for layer in self._layers]
+        with torch.enable_grad():
+            constant = [None if table is None else table.detach() for table in tables]
+            energies = _energies(self._frozen, self._frozen_layers, replace(edges, geometry=geometry), constant)[:, 0]
+            repulsion = self.model.repulsion
+            if repulsion is not None:
+                distance = geometry[:, 0, 0]
+                energies = energies + repulsion(distance, species, center, neighbor, len(species))[:, 0].double()
+        gradient = torch.zeros_like(edge_vectors)
+        if len(center) > 0:
+            (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+        return energies.detach(), gradient, (edges, tables)
+
+    def directional(self, step: Step, edge_vectors: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies `[n]` and their derivatives along a direction `[n_edges, 3]`, functions of the weights; without the
+        energy of repulsion, which has none."""
+        edges, tables = step
+        geometry = edges.geometry[:, 0]
+        jets = torch.stack([geometry, self._tangents(edge_vectors, geometry, direction)], dim=1)
+        energies = _energies(self.model, self._layers, replace(edges, geometry=jets), tables)
+        return energies[:, 0], energies[:, 1]
+
+    def _step_edges(self, graph: Graph, geometry: Tensor) -> StepEdges:
+        species, center, neighbor = graph
+        distance, n_edges = geometry[:, 0, 0], len(center)
+        exactly = n_edges < self._table.n_rows if self.exactly is None else self.exactly
+        first_row, factors = rows_of_edges(distance) if exactly else self._table.locate(distance)
+        n_species = self.model.species_embedding.weight.shape[0]  # type: ignore[index,union-attr]
+        kind = species.index_select(0, center) * n_species + species.index_select(0, neighbor)
+        kinds, pair = torch.unique(kind, return_inverse=True)
+        pairs = torch.stack([kinds // n_species, kinds % n_species], dim=1)
+        embedding = cast(EdgeEmbedding, self.model.edge_embedding)
+        table = None if exactly else self._table
+        return StepEdges(embedding, species, center, neighbor, geometry, table, first_row, factors, pairs, pair)
+
+
+Graph = tuple[Tensor, Tensor, Tensor]
+"""species, center, neighbor"""
+Step = tuple[StepEdges, list[Tensor | None]]
+"""The edges of a batch, and the table of each layer that has one."""
+
+
+def has_training_form(model: nn.Module) -> bool:
+    """Whether `FusedTraining` knows every part of this model."""
+    return (
+        isinstance(model, LayeredModel)
+        and layers_have_compiled_forms(model)
+        and isinstance(model.energy_readout, EnergyReadout | SummedReadout)
+    )
+
+
+class _Differentiated(torch.autograd.Function):
+    """Hands energies and gradient on; backward, a given function makes of their gradients those of the weights."""
+
+    @staticmethod
+    def forward(ctx, gradients_of_weights, energies, gradient, *parameters):  # type: ignore[no-untyped-def] # noqa: D102
+        ctx.gradients_of_weights = gradients_of_weights
+        return energies.view_as(energies), gradient.view_as(gradient)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_energies, of_gradient):  # type: ignore[no-untyped-def] # noqa: D102
+        found = ctx.gradients_of_weights(of_energies, of_gradient)
+        # The tables' graph is used up.
+        ctx.gradients_of_weights = None
+        return None, None, None, *found
+
+
+def _frozen_twin(model: LayeredModel) -> LayeredModel:
+    """The same model on the same memory, whose weights need no gradient."""
+    own = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    shared = {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, {**own, **shared})
+
+
+def _layer_steps(model: LayeredModel) -> list[LayerStep]:
+    embedding, species = cast(EdgeEmbedding, model.edge_embedding), cast(SpeciesEmbedding, model.species_embedding)
+    return [step_of(layer, embedding, None if i else species) for i, layer in enumerate(model.layers)]
+
+
+def _energies(model: LayeredModel, layers: list[LayerStep], edges: StepEdges, tables: list[Tensor | None]) -> Tensor:
+    """`[n, order]` (eV, float64)."""
+    features = jet.constant(model.species_embedding(edges.species), edges.order)
+    for layer, table in zip(layers, tables, strict=True):
+        features = layer.forward(features, edges, table)
+    readout = model.energy_readout
+    if isinstance(readout, EnergyReadout):
+        hidden = jet.dropout(jet.from_rows(readout.hidden(jet.rows(features)), edges.order), readout.dropout)
+        features = jet.from_rows(readout.energy(jet.rows(hidden)), edges.order)
+    output = features[:, :, -1].to(torch.float64)
+    scale, shift = (pair.to(torch.float64).sum(0).index_select(0, edges.species) for pair in (readout.scale, readout.shift))  # type: ignore[union-attr,operator]
+    return jet.constant(shift.unsqueeze(1), edges.order)[:, :, 0] + scale.unsqueeze(1) * output
+
+
+class _GeometryTangents:
+    """How distance and spherical harmonics of edges move with the edge vectors, by the recursion of `EdgeGeometry`."""
+
+    def __init__(self, geometry: EdgeGeometry) -> None:
+        self.matrices: list[Tensor] = []
+        l = 1
+        while l * l < geometry.n_harmonics:
+            matrix = geometry.coefficients.new_zeros(2 * l - 1, 3, 2 * l + 1)
+            for (target, source, component), value in zip(
+                geometry.terms.tolist(), geometry.coefficients.tolist(), strict=True
+            ):
+                if l * l <= target < (l + 1) ** 2:
+                    matrix[source - (l - 1) ** 2, component, target - l * l] = value
+            self.matrices.append(matrix.flatten(0, 1))
+            l += 1
+
+    def __call__(self, vectors: Tensor, geometry: Tensor, direction: Tensor) -> Tensor:
+        """For edge vectors `[n, 3]`, their geometry `[n, 1 + harmonics]` and a direction `[n, 3]`: tangents of the
+        geometry."""
+        distance = geometry[:, :1]
+        unit = vectors / distance
+        moved = (unit * direction).sum(dim=1, keepdim=True)
+        turned = (direction - unit * moved) / distance
+        columns = [moved, torch.zeros_like(distance)]
+        for l, matrix in enumerate(self.matrices, start=1):
+            below = geometry[:, 1 + (l - 1) ** 2 : 1 + l * l]
+            product = columns[-1].unsqueeze(2) * unit.unsqueeze(1) + below.unsqueeze(2) * turned.unsqueeze(1)
+            columns.append(product.flatten(1) @ matrix)
+        return torch.cat(columns, dim=1)

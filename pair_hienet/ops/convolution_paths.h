@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One path of the tensor-product convolution, over a block of centers.
+//
+// For each edge and path the coupling C[m_out][m_in] = sum_m CG Y[m] is a small matrix that all channels share:
+//
+//   forward     out[m_out]  += w * sum_m_in C[m_out][m_in] x[m_in]           channel by channel
+//   backward    s[m_in]      = sum_m_out C[m_out][m_in] g[m_out]
+//               dx[m_in]    += w * s[m_in],   dw = sum_m_in x[m_in] * s[m_in]
+//               dC[m_out][m_in] = sum over channels of g[m_out] * w * x[m_in],   dY[m] = sum CG dC
+//
+// w is a spline of the distance, evaluated where it is used; the backward needs dE/d(distance) = sum dw * w'.
+//
+// Vectors hold channels. Sums over the edges of a center stay in registers, and no message or weight of an edge is
+// stored. The paths are the outer loop over a block of centers, so that the splines of one path stay in the cache.
+//
+// `C` is a `Convolution` or a `TrainingConvolution`: they differ in how splines are written down.
+
+#ifndef HIENET_CONVOLUTION_PATHS_H
+#define HIENET_CONVOLUTION_PATHS_H
+
+#include "convolution_kernel.h"
+
+#include "spline.h"
+
+namespace hienet::HIENET_VARIANT {
+
+/// A dimension that the compiler knows, or (0) that of the path.
+template <int D> constexpr int SIZE = D > 0 ? D : MAX_DIM;
+template <int D> static inline int dimension(int64_t of_path)
+{ return D > 0 ? D : static_cast<int>(of_path); }
+
+// ----------------------------------------------------------------------
+// edges
+// ----------------------------------------------------------------------
+
+/// Where an edge lies in a table of `Convolution`.
+template <typename T> struct PolynomialPlace {
+  int64_t offset;    // of its interval in a block of columns
+  T fraction;
+
+  INLINE V<T> value(const T *splines) const { return spline_value(splines + offset, fraction); }
+  INLINE ValueAndSlope<T> both(const T *splines) const
+  { return spline_both(splines + offset, fraction); }
+};
+
+/// Where an edge lies in a table of `TrainingConvolution`.
+template <typename T> struct BasisPlace {
+  int64_t offset;    // of its first row in a block of columns
+  const T *basis;    // BASIS_ROWS values, then as many slopes
+
+  INLINE V<T> value(const T *splines) const
+  {
+    V<T> value = basis[0] * load(splines + offset);
+    for (int k = 1; k < BASIS_ROWS; k++) value += basis[k] * load(splines + offset + k * LANES);
+    return value;
+  }
+  INLINE ValueAndSlope<T> both(const T *splines) const
+  {
+    const V<T> first = load(splines + offset);
+    V<T> value = basis[0] * first, slope = basis[BASIS_ROWS] * first;
+    for (int k = 1; k < BASIS_ROWS; k++) {
+      const V<T> row = load(splines + offset + k * LANES);
+      value += basis[k] * row;
+      slope += basis[BASIS_ROWS + k] * row;
+    }
+    return {value, slope};
+  }
+};
+
+/// The edges `first .. last-1` of a block of centers, in tiles of EDGE_TILE.
+template <typename T> struct Block {
+  int64_t first, last;
+  int64_t *interval;    // of a `Convolution`: offset of the edge's interval in a block of columns
+  T *fraction;          // and its fraction
+  T *harmonics;         // [tiles, n_harmonics, EDGE_TILE]
+  T *couplings;         // of one path: [tiles, dim_out * dim_in, EDGE_TILE]
+
+  int64_t tiles() const { return (last - first + EDGE_TILE - 1) / EDGE_TILE; }
+};
+
+static inline int64_t tiles_of(int64_t n_edges)
+{ return (n_edges + EDGE_TILE - 1) / EDGE_TILE; }
+
+template <typename C> static int64_t largest_coupling(const C &c)
+{
+  int64_t largest = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const int64_t size = c.paths[p].dim_in * c.paths[p].dim_out;
+    if (size > largest) largest = size;
+  }
+  return largest;
+}
+
+/// Largest w * x of an edge and path, with room for whole vectors.
+template <typename C> static int64_t largest_weighted(const C &c)
+{
+  int64_t largest = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const int64_t size = c.paths[p].dim_in * (c.paths[p].channels + LANES);
+    if (size > largest) largest = size;
+  }
+  return tiles_of(largest) * EDGE_TILE;
+}
+
+template <typename C> static int64_t scratch_size(const C &c, int64_t n_edges)
+{
+  // Offsets are 64 bit, which is two or one numbers.
+  const int64_t per_edge = 2 + 1 + c.n_harmonics + largest_coupling(c);
+  const int64_t gradients = n_edges * (c.n_harmonics + 1) * LANES;
+  return tiles_of(n_edges) * EDGE_TILE * per_edge + gradients + MAX_DIM * MAX_DIM * LANES +
+      largest_weighted(c);
+}
+
+template <typename T>
+static void find_place(const Convolution<T> &c, const Block<T> &block, int64_t e, T distance)
+{
+  const auto place = position_of<T>(distance, c.intervals_per_length, c.n_intervals);
+  block.interval[e] = place.offset;
+  block.fraction[e] = place.fraction;
+}
+template <typename T>
+static void find_place(const TrainingConvolution<T> &, const Block<T> &, int64_t, T)
+{
+}
+
+template <typename T>
+INLINE static inline PolynomialPlace<T> place_at(const Convolution<T> &, const Block<T> &block,
+                                                 int64_t place)
+{ return {block.interval[place], block.fraction[place]}; }
+template <typename T>
+INLINE static inline BasisPlace<T> place_at(const TrainingConvolution<T> &c, const Block<T> &block,
+                                            int64_t place)
+{
+  const int64_t e = block.first + place;
+  return {c.first_row[e] * LANES, c.basis + e * 2 * BASIS_ROWS};
+}
+
+/// Numbers in a block of columns of the table.
+template <typename T> static int64_t block_of_table(const Convolution<T> &c)
+{ return c.n_intervals * SPLINE_COEFFICIENTS * LANES; }
+template <typename T> static int64_t block_of_table(const TrainingConvolution<T> &c)
+{ return c.n_rows * LANES; }
+
+/// How much the argument of the splines changes with the distance.
+template <typename T> static T argument_per_length(const Convolution<T> &c)
+{ return c.intervals_per_length; }
+template <typename T> static T argument_per_length(const TrainingConvolution<T> &)
+{ return 1; }
+
+/// Where each edge lies in the splines, and the harmonics edge by edge in vectors. Moves `scratch` on.
+template <typename C, typename T = typename C::Number>
+static Block<T> make_block(const C &c, int64_t first, int64_t last, T *&scratch)
+{
+  const int64_t padded = tiles_of(last - first) * EDGE_TILE;
+  Block<T> block;
+  block.first = first;
+  block.last = last;
+  block.interval = reinterpret_cast<int64_t *>(scratch);
+  block.fraction = scratch + 2 * padded;
+  block.harmonics = block.fraction + padded;
+  block.couplings = block.harmonics + padded * c.n_harmonics;
+  scratch = block.couplings + padded * largest_coupling(c);
+  for (int64_t e = 0; e < padded; e++) {
+    const bool real = first + e < last;
+    const T *const edge = c.edges + (first + e) * c.edge_stride;
+    find_place(c, block, e, real ? edge[0] : T(0));
+    T *const to = block.harmonics + e / EDGE_TILE * EDGE_TILE * c.n_harmonics + e % EDGE_TILE;
+    for (int64_t m = 0; m < c.n_harmonics; m++) to[m * EDGE_TILE] = real ? edge[1 + m] : 0;
+  }
+  return block;
+}
+
+template <typename C, typename T>
+static void make_couplings(const C &c, const Path &path, const Block<T> &block)
+{
+  const int64_t size = path.dim_in * path.dim_out * EDGE_TILE;
+  for (int64_t tile = 0; tile < block.tiles(); tile++) {
+    T *const couplings = block.couplings + tile * size;
+    const T *const harmonics = block.harmonics + tile * c.n_harmonics * EDGE_TILE;
+    for (int64_t i = 0; i < size; i++) couplings[i] = 0;
+    for (int64_t t = path.term_start; t < path.term_stop; t++) {
+      const V<T> coefficient = c.coefficients[t] - V<T>{};
+      const T *from = harmonics + c.terms[t].harmonic * EDGE_TILE;
+      T *to = couplings + c.terms[t].index * EDGE_TILE;
+      for (int64_t e = 0; e < EDGE_TILE; e += WIDTH<T>)
+        store(to + e, load(to + e) + coefficient * load(from + e));
+    }
+  }
+}
+
+/// The splines of the channels from `u` on.
+template <typename C>
+INLINE static inline const typename C::Number *splines_of(const C &c, const Path &path, int64_t u)
+{ return c.table + (path.table_start + u / LANES) * block_of_table(c) + u % LANES; }
+
+// ----------------------------------------------------------------------
+// forward
+// ----------------------------------------------------------------------
+
+/// N vectors of channels, from channel `u` on, of one path and center.
+template <typename C, int D_IN, int D_OUT, int N, bool PARTIAL, typename T = typename C::Number>
+static void forward_block(const C &c, const Path &path, const Block<T> &block, int64_t center,
+                          T *output, int64_t u)
+{
+  constexpr int64_t W = WIDTH<T>;
+  const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
+  const int64_t rest = path.channels - u;
+  const int64_t n_couplings = dim_in * dim_out;
+  const T *const features = c.features + path.feature_start + u;
+  const T *splines[N];
+  each<N>(N, [&](int v) INLINE {
+    splines[v] = splines_of(c, path, u + v * W);
+  });
+  V<T> total[SIZE<D_OUT>][N] = {};
+  for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
+    const T *const x = features + c.neighbor[e] * c.feature_stride;
+    const int64_t place = e - block.first;
+    const T *const coupling =
+        block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings + place % EDGE_TILE;
+    const auto at = place_at(c, block, place);
+    V<T> w[N];
+    each<N>(N, [&](int v) INLINE {
+      w[v] = at.value(splines[v]);
+    });
+    if (dim_in <= dim_out) {
+      each<D_IN>(dim_in, [&](int i) INLINE {
+        V<T> sent[N];
+        each<N>(N, [&](int v) INLINE {
+          sent[v] = w[v] * read<T, PARTIAL>(x + i * path.channels + v * W, rest);
+        });
+        each<D_OUT>(dim_out, [&](int o) INLINE {
+          const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
+          each<N>(N, [&](int v) INLINE {
+            total[o][v] += factor * sent[v];
+          });
+        });
+      });
+    } else {
+      V<T> message[SIZE<D_OUT>][N] = {};
+      each<D_IN>(dim_in, [&](int i) INLINE {
+        V<T> sent[N];
+        each<N>(N, [&](int v) INLINE {
+          sent[v] = read<T, PARTIAL>(x + i * path.channels + v * W, rest);
+        });
+        each<D_OUT>(dim_out, [&](int o) INLINE {
+          const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
+          each<N>(N, [&](int v) INLINE {
+            message[o][v] += factor * sent[v];
+          });
+        });
+      });
+      each<D_OUT>(dim_out, [&](int o) INLINE {
+        each<N>(N, [&](int v) INLINE {
+          total[o][v] += w[v] * message[o][v];
+        });
+      });
+    }
+  }
+  T *const out = output + path.out_start + u;
+  each<D_OUT>(dim_out, [&](int o) INLINE {
+    each<N>(N, [&](int v) INLINE {
+      write<T, PARTIAL>(out + o * path.out_channels + v * W, total[o][v], rest);
+    });
+  });
+}
+
+/// The rows of messages of the centers `first .. last-1`.
+template <typename T> struct Rows {
+  int64_t first, last;
+  T *data;
+  int64_t stride;
+};
+
+template <typename C, int D_IN, int D_OUT, typename T = typename C::Number>
+static void forward_path(const C &c, const Path &path, const Block<T> &block, const Rows<T> &rows)
+{
+  constexpr int64_t W = WIDTH<T>;
+  constexpr int N = D_IN ? VECTORS : 1;
+  const auto all_centers = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+    for (int64_t i = rows.first; i < rows.last; i++)
+      forward_block<C, D_IN, D_OUT, COUNT, PARTIAL>(c, path, block, i,
+                                                    rows.data + (i - rows.first) * rows.stride, u);
+  };
+  int64_t u = 0;
+  for (; u + N * W <= path.channels; u += N * W) all_centers.template operator()<N, false>(u);
+  if constexpr (N > 1)
+    for (; u + W <= path.channels; u += W) all_centers.template operator()<1, false>(u);
+  if (u < path.channels) all_centers.template operator()<1, true>(u);
+}
+
+// ----------------------------------------------------------------------
+// backward
+// ----------------------------------------------------------------------
+
+/// One edge, as the backward of a path reads and writes it.
+template <typename T, typename Place> struct Edge {
+  const T *coupling;    // every EDGE_TILE-th number
+  Place place;
+  const T *features, *gradient;
+  T *feature_gradient;
+  T *weighted;             // scratch: w * x, [dim_in, padded channels]
+  T *coupling_gradient;    // scratch: a vector for each coupling of the path
+  T *edge_gradient;    // a vector for the distance and each harmonic; their numbers are yet to be summed
+};
+
+/// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
+template <typename T, int D_IN, int D_OUT> struct CouplingSums {
+  V<T> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
+};
+
+/// dx and dE/d(fraction) for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
+template <typename C, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL, typename T,
+          typename Place>
+INLINE static inline void backward_block(const C &c, const Path &path, const Edge<T, Place> &edge,
+                                         int64_t u, int64_t padded, V<T> &of_fraction,
+                                         CouplingSums<T, D_IN, D_OUT> &sums)
+{
+  constexpr int64_t W = WIDTH<T>;
+  const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
+  const int64_t rest = path.channels - u;
+  const T *const gradient = edge.gradient + path.out_start + u;
+  const T *const features = edge.features + path.feature_start + u;
+  V<T> weighted[SIZE<D_IN>][N], w[N], slope[N];
+  each<N>(N, [&](int v) INLINE {
+    const auto both = edge.place.both(splines_of(c, path, u + v * W));
+    w[v] = both.value;
+    slope[v] = both.slope;
+    each<D_IN>(dim_in, [&](int i) INLINE {
+      weighted[i][v] = w[v] * read<T, PARTIAL>(features + i * path.channels + v * W, rest);
+      if constexpr (!FUSED) store(edge.weighted + i * padded + u + v * W, weighted[i][v]);
+    });
+  });
+  V<T> s[SIZE<D_IN>][N] = {};
+  each<D_OUT>(dim_out, [&](int o) INLINE {
+    V<T> g[N];
+    each<N>(N, [&](int v) INLINE {
+      g[v] = read<T, PARTIAL>(gradient + o * path.out_channels + v * W, rest);
+    });
+    each<D_IN>(dim_in, [&](int i) INLINE {
+      const T factor = edge.coupling[(o * dim_in + i) * EDGE_TILE];
+      each<N>(N, [&](int v) INLINE {
+        s[i][v] += factor * g[v];
+        if constexpr (FUSED) sums.of[o][i] += g[v] * weighted[i][v];
+      });
+    });
+  });
+  each<N>(N, [&](int v) INLINE {
+    V<T> of_weight = {};
+    each<D_IN>(dim_in, [&](int i) INLINE {
+      const int64_t place = i * path.channels + v * W;
+      T *const dx = edge.feature_gradient + path.feature_start + u + place;
+      of_weight += s[i][v] * read<T, PARTIAL>(features + place, rest);
+      write<T, PARTIAL>(dx, read<T, PARTIAL>(dx, rest) + w[v] * s[i][v], rest);
+    });
+    of_fraction += of_weight * slope[v];
+  });
+}
+
+/// Rows `row .. row+ROWS-1` of dC: sums of vectors of channels, whose numbers are yet to be summed.
+template <int D_IN, int ROWS, typename T, typename Place>
+static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row, int64_t padded)
+{
+  constexpr int64_t W = WIDTH<T>;
+  const int dim_in = dimension<D_IN>(path.dim_in);
+  // Several independent sums hide the latency of the additions.
+  constexpr int CHAINS = ROWS * SIZE<D_IN> <= 4 ? 4 : ROWS * SIZE<D_IN> <= 9 ? 2 : 1;
+  const T *const gradient = edge.gradient + path.out_start + row * path.out_channels;
+  V<T> total[CHAINS][ROWS][SIZE<D_IN>] = {};
+  const auto add = [&]<bool PARTIAL>(int chain, int64_t u) INLINE {
+    each<ROWS>(ROWS, [&](int o) INLINE {
+      const V<T> g = read<T, PARTIAL>(gradient + o * path.out_channels + u, path.channels - u);
+      each<D_IN>(dim_in, [&](int i) INLINE {
+        total[chain][o][i] += g * load(edge.weighted + i * padded + u);
+      });
+    });
+  };
+  int64_t u = 0;
+  for (; u + CHAINS * W <= path.channels; u += CHAINS * W)
+    each<CHAINS>(CHAINS, [&](int chain) INLINE {
+      add.template operator()<false>(chain, u + chain * W);
+    });
+  if constexpr (CHAINS > 1)
+    for (; u + W <= path.channels; u += W) add.template operator()<false>(0, u);
+  if (u < path.channels) add.template operator()<true>(0, u);
+  each<ROWS>(ROWS, [&](int o) INLINE {
+    each<D_IN>(dim_in, [&](int i) INLINE {
+      for (int chain = 1; chain < CHAINS; chain++) total[0][o][i] += total[chain][o][i];
+      store(edge.coupling_gradient + ((row + o) * dim_in + i) * W, total[0][o][i]);
+    });
+  });
+}
+
+/// Whether w * x, s, g and the sums of dC fit the registers for N vectors of channels.
+constexpr bool fits_registers(int d_in, int d_out, int n)
+{ return d_in > 0 && 2 * n * d_in + d_in * d_out + n <= REGISTERS - 2; }
+
+template <typename C, int D_IN, int D_OUT, typename T, typename Place>
+static void backward_path(const C &c, const Path &path, const Edge<T, Place> &edge)
+{
+  constexpr int64_t W = WIDTH<T>;
+  constexpr bool FUSED = fits_registers(D_IN, D_OUT, 1);
+  constexpr int N = D_IN == 0 || (FUSED && !fits_registers(D_IN, D_OUT, VECTORS)) ? 1 : VECTORS;
+  const int64_t padded = (path.channels + W - 1) / W * W;
+  CouplingSums<T, D_IN, D_OUT> sums;
+  V<T> of_fraction = {};
+  int64_t u = 0;
+  for (; u + N * W <= path.channels; u += N * W)
+    backward_block<C, D_IN, D_OUT, N, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
+  if constexpr (N > 1)
+    for (; u + W <= path.channels; u += W)
+      backward_block<C, D_IN, D_OUT, 1, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
+  if (u < path.channels)
+    backward_block<C, D_IN, D_OUT, 1, FUSED, true>(c, path, edge, u, padded, of_fraction, sums);
+
+  store(edge.edge_gradient, load(edge.edge_gradient) + of_fraction);
+
+  if constexpr (FUSED) {
+    each<D_OUT>(D_OUT, [&](int o) INLINE {
+      each<D_IN>(D_IN, [&](int i) INLINE {
+        store(edge.coupling_gradient + (o * D_IN + i) * W, sums.of[o][i]);
+      });
+    });
+  } else if constexpr (D_IN > 0) {
+    constexpr int FIT = ACCUMULATORS / D_IN > 0 ? ACCUMULATORS / D_IN : 1;
+    constexpr int ROWS = FIT < D_OUT ? FIT : D_OUT;
+    constexpr int REST = D_OUT % ROWS;
+    for (int row = 0; row + ROWS <= D_OUT; row += ROWS)
+      coupling_rows<D_IN, ROWS>(path, edge, row, padded);
+    if constexpr (REST > 0) coupling_rows<D_IN, REST>(path, edge, D_OUT - REST, padded);
+  } else {
+    for (int row = 0; row < path.dim_out; row++) coupling_rows<0, 1>(path, edge, row, padded);
+  }
+
+  // Terms are sorted by harmonic. Two sums, for the latency.
+  for (int64_t t = path.term_start; t < path.term_stop;) {
+    const int64_t harmonic = c.terms[t].harmonic;
+    T *const to = edge.edge_gradient + (1 + harmonic) * W;
+    V<T> even = load(to), odd = {};
+    for (; t + 1 < path.term_stop && c.terms[t + 1].harmonic == harmonic; t += 2) {
+      even += c.coefficients[t] * load(edge.coupling_gradient + c.terms[t].index * W);
+      odd += c.coefficients[t + 1] * load(edge.coupling_gradient + c.terms[t + 1].index * W);
+    }
+    if (t < path.term_stop && c.terms[t].harmonic == harmonic) {
+      even += c.coefficients[t] * load(edge.coupling_gradient + c.terms[t].index * W);
+      t++;
+    }
+    store(to, even + odd);
+  }
+}
+
+// ----------------------------------------------------------------------
+// all paths of all centers
+// ----------------------------------------------------------------------
+
+template <typename C, typename T = typename C::Number>
+using ForwardPath = void (*)(const C &, const Path &, const Block<T> &, const Rows<T> &);
+template <typename C, typename T = typename C::Number>
+using EdgeOf = Edge<T, decltype(place_at(*static_cast<const C *>(nullptr),
+                                         *static_cast<const Block<T> *>(nullptr), 0))>;
+template <typename C> using BackwardPath = void (*)(const C &, const Path &, const EdgeOf<C> &);
+
+/// Specialised for 2l+1 = 1, 3, 5, 7 on both sides.
+#define TABLE(function)                                                               \
+  {                                                                                   \
+    {function<C, 1, 1>, function<C, 1, 3>, function<C, 1, 5>, function<C, 1, 7>},     \
+        {function<C, 3, 1>, function<C, 3, 3>, function<C, 3, 5>, function<C, 3, 7>}, \
+        {function<C, 5, 1>, function<C, 5, 3>, function<C, 5, 5>, function<C, 5, 7>}, \
+    { function<C, 7, 1>, function<C, 7, 3>, function<C, 7, 5>, function<C, 7, 7> }    \
+  }
+
+template <typename C> static ForwardPath<C> forward_of(const Path &path)
+{
+  static constexpr ForwardPath<C> table[4][4] = TABLE(forward_path);
+  if (path.dim_in > 7 || path.dim_out > 7) return forward_path<C, 0, 0>;
+  return table[path.dim_in / 2][path.dim_out / 2];
+}
+
+template <typename C> static BackwardPath<C> backward_of(const Path &path)
+{
+  static constexpr BackwardPath<C> table[4][4] = TABLE(backward_path);
+  if (path.dim_in > 7 || path.dim_out > 7) return backward_path<C, 0, 0>;
+  return table[path.dim_in / 2][path.dim_out / 2];
+}
+
+template <typename C, typename T = typename C::Number>
+static void forward(const C &c, T *messages, int64_t message_stride, int64_t first, int64_t last,
+                    T *scratch)
+{
+  const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
+  const Rows<T> rows = {first, last, messages, message_stride};
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    make_couplings(c, c.paths[p], block);
+    forward_of<C>(c.paths[p])(c, c.paths[p], block, rows);
+  }
+}
+
+template <typename C, typename T = typename C::Number>
+static void backward(const C &c, const T *messages, int64_t message_stride, const Gradients<T> &g,
+                     int64_t first, int64_t last, T *scratch)
+{
+  constexpr int64_t W = WIDTH<T>;
+  const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
+  const int64_t n_edges = block.last - block.first, width = c.n_harmonics + 1;
+  T *const coupling_gradient = scratch;
+  T *const weighted = coupling_gradient + MAX_DIM * MAX_DIM * LANES;
+  T *const edge_gradient = weighted + largest_weighted(c);
+  for (int64_t i = 0; i < n_edges * width * W; i++) edge_gradient[i] = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const Path &path = c.paths[p];
+    const int64_t n_couplings = path.dim_in * path.dim_out;
+    make_couplings(c, path, block);
+    const BackwardPath<C> work = backward_of<C>(path);
+    for (int64_t center = first; center < last; center++)
+      for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
+        const int64_t node = c.neighbor[e], place = e - block.first;
+        const EdgeOf<C> edge = {block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings +
+                                    place % EDGE_TILE,
+                                place_at(c, block, place),
+                                c.features + node * c.feature_stride,
+                                messages + (center - first) * message_stride,
+                                g.features + (g.slot ? g.slot[node] : node) * g.feature_stride,
+                                weighted,
+                                coupling_gradient,
+                                edge_gradient + place * width * W};
+        work(c, path, edge);
+      }
+  }
+  for (int64_t e = 0; e < n_edges; e++) {
+    T *const to = g.edges + (block.first + e) * g.edge_stride;
+    const T *const from = edge_gradient + e * width * W;
+    to[0] += sum<T>(load(from)) * argument_per_length(c);
+    for (int64_t m = 1; m < width; m++) to[m] += sum<T>(load(from + m * W));
+  }
+}
+
+}    // namespace hienet::HIENET_VARIANT
+
+#endif
