@@ -83,9 +83,17 @@ def main() -> None:
 def steps(arguments: Any, names: list[str]) -> tuple[dict[str, Step], float]:
     """A step of each contender, and the largest error of a gradient of the fused one: relative to the largest entry of
     the gradient of each weight, against plain torch in float64 (NaN if that is not among them)."""
-    values = {key: value for key, value in NO_DROPOUT.items() if key in ARCHITECTURES[arguments.architecture].config.model_fields}
+    values = {
+        key: value
+        for key, value in NO_DROPOUT.items()
+        if key in ARCHITECTURES[arguments.architecture].config.model_fields
+    }
     with tempfile.TemporaryDirectory() as folder:
-        preset = arguments.preset if arguments.architecture == "hienet" else next(iter(ARCHITECTURES[arguments.architecture].presets))
+        preset = (
+            arguments.preset
+            if arguments.architecture == "hienet"
+            else next(iter(ARCHITECTURES[arguments.architecture].presets))
+        )
         path = random_checkpoint(Path(folder), preset, ("C", "Si"), arguments.architecture, **values)
         checkpoint = load_checkpoint(path)
     graph = batch(checkpoint.config.elements, checkpoint.config.cutoff, arguments)
@@ -142,7 +150,10 @@ def step_of(energy: EnergyFunction, model: nn.Module, graph: AtomicGraph, target
     average = MovingAverage(model, 0.99)
     # The optimizer's state does not belong to a step; a small batch makes it.
     keep = graph.center < 2
-    tiny = replace(graph, center=graph.center[keep], neighbor=graph.neighbor[keep], edge_vectors=graph.edge_vectors[keep]), targets
+    tiny = (
+        replace(graph, center=graph.center[keep], neighbor=graph.neighbor[keep], edge_vectors=graph.edge_vectors[keep]),
+        targets,
+    )
 
     def step(small: bool = False) -> object:
         optimizer.zero_grad(set_to_none=True)

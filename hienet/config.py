@@ -189,6 +189,10 @@ class TrainingSection(Section):
         0.01, gt=0, description="error above which the Huber loss is linear (eV/atom, eV/Å, kbar)"
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    engine: Literal["fused", "plain"] = Field(
+        "fused",
+        description="what computes the steps on a CPU: compiled operators, if the model has a form for them; or torch",
+    )
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
     device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, ...")
     seed: int = Field(

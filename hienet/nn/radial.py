@@ -136,16 +136,3 @@ class RadialNetwork(nn.Module):
             if i < self.n_layers - 1:
                 features = normalized_silu(features)
         return features
-
-    @torch.jit.unused
-    def hidden(self, features: Tensor) -> Tensor:
-        """`[n, inputs]` to what the last map reads."""
-        for weight in list(self.weights)[:-1]:
-            features = normalized_silu(features @ (weight / math.sqrt(weight.shape[0])))
-        return features
-
-    @torch.jit.unused
-    def last(self, hidden: Tensor) -> Tensor:
-        """What `hidden` returns to `[n, outputs]`, a linear map."""
-        weight = self.weights[-1]
-        return hidden @ (weight / math.sqrt(weight.shape[0]))

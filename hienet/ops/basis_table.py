@@ -74,7 +74,7 @@ class BasisTable:
 
 
 def rows_of_edges(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """What edges read of a table that has, for each edge, a row of values and a row of slopes; as `BasisTable.locate`."""
+    """What edges read of a table with a row of values and a row of slopes for each of them, as `BasisTable.locate`."""
     first_row = 2 * torch.arange(len(distance), device=distance.device)
     factors = torch.zeros(len(distance), 2, ROWS, dtype=distance.dtype, device=distance.device)
     factors[:, 0, 0] = factors[:, 1, 1] = 1.0
@@ -101,7 +101,8 @@ def _collocation(places: Tensor, n: int) -> Tensor:
 def _basis_polynomials() -> Tensor:
     """`[2, ROWS, ROWS]` (float64): powers of the fraction of an interval to the six B-splines, and to their slopes.
 
-    By the recursion of de Boor and Cox for even knots, b_j^p(t) = ((t + p - j) b_(j-1)^(p-1) + (j + 1 - t) b_j^(p-1)) / p.
+    By the recursion of de Boor and Cox for even knots,
+    b_j^p(t) = ((t + p - j) b_(j-1)^(p-1) + (j + 1 - t) b_j^(p-1)) / p.
     """
     basis = [torch.zeros(ROWS, dtype=torch.float64)]
     basis[0][0] = 1.0

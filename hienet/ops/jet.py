@@ -1,8 +1,8 @@
 """Values with their derivatives along one direction: forward-mode differentiation in plain torch.
 
-A jet is a tensor `[n, order, width]`: with order 1 the values alone, with order 2 each row of values followed by the row
-of its tangents, the derivatives along the direction. Linear maps treat both rows alike. Every function here is made of
-operations that autograd differentiates, so that gradients of tangents are exact as well.
+A jet is a tensor `[n, order, width]`: with order 1 the values alone, with order 2 each row of values followed by the
+row of its tangents, the derivatives along the direction. Linear maps treat both rows alike. Every function here is made
+of operations that autograd differentiates, so that gradients of tangents are exact as well.
 """
 
 from __future__ import annotations

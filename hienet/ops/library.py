@@ -53,6 +53,17 @@ def require_operators(names: list[str], path: object) -> None:
         )
 
 
+def load_training_operators() -> None:
+    """Load the library for training steps.
+
+    Raises:
+        HIENetError: it is missing, or was compiled from sources that had no such operators.
+    """
+    load_operators()
+    if not all(_has_operator(f"hienet::{name}") for name in ("dual_convolution", "dual_gate", "training_linear")):
+        raise HIENetError("the compiled operators are older than this hienet; run `hienet build`")
+
+
 def compiled_devices() -> list[str]:
     """The kinds of devices for which the loaded library has kernels: `cpu`, and `cuda` where it was built with them."""
     return list(torch.ops.hienet.devices())

@@ -9,8 +9,8 @@ with alpha and v held fixed, and the second sum is the derivative of the energy 
 energies and dE/dr without gradients of weights, and then one forward pass that carries tangents along v, and one
 backward pass through it that ends at the weights.
 
-Radial networks are tabulated at the beginning of a step (`hienet.ops.basis_table`). What is trained is the function that
-the table represents: its forces are exact derivatives of its energy.
+Radial networks are tabulated at the beginning of a step (`hienet.ops.basis_table`). What is trained is the function
+that the table represents: its forces are exact derivatives of its energy.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from hienet.ops import jet
 from hienet.ops.basis_table import BasisTable, rows_of_edges
 from hienet.ops.compile import layers_have_compiled_forms
 from hienet.ops.geometry import EdgeGeometry
+from hienet.ops.library import load_training_operators
 from hienet.ops.spline import intervals_with_knot
-from hienet.ops.training_layers import LayerStep, StepEdges, step_of
+from hienet.ops.training_layers import LayerStep, Samples, StepEdges, step_of
 
 N_INTERVALS = 96
 """Of the tables: splines of degree 5 follow radial networks to 1e-7 or better, slopes to 1e-6."""
-
 
 
 class FusedTraining:
@@ -55,8 +55,9 @@ class FusedTraining:
                 a batch.
 
         Raises:
-            HIENetError: the library of operators is not compiled.
+            HIENetError: the library of operators is not compiled, or too old.
         """
+        load_training_operators()
         self.model, self.exactly = model, exactly
         self._frozen = _frozen_twin(model)
         embedding = cast(EdgeEmbedding, model.edge_embedding)
@@ -95,17 +96,21 @@ class FusedTraining:
                 total = (of_energies * values).sum() + along.sum()
             return torch.autograd.grad(total, parameters, allow_unused=True)
 
-        return _Differentiated.apply(gradients_of_weights, energies, gradient, *parameters)  # type: ignore[no-untyped-call,no-any-return]
+        return _Differentiated.apply(gradients_of_weights, energies, gradient, *parameters)
 
     def evaluate(self, graph: Graph, edge_vectors: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Step]:
-        """Energies `[n]` and their gradient `[n_edges, 3]`, both constants; `wanted`: the tables lead to the weights."""
+        """Energies `[n]` and their gradient `[n_edges, 3]`, both constants, and what the pass with tangents needs.
+
+        With `wanted` the tables in it lead to the weights.
+        """
         species, center, neighbor = graph
         with torch.enable_grad():
             vectors = edge_vectors.detach().requires_grad_()
             geometry = self._geometry(vectors).unsqueeze(1)
         edges = self._step_edges(graph, geometry.detach())
         with torch.set_grad_enabled(wanted):
-            tables = [layer.tabulate(edges) for layer in self._layers]
+            samples = Samples.of(edges)
+            tables = [layer.tabulate(edges, samples) for layer in self._layers]
         with torch.enable_grad():
             constant = [None if table is None else table.detach() for table in tables]
             energies = _energies(self._frozen, self._frozen_layers, replace(edges, geometry=geometry), constant)[:, 0]
@@ -113,9 +118,9 @@ class FusedTraining:
             if repulsion is not None:
                 distance = geometry[:, 0, 0]
                 energies = energies + repulsion(distance, species, center, neighbor, len(species))[:, 0].double()
-        gradient = torch.zeros_like(edge_vectors)
-        if len(center) > 0:
-            (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+            # Without edges nothing depends on them.
+            total = energies.sum()
+            gradient = torch.autograd.grad(total, vectors)[0] if len(center) > 0 else torch.zeros_like(vectors)
         return energies.detach(), gradient, (edges, tables)
 
     def directional(self, step: Step, edge_vectors: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +137,7 @@ class FusedTraining:
         distance, n_edges = geometry[:, 0, 0], len(center)
         exactly = n_edges < self._table.n_rows if self.exactly is None else self.exactly
         first_row, factors = rows_of_edges(distance) if exactly else self._table.locate(distance)
-        n_species = self.model.species_embedding.weight.shape[0]  # type: ignore[index,union-attr]
+        n_species = self.model.species_embedding.weight.shape[0]  # type: ignore[index]
         kind = species.index_select(0, center) * n_species + species.index_select(0, neighbor)
         kinds, pair = torch.unique(kind, return_inverse=True)
         pairs = torch.stack([kinds // n_species, kinds % n_species], dim=1)
@@ -160,13 +165,13 @@ class _Differentiated(torch.autograd.Function):
     """Hands energies and gradient on; backward, a given function makes of their gradients those of the weights."""
 
     @staticmethod
-    def forward(ctx, gradients_of_weights, energies, gradient, *parameters):  # type: ignore[no-untyped-def] # noqa: D102
+    def forward(ctx, gradients_of_weights, energies, gradient, *parameters):  # type: ignore[no-untyped-def]
         ctx.gradients_of_weights = gradients_of_weights
         return energies.view_as(energies), gradient.view_as(gradient)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, of_energies, of_gradient):  # type: ignore[no-untyped-def] # noqa: D102
+    def backward(ctx, of_energies, of_gradient):  # type: ignore[no-untyped-def]
         found = ctx.gradients_of_weights(of_energies, of_gradient)
         # The tables' graph is used up.
         ctx.gradients_of_weights = None
@@ -190,12 +195,14 @@ def _energies(model: LayeredModel, layers: list[LayerStep], edges: StepEdges, ta
     features = jet.constant(model.species_embedding(edges.species), edges.order)
     for layer, table in zip(layers, tables, strict=True):
         features = layer.forward(features, edges, table)
-    readout = model.energy_readout
+    readout = cast("EnergyReadout | SummedReadout", model.energy_readout)
     if isinstance(readout, EnergyReadout):
         hidden = jet.dropout(jet.from_rows(readout.hidden(jet.rows(features)), edges.order), readout.dropout)
         features = jet.from_rows(readout.energy(jet.rows(hidden)), edges.order)
     output = features[:, :, -1].to(torch.float64)
-    scale, shift = (pair.to(torch.float64).sum(0).index_select(0, edges.species) for pair in (readout.scale, readout.shift))  # type: ignore[union-attr,operator]
+    scale, shift = (
+        pair.to(torch.float64).sum(0).index_select(0, edges.species) for pair in (readout.scale, readout.shift)
+    )
     return jet.constant(shift.unsqueeze(1), edges.order)[:, :, 0] + scale.unsqueeze(1) * output
 
 

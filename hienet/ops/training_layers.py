@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
-from hienet.nn.equivariant import EquivariantLayer, NoSelfConnection
+from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.gate import Gate
 from hienet.nn.invariant import InvariantLayer, PairNetwork
 from hienet.nn.layer_readout import LayerWithReadout
+from hienet.nn.linear import IrrepsLinear
 from hienet.nn.radial import RadialNetwork
 from hienet.nn.scalar_layer import LayerOnScalars
 from hienet.nn.scatter import sum_over_neighbors
@@ -30,8 +31,8 @@ from hienet.ops import jet
 from hienet.ops.basis_table import ROWS, BasisTable
 from hienet.ops.gate import FusedGate
 from hienet.ops.interaction import convolution_plan
-from hienet.ops.library import load_operators
 from hienet.ops.spline import LANES
+from hienet.ops.training_functions import Convolution, DualConvolution, DualGate, Linear
 
 
 @dataclass(frozen=True)
@@ -89,55 +90,34 @@ def with_tangents(
     return first, second
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Where tables sample functions of the distance: at the distances of a `BasisTable`, or at the edges, with slopes.
+
+    Attributes:
+        radial: basis times envelope, `[n, order, n_radial]`; order 1 for a table, 2 for edges.
+        envelope: `[n, order, 1]`.
+    """
+
+    radial: Tensor
+    envelope: Tensor
+
+    @classmethod
+    def of(cls, edges: StepEdges) -> Samples:
+        """For these edges, a function of the basis' frequencies."""
+        if edges.table is None:
+            distance = edges.geometry[:, 0, :1]
+            return cls(
+                *with_tangents(lambda d: radial_features(edges.embedding, d), distance, torch.ones_like(distance))
+            )
+        parts = radial_features(edges.embedding, edges.table.distances.to(edges.geometry.dtype).unsqueeze(1))
+        return cls(parts[0].unsqueeze(1), parts[1].unsqueeze(1))
+
+
 def radial_features(embedding: EdgeEmbedding, distance: Tensor) -> tuple[Tensor, Tensor]:
     """Of distances `[n, 1]` (Å): basis times envelope `[n, n_radial]`, and the envelope `[n, 1]`."""
     envelope = embedding.envelope(distance)
     return embedding.basis(distance) * envelope, envelope
-
-
-# ----------------------------------------------------------------------
-# the convolution
-# ----------------------------------------------------------------------
-
-
-class _Convolution(torch.autograd.Function):
-    """Messages of features `[n, width]`, differentiable once with respect to features and geometry."""
-
-    @staticmethod
-    def forward(ctx, features, geometry, first_row, factors, table, center, neighbor, plan):  # type: ignore[no-untyped-def] # noqa: D102
-        ctx.save_for_backward(features, geometry, first_row, factors, table, center, neighbor)
-        ctx.plan = plan
-        return torch.ops.hienet.training_convolution(
-            features, geometry, first_row, factors, table, center, neighbor, features.shape[0], *plan
-        )
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def] # noqa: D102
-        saved = ctx.saved_tensors
-        n = saved[0].shape[0]
-        of_features, of_geometry = torch.ops.hienet.training_convolution_backward(gradient, *saved, n, *ctx.plan)
-        return of_features, of_geometry, None, None, None, None, None, None
-
-
-class _DualConvolution(torch.autograd.Function):
-    """Messages of jets `[n, 2, width]`, differentiable once with respect to features and table."""
-
-    @staticmethod
-    def forward(ctx, features, geometry, tangents, first_row, factors, table, center, neighbor, plan):  # type: ignore[no-untyped-def] # noqa: D102
-        ctx.save_for_backward(features, geometry, tangents, first_row, factors, table, center, neighbor)
-        ctx.plan = plan
-        return torch.ops.hienet.dual_convolution(
-            features, geometry, tangents, first_row, factors, table, center, neighbor, features.shape[0], *plan
-        )
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def] # noqa: D102
-        saved = ctx.saved_tensors
-        n = saved[0].shape[0]
-        of_features, of_table = torch.ops.hienet.dual_convolution_backward(gradient, *saved, n, *ctx.plan)
-        return of_features, None, None, None, None, of_table, None, None, None
 
 
 Plan = tuple[Tensor, Tensor, Tensor]
@@ -151,9 +131,9 @@ def convolve(sent: Tensor, edges: StepEdges, first_row: Tensor, table: Tensor, p
     """
     located = (first_row, edges.factors, table, edges.center, edges.neighbor, plan)
     if edges.order == 1:
-        return _Convolution.apply(sent[:, 0], edges.geometry[:, 0], *located).unsqueeze(1)  # type: ignore[no-untyped-call]
+        return Convolution.apply(sent[:, 0], edges.geometry[:, 0], *located).unsqueeze(1)
     geometry, tangents = edges.geometry.unbind(1)
-    return _DualConvolution.apply(sent, geometry, tangents, *located)  # type: ignore[no-untyped-call,no-any-return]
+    return DualConvolution.apply(sent, geometry, tangents, *located)
 
 
 class EquivariantStep:
@@ -161,28 +141,28 @@ class EquivariantStep:
 
     def __init__(self, layer: EquivariantLayer, embedding: EdgeEmbedding) -> None:
         """`embedding` makes the edges of `layer`."""
-        load_operators()
         self.layer, self.embedding = layer, embedding
         dtype = next(layer.parameters()).dtype
+        self.columns = {
+            linear: torch.tensor(linear.columns)
+            for linear in (layer.linear_in, layer.linear_out, layer.linear_skip)
+            if isinstance(linear, IrrepsLinear)
+        }
         paths, terms, coefficients = convolution_plan(layer.convolution)
         self.plan = (paths, terms, coefficients.to(dtype))
         self.channels = [path.channels for path in layer.convolution.paths]
         self.gate = FusedGate(layer.gate) if isinstance(layer.gate, Gate) else None
 
-    def tabulate(self, edges: StepEdges) -> Tensor:
+    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor:
         """The path weights' table `[blocks, n_rows, LANES]`, a function of the radial network's weights."""
-        network, dtype = self.layer.radial_network, self.plan[2].dtype
+        network = self.layer.radial_network
         assert isinstance(network, RadialNetwork)
-        table = edges.table
-        if table is None:
-            distance = edges.geometry[:, 0, :1]
-            hidden, _ = with_tangents(
-                lambda d: (network.hidden(radial_features(self.embedding, d)[0]), d), distance, torch.ones_like(distance)
-            )
-            return self.in_lanes(F.pad(network.last(jet.rows(hidden)), [0, 0, 0, ROWS - 2]))
-        hidden = network.hidden(radial_features(self.embedding, table.distances.to(dtype).unsqueeze(1))[0])
+        hidden = network_on_jets(network, samples.radial, network.n_layers - 1)
+        last = network.weights[-1] / math.sqrt(network.weights[-1].shape[0])
+        if edges.table is None:
+            return self.in_lanes(F.pad(jet.rows(hidden) @ last, [0, 0, 0, ROWS - 2]))
         # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
-        return self.in_lanes(network.last(table.from_samples.to(dtype) @ hidden))
+        return self.in_lanes((edges.table.from_samples.to(last) @ hidden[:, 0]) @ last)
 
     def in_lanes(self, columns: Tensor) -> Tensor:
         """`[rows, n_weights]` to `[blocks, rows, LANES]`; each path begins a block of its own."""
@@ -197,47 +177,39 @@ class EquivariantStep:
         layer, order = self.layer, edges.order
         x = jet.rows(features)
         species = edges.species if order == 1 else edges.species.repeat_interleave(order)
-        sent = jet.from_rows(layer.linear_in(x), order)
+        sent = jet.from_rows(self.linear(layer.linear_in, x), order)
         messages = convolve(sent, edges, edges.first_row, table, self.plan)
-        update = layer.linear_out(jet.rows(messages)) / layer.avg_num_neighbors
-        if not isinstance(layer.linear_skip, NoSelfConnection):
-            if isinstance(layer.linear_skip, SpeciesLinear):
-                update = update + layer.linear_skip(x, species)
-            else:
-                update = update + layer.linear_skip(x)
+        update = self.linear(layer.linear_out, jet.rows(messages), 1.0 / layer.avg_num_neighbors)
+        if isinstance(layer.linear_skip, IrrepsLinear):
+            update = update + self.linear(layer.linear_skip, x)
+        elif isinstance(layer.linear_skip, SpeciesLinear):
+            update = update + layer.linear_skip(x, species)
         else:
             update = layer.message_of_species(update, species)
         return self.gated(jet.from_rows(update, order))
 
+    def linear(self, plain: IrrepsLinear, features: Tensor, scale: float = 1.0) -> Tensor:
+        """`plain(features)` times the scale."""
+        return Linear.apply(features, plain.weight, self.columns[plain], scale)
+
     def gated(self, features: Tensor) -> Tensor:
         """The gate of `[n, order, gate.irreps_in.dim]`."""
-        gate = self.layer.gate
-        if self.gate is None or not isinstance(gate, Gate):
+        gate = self.gate
+        if gate is None:
             return features
         if features.shape[1] == 1:
-            return self.gate(features[:, 0]).unsqueeze(1)
-        return gated(features, gate)
+            return gate(features[:, 0]).unsqueeze(1)
+        even = DualGate.apply(features[:, :, gate.n_odd :], gate.blocks, gate.n_scalars, gate.scale)
+        return torch.cat([jet.normalized_tanh(features[:, :, : gate.n_odd]), even], dim=2) if gate.n_odd else even
 
 
-def gated(features: Tensor, gate: Gate) -> Tensor:
-    """`Gate.forward` on a jet of order 2."""
-    n = features.shape[0]
-    n_even = gate.n_scalars + sum(channels for _, channels in gate.gated)
-    start = gate.n_odd + n_even
-    activated = jet.normalized_silu(features[:, :, gate.n_odd : start])
-    outputs = [activated[:, :, : gate.n_scalars]]
-    if gate.n_odd > 0:
-        outputs.insert(0, jet.normalized_tanh(features[:, :, : gate.n_odd]))
-    first = gate.n_scalars
-    for dim, channels in gate.gated:
-        block = features[:, :, start : start + dim * channels].reshape(n, 2, dim, channels)
-        factor = activated[:, :, first : first + channels].unsqueeze(2)
-        value = block[:, 0] * factor[:, 0]
-        tangent = block[:, 0] * factor[:, 1] + block[:, 1] * factor[:, 0]
-        outputs.append(torch.stack([value, tangent], dim=1).flatten(2))
-        first += channels
-        start += dim * channels
-    return torch.cat(outputs, dim=2)
+def network_on_jets(network: RadialNetwork, features: Tensor, n_layers: int) -> Tensor:
+    """The first layers of a network, `[n, order, inputs]` to `[n, order, outputs]`; SiLU behind all but its last."""
+    for i, weight in enumerate(list(network.weights)[:n_layers]):
+        features = jet.affine(features, weight.t() / math.sqrt(weight.shape[0]), None)
+        if i < network.n_layers - 1:
+            features = jet.normalized_silu(features)
+    return features
 
 
 # ----------------------------------------------------------------------
@@ -251,7 +223,7 @@ class InvariantStep:
     def __init__(self, layer: InvariantLayer) -> None:
         self.layer = layer
 
-    def tabulate(self, edges: StepEdges) -> Tensor | None:
+    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
         """Nothing: messages depend on the atoms' features."""
         return None
 
@@ -306,15 +278,14 @@ class FirstInvariantStep(InvariantStep):
         paths = torch.tensor([[0, 1, layer.channels, 0, 0, layer.channels, 1, 0, 1]])
         self.plan = (paths, torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=species.weight.dtype))
 
-    def tabulate(self, edges: StepEdges) -> Tensor | None:
+    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
         """Messages of each pair of species, one behind the other, `[blocks, n_pairs * n_rows, LANES]`; or None."""
         layer, table, pairs = self.layer, edges.table, edges.pairs
         drops = [m for m in (self.species_embedding.dropout, layer.edge_dropout, layer.attention_dropout) if m.p > 0.0]
         if table is None or len(pairs) * table.n_rows > len(edges.center) or (layer.training and drops):
             return None
         x = self.species_embedding.weight / math.sqrt(float(self.species_embedding.weight.shape[0]))
-        radial, envelope = radial_features(edges.embedding, table.distances.to(x).unsqueeze(1))
-        edge = layer.edge(radial)
+        edge, envelope = layer.edge(samples.radial[:, 0]), samples.envelope[:, 0]
         key = self._network_of_pairs(layer.key_network, layer.key(x), edge, pairs)
         query = layer.query(x).index_select(0, pairs[:, 0]).unsqueeze(1)
         attention = torch.sigmoid(layer.attention_norm(query * key / math.sqrt(float(layer.channels))))
@@ -347,7 +318,7 @@ class ScalarsStep:
         self.channels = layer.channels
         self.inner = InvariantStep(cast(InvariantLayer, layer.layer))
 
-    def tabulate(self, edges: StepEdges) -> Tensor | None:
+    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
         """Nothing."""
         return None
 
@@ -364,19 +335,16 @@ class ReadoutStep:
         self.plain = layer
         self.inner = EquivariantStep(cast(EquivariantLayer, layer.layer), embedding)
 
-    def tabulate(self, edges: StepEdges) -> Tensor:
+    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor:
         """As the layer's."""
-        return self.inner.tabulate(edges)
+        return self.inner.tabulate(edges, samples)
 
     def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
         """`[n, order, features + energies]` to `[n, order, features + 1]`."""
         width, readout = features.shape[2] - self.plain.n_energies, self.plain.layer_readout
         result = self.inner.forward(features[:, :, :width], edges, table)
         energy = result[:, :, readout.start : readout.stop]
-        for i, weight in enumerate(readout.network.weights):
-            energy = jet.affine(energy, (weight / math.sqrt(weight.shape[0])).t(), None)
-            if i < readout.network.n_layers - 1:
-                energy = jet.normalized_silu(energy)
+        energy = network_on_jets(readout.network, energy, readout.network.n_layers)
         if self.plain.n_energies > 0:
             energy = energy + features[:, :, -1:]
         return torch.cat([result, energy], dim=2)
@@ -386,7 +354,7 @@ LayerStep = EquivariantStep | InvariantStep | ScalarsStep | ReadoutStep
 
 
 def step_of(layer: nn.Module, embedding: EdgeEmbedding, species: SpeciesEmbedding | None) -> LayerStep:
-    """The form for training of a layer that `has_training_form`; `species`: of the first layer, what makes its input."""
+    """The form for training of a layer; `species`: of a model's first layer, what makes its input."""
     if isinstance(layer, EquivariantLayer):
         return EquivariantStep(layer, embedding)
     if isinstance(layer, LayerWithReadout):

@@ -19,6 +19,7 @@ from hienet.graph import AtomicGraph
 from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
 from hienet.train.ema import MovingAverage
+from hienet.train.engine import choose_engine
 from hienet.train.logs import Row
 from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
 from hienet.train.schedule import Schedule
@@ -67,6 +68,7 @@ class Trainer:
     def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
         """`model` is on the device and in the precision of training."""
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
+        self.energy, self.engine = choose_engine(model, settings)
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -154,7 +156,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.progress)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = training_loss(predict(self.model, graph, training=True), targets, self.loss_settings)
+        loss = training_loss(predict(self.energy, graph, training=True), targets, self.loss_settings)
         # All at once: a GPU is waited for once a step.
         parts = torch.stack([part.detach().double() for part in (loss.total, loss.energy, loss.forces, loss.stress)])
         values: list[float] = parts.tolist()
@@ -205,7 +207,8 @@ class Trainer:
             return None, None
         with self.average.applied_to(self.model):
             size = self.settings.batch_size
-            comparison = compare(self.model.eval(), self.validation, size, self.device, _MEMORY_REMEDY)
+            self.model.eval()
+            comparison = compare(self.energy, self.validation, size, self.device, _MEMORY_REMEDY)
         self.model.train()
         return loss_of_comparison(comparison, self.loss_settings), errors(comparison)
 

@@ -30,7 +30,13 @@ from hienet.train.report import plot_learning_curves, plot_parity
 from hienet.train.signals import StopRequest
 
 _SECONDS_BETWEEN_SAVES = 30.0
-_MAY_CHANGE_ON_RESUME = ("output", "training.device", "training.threads", "training.max_minutes")
+_MAY_CHANGE_ON_RESUME = (
+    "output",
+    "training.device",
+    "training.engine",
+    "training.threads",
+    "training.max_minutes",
+)
 
 
 class InterruptedTrainingError(Exception):
@@ -241,6 +247,7 @@ class Run:
             f"cutoff {self.data.model.cutoff:g} Å; "
             f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
         )
+        self.say(self.trainer.engine)
         if resumed:
             where = "at its end" if self.trainer.finished else f"in epoch {state.epoch + 1}, step {state.step + 1}"
             self.say(f"resumed {where}")

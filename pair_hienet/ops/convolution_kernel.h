@@ -70,7 +70,8 @@ template <typename T> struct Convolution : ConvolutionInputs<T> {
 template <typename T> struct TrainingConvolution : ConvolutionInputs<T> {
   int64_t n_rows;
   const int64_t *first_row;    // of each edge
-  const T *basis;              // [n_edges, 2, BASIS_ROWS]: factors of the value, and of its derivative by the distance
+  const T *
+      basis;    // [n_edges, 2, BASIS_ROWS]: factors of the value, and of its derivative by the distance
 };
 
 /// Where the gradients go. `slot`, if any, says which row of `features` belongs to a node.

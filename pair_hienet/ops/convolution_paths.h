@@ -455,8 +455,9 @@ static void backward_path(const C &c, const Path &path, const Edge<T, Place> &ed
 template <typename C, typename T = typename C::Number>
 using ForwardPath = void (*)(const C &, const Path &, const Block<T> &, const Rows<T> &);
 template <typename C, typename T = typename C::Number>
-using EdgeOf = Edge<T, decltype(place_at(*static_cast<const C *>(nullptr),
-                                         *static_cast<const Block<T> *>(nullptr), 0))>;
+using EdgeOf = Edge<T,
+                    decltype(place_at(*static_cast<const C *>(nullptr),
+                                      *static_cast<const Block<T> *>(nullptr), 0))>;
 template <typename C> using BackwardPath = void (*)(const C &, const Path &, const EdgeOf<C> &);
 
 /// Specialised for 2l+1 = 1, 3, 5, 7 on both sides.

@@ -73,6 +73,66 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &features, const
   return to;
 }
 
+// ----------------------------------------------------------------------
+// with tangents, for training; not known to autograd
+// ----------------------------------------------------------------------
+
+template <typename T> static const DualGateKernel<T> &dual_kernel();
+template <> const DualGateKernel<float> &dual_kernel<float>()
+{ return HIENET_CHOSEN(DUAL_GATE_FLOAT); }
+template <> const DualGateKernel<double> &dual_kernel<double>()
+{ return HIENET_CHOSEN(DUAL_GATE_DOUBLE); }
+
+/// `[n, 2, width]` as `[n, 2 width]`.
+static Tensor pairs_of_rows(const Tensor &jets, const char *name)
+{
+  TORCH_CHECK_VALUE(jets.dim() == 3 && jets.size(1) == 2, "`", name, "` must be [n, 2, width]");
+  return jets.contiguous().flatten(1);
+}
+
+/// What a row of values fits, and the rows of both.
+static GateInputs dual_inputs(const Tensor &features, const Tensor &blocks, int64_t n_scalars,
+                              double scale)
+{
+  const Tensor pairs = pairs_of_rows(features, "features");
+  GateInputs in(pairs.narrow(1, 0, features.size(2)), blocks, n_scalars, scale);
+  in.features = pairs;
+  return in;
+}
+
+static Tensor dual_forward_cpu(const Tensor &features, const Tensor &blocks, int64_t n_scalars,
+                               double scale)
+{
+  const GateInputs in = dual_inputs(features, blocks, n_scalars, scale);
+  const int64_t width_in = in.plan.width_in, width_out = in.plan.width_out;
+  const Tensor out = pooled_empty({features.size(0), 2, width_out}, features.scalar_type());
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "dual_gate", [&] {
+    for_rows(out.size(0), [&](int64_t first, int64_t last) {
+      dual_kernel<scalar_t>().forward(in.rows<scalar_t>(), width_in, width_out,
+                                      out.data_ptr<scalar_t>(), out.stride(0), first, last);
+    });
+  });
+  return out;
+}
+
+static Tensor dual_backward_cpu(const Tensor &gradient, const Tensor &features,
+                                const Tensor &blocks, int64_t n_scalars, double scale)
+{
+  const GateInputs in = dual_inputs(features, blocks, n_scalars, scale);
+  const int64_t width_in = in.plan.width_in, width_out = in.plan.width_out;
+  const Tensor from = pairs_of_rows(gradient, "gradient");
+  in.plan.check_gradient(from.narrow(1, 0, gradient.size(2)), in.features);
+  const Tensor to = pooled_empty({features.size(0), 2, width_in}, features.scalar_type());
+  AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "dual_gate", [&] {
+    for_rows(to.size(0), [&](int64_t first, int64_t last) {
+      dual_kernel<scalar_t>().backward(in.rows<scalar_t>(), width_in, width_out,
+                                       from.data_ptr<scalar_t>(), from.stride(0),
+                                       to.data_ptr<scalar_t>(), to.stride(0), first, last);
+    });
+  });
+  return to;
+}
+
 struct DifferentiableGate : torch::autograd::Function<DifferentiableGate> {
   static Tensor forward(torch::autograd::AutogradContext *context, const Tensor &features,
                         const Tensor &blocks, int64_t n_scalars, double scale)
@@ -108,12 +168,17 @@ TORCH_LIBRARY_FRAGMENT(hienet, library)
   library.def("gate(Tensor features, Tensor blocks, int n_scalars, float scale) -> Tensor");
   library.def("gate_backward(Tensor gradient, Tensor features, Tensor blocks, int n_scalars, "
               "float scale) -> Tensor");
+  library.def("dual_gate(Tensor features, Tensor blocks, int n_scalars, float scale) -> Tensor");
+  library.def("dual_gate_backward(Tensor gradient, Tensor features, Tensor blocks, int n_scalars, "
+              "float scale) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
 {
   library.impl("gate", forward_cpu);
   library.impl("gate_backward", backward_cpu);
+  library.impl("dual_gate", dual_forward_cpu);
+  library.impl("dual_gate_backward", dual_backward_cpu);
 }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)

@@ -32,8 +32,20 @@ template <typename T> struct GateKernel {
                    int64_t of_in_stride, int64_t first, int64_t last);
 };
 
+/// The same for rows each of which is followed by the row of its tangents, `width` numbers further; strides lead from pair
+/// to pair.
+template <typename T> struct DualGateKernel {
+  void (*forward)(const GateRows<T> &, int64_t width_in, int64_t width_out, T *out,
+                  int64_t out_stride, int64_t first, int64_t last);
+  void (*backward)(const GateRows<T> &, int64_t width_in, int64_t width_out, const T *gradient,
+                   int64_t gradient_stride, T *of_in, int64_t of_in_stride, int64_t first,
+                   int64_t last);
+};
+
 HIENET_FOR_EACH_VARIANT(extern const GateKernel<float> GATE_FLOAT;
-                        extern const GateKernel<double> GATE_DOUBLE;)
+                        extern const GateKernel<double> GATE_DOUBLE;
+                        extern const DualGateKernel<float> DUAL_GATE_FLOAT;
+                        extern const DualGateKernel<double> DUAL_GATE_DOUBLE;)
 
 }    // namespace hienet
 

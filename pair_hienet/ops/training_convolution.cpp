@@ -92,8 +92,8 @@ static TrainingInputs checked(const Tensor &features, const Tensor &edges,
   TORCH_CHECK_VALUE(basis.dim() == 3 && basis.size(0) == n_edges && basis.size(1) == 2 &&
                         basis.size(2) == BASIS_ROWS,
                     "`basis` must be [", n_edges, ", 2, ", BASIS_ROWS, "]");
-  TORCH_CHECK_VALUE(table.dim() == 3 && table.size(2) == LANES,
-                    "`table` must be [blocks, rows, ", LANES, "]");
+  TORCH_CHECK_VALUE(table.dim() == 3 && table.size(2) == LANES, "`table` must be [blocks, rows, ",
+                    LANES, "]");
   TORCH_CHECK_VALUE(first_row.scalar_type() == at::kLong && first_row.dim() == 1 &&
                         first_row.size(0) == n_edges,
                     "`first_row` must be [", n_edges, "] of int64");
@@ -102,18 +102,19 @@ static TrainingInputs checked(const Tensor &features, const Tensor &edges,
                         coefficients.size(0) == terms.size(0),
                     "the plan of the convolution has a wrong shape");
   const Tensor rows_of_features = features.contiguous();
-  TrainingInputs in{EdgeList(center, neighbor, n_local, features.size(0)),
-                    rows_of_features,
-                    rows(edges),
-                    edge_tangents ? rows(*edge_tangents) : Tensor(),
-                    first_row.contiguous(),
-                    basis.contiguous(),
-                    table.contiguous(),
-                    coefficients.to(dtype).contiguous(),
-                    InteractionPlan(paths, terms, features.select(edge_tangents ? 1 : 0, 0)
-                                                      .reshape({-1, features.size(-1)}),
-                                    edges, table),
-                    features.size(-1)};
+  TrainingInputs in{
+      EdgeList(center, neighbor, n_local, features.size(0)),
+      rows_of_features,
+      rows(edges),
+      edge_tangents ? rows(*edge_tangents) : Tensor(),
+      first_row.contiguous(),
+      basis.contiguous(),
+      table.contiguous(),
+      coefficients.to(dtype).contiguous(),
+      InteractionPlan(paths, terms,
+                      features.select(edge_tangents ? 1 : 0, 0).reshape({-1, features.size(-1)}),
+                      edges, table),
+      features.size(-1)};
   const int64_t *const row = in.first_row.data_ptr<int64_t>();
   for (int64_t e = 0; e < n_edges; e++)
     TORCH_CHECK_VALUE(row[e] >= 0 && row[e] + BASIS_ROWS <= table.size(1), "the rows of edge ", e,
@@ -138,7 +139,8 @@ template <typename T> static void run_forward(const TrainingInputs &in, const Te
   const auto c = in.view<T>();
   const auto &kernel = training_kernel<T>();
   const auto bounds = in.list.parts();
-  const Tensor scratch = scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
+  const Tensor scratch =
+      scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     in.list.for_each_piece(PIECE_EDGES, first, last, [&](int64_t from, int64_t to) {
       kernel.forward(c, messages.data_ptr<T>() + from * messages.stride(0), messages.stride(0),
@@ -154,7 +156,8 @@ static void run_backward(const TrainingInputs &in, const Tensor &gradient,
   const auto c = in.view<T>();
   const auto &kernel = training_kernel<T>();
   const auto bounds = in.list.parts();
-  const Tensor scratch = scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
+  const Tensor scratch =
+      scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
   const OwnRows own(in.list, bounds, in.features.size(0), in.width, in.features.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     Gradients<T> g = {of_features.data_ptr<T>(), of_edges.data_ptr<T>(), of_features.stride(0),
@@ -193,11 +196,12 @@ static void check_gradient(const Tensor &gradient, const TrainingInputs &in, at:
                     "the gradient of the messages has a wrong shape or dtype");
 }
 
-static std::tuple<Tensor, Tensor>
-backward_cpu(const Tensor &gradient, const Tensor &features, const Tensor &edges,
-             const Tensor &first_row, const Tensor &basis, const Tensor &table,
-             const Tensor &center, const Tensor &neighbor, int64_t n_local, const Tensor &paths,
-             const Tensor &terms, const Tensor &coefficients)
+static std::tuple<Tensor, Tensor> backward_cpu(const Tensor &gradient, const Tensor &features,
+                                               const Tensor &edges, const Tensor &first_row,
+                                               const Tensor &basis, const Tensor &table,
+                                               const Tensor &center, const Tensor &neighbor,
+                                               int64_t n_local, const Tensor &paths,
+                                               const Tensor &terms, const Tensor &coefficients)
 {
   const TrainingInputs in = checked(features, edges, nullptr, first_row, basis, table, center,
                                     neighbor, n_local, paths, terms, coefficients);
@@ -219,7 +223,8 @@ template <typename T> static void run_dual_forward(const TrainingInputs &in, con
   const auto c = in.dual_view<T>();
   const auto &kernel = dual_kernel<T>();
   const auto bounds = in.list.parts();
-  const Tensor scratch = scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
+  const Tensor scratch =
+      scratch_for<T>(bounds.size() - 1, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     in.list.for_each_piece(PIECE_EDGES, first, last, [&](int64_t from, int64_t to) {
       T *const row = messages.data_ptr<T>() + from * messages.stride(0);
@@ -237,7 +242,8 @@ static void run_dual_backward(const TrainingInputs &in, const Tensor &gradient,
   const auto &kernel = dual_kernel<T>();
   const auto bounds = in.list.parts();
   const int64_t parts = bounds.size() - 1;
-  const Tensor scratch = scratch_for<T>(parts, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
+  const Tensor scratch =
+      scratch_for<T>(parts, kernel.scratch_size(c, in.list.largest_piece(PIECE_EDGES)));
   const OwnRows own(in.list, bounds, in.features.size(0), 2 * in.width, in.features.scalar_type());
   const Tensor own_tables = pooled_zeros({parts - 1, in.table.numel()}, in.table.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {

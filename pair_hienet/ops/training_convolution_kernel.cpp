@@ -208,8 +208,8 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
       of_tangent *= rate;
       T *const rows = to.table + (splines[v] - c.table) + c.first_row[e] * LANES;
       for (int k = 0; k < BASIS_ROWS; k++)
-        store(rows + k * LANES, load(rows + k * LANES) + basis[k] * of_value +
-                                    basis[BASIS_ROWS + k] * of_tangent);
+        store(rows + k * LANES,
+              load(rows + k * LANES) + basis[k] * of_value + basis[BASIS_ROWS + k] * of_tangent);
     });
   }
 }
