@@ -210,15 +210,17 @@ def test_a_step_is_the_same_each_time_and_leaves_the_random_numbers_where_plain_
     assert torch.equal(torch.rand(3), after)
 
 
-@pytest.mark.parametrize("name", ["hienet", "dropout"])
-def test_loss_curves_are_those_of_plain_torch(name):
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "exactly"), [("hienet", False), ("dropout", True)])
+def test_loss_curves_are_those_of_plain_torch(name, exactly):
+    """With dropout, which makes a curve chaotic, as far as rounding alone is multiplied."""
     curves = []
     for engine in ("plain", "fused"):
         model = model_of(name)
-        graph = graph_of(STRUCTURES["crystals"], *properties(name))
+        graph = graph_of([silicon_carbide(seed=1), silicon_carbide(seed=2)], *properties(name))
         targets, energy = targets_of(graph), model
         if engine == "fused":
-            energy = FusedTraining(model)
+            energy = FusedTraining(model, exactly=exactly)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
         torch.manual_seed(0)
         losses = []
@@ -227,7 +229,7 @@ def test_loss_curves_are_those_of_plain_torch(name):
             loss = training_loss(predict(energy, graph, training=True), targets, LossSettings()).total
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         curves.append(losses)
     plain, fused = np.array(curves)
     assert plain[-1] < 0.9 * plain[0]
