@@ -265,7 +265,7 @@ def test_a_validation_set_without_labels_is_refused(tmp_path: Path) -> None:
     values = tiny_values(write_frames(tmp_path / "data.extxyz"), tmp_path)
     values["data"]["validation"] = str(write_frames(tmp_path / "validation.extxyz", unlabelled(2)))
     config = parse_config(values)
-    with pytest.raises(HIENetError, match=r"no energy, forces or stress found in `.*validation.extxyz`; keys seen: no"):
+    with pytest.raises(HIENetError, match=r"no frame of `.*validation.extxyz` has an energy under a known name; keys"):
         prepare_data(config.data, config.model, torch.float64, 0)
 
 

@@ -119,6 +119,7 @@ def build_dataset(
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     keys: LabelKeys | None = None,
+    may_lack_all: bool = False,
 ) -> Dataset:
     """Read labels and find neighbours.
 
@@ -128,13 +129,14 @@ def build_dataset(
         cutoff: Å.
         dtype: of edge vectors, forces and stresses.
         keys: names of labels, where not to be found automatically.
+        may_lack_all: see `read_labels`.
 
     Raises:
         HIENetError: no frames, an unknown element, bad positions, or bad labels; the message names file and frame.
     """
     if not frames:
         raise HIENetError("the data set is empty; give at least one frame")
-    labels, report = read_labels(frames, keys)
+    labels, report = read_labels(frames, keys, may_lack_all)
 
     def graph(frame: Frame) -> AtomicGraph:
         try:

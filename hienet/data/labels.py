@@ -141,6 +141,7 @@ class FileLabels:
         seen: all names in the frames.
         ignored: number of frames whose stress is not used, because they are not periodic in three directions.
         given: for each quantity the name that the user gave, or None.
+        options: for each quantity the key of the configuration that gives its name.
     """
 
     file: str
@@ -153,6 +154,7 @@ class FileLabels:
     seen: str
     ignored: int
     given: dict[str, str | None]
+    options: dict[str, str]
 
     def lacks(self, quantity: str) -> bool:
         """Whether no frame has a label that it could have; forces on a single atom vanish by symmetry."""
@@ -167,6 +169,11 @@ class FileLabels:
         if not similar:
             return sentence
         names = " and ".join(f"`{name}` (in {count})" for name, count in similar.items())
+        if self.given.get(quantity):
+            return (
+                f"{sentence}, but {names}; give the labels one name in all files, or leave `{self.options[quantity]}` "
+                "out, so that names are found file by file"
+            )
         settings = [f"{_key_of(quantity, name)}: {name}" for name in similar]
         options = [f"--{_key_of(quantity, name).replace('_', '-')} {name}" for name in similar]
         looks = "looks like it; if it is, set" if len(similar) == 1 else "look like it; set the right one,"
@@ -244,12 +251,19 @@ class LabelReport:
             yield f"WARNING: {file.missing(quantity)}"
 
 
-def read_labels(frames: Sequence[Frame], keys: LabelKeys | None = None) -> tuple[list[Labels], LabelReport]:
+def read_labels(
+    frames: Sequence[Frame], keys: LabelKeys | None = None, may_lack_all: bool = False
+) -> tuple[list[Labels], LabelReport]:
     """The labels of frames.
 
     For each file and quantity one source is chosen: the given key, or else the first of `SEARCH_ORDER` that any frame
     of the file has. A free energy is chosen before the energy extrapolated to zero broadening, because forces are its
     derivatives, where all frames of the file with the one have the other.
+
+    Args:
+        frames: at least one.
+        keys: names of labels, where not to be found automatically.
+        may_lack_all: leave it to the caller to `require_any_labels` of these and other frames together.
 
     Raises:
         HIENetError: a given key is in no frame, no labels at all, a wrong shape, or a value that is not finite.
@@ -262,22 +276,31 @@ def read_labels(frames: Sequence[Frame], keys: LabelKeys | None = None) -> tuple
         labels += read
         files.append(found)
     report = LabelReport(tuple(files))
-    for quantity, key, option in (
-        ("energy", keys.energy, "energy_key"),
-        ("forces", keys.forces, "forces_key"),
-        ("stress", keys.virial or keys.stress, "stress_key" if keys.virial is None else "virial_key"),
-    ):
-        if key is not None and all(file.used[quantity] is None for file in files):
+    if not may_lack_all:
+        require_any_labels(report)
+    return labels, report
+
+
+def require_any_labels(report: LabelReport) -> None:
+    """Stop where a key that was given is in no frame, or where there are no labels at all.
+
+    Raises:
+        HIENetError: in these cases, with the names that there are.
+    """
+    first = report.files[0]
+    for quantity in QUANTITIES:
+        key = first.given[quantity]
+        if key is not None and all(file.used[quantity] is None for file in report.files):
             raise HIENetError(
-                f"`data.{option}` is `{key}`, which no frame of `{frames[0].file}` has; keys seen: {seen_keys(frames)}"
+                f"`data.{first.options[quantity]}` is `{key}`, which no frame of `{first.file}` has; keys seen: "
+                f"{first.seen}"
             )
-    if all(source is None for file in files for source in file.used.values()):
+    if all(source is None for file in report.files for source in file.used.values()):
         raise HIENetError(
-            f"no energy, forces or stress found in `{frames[0].file}`; keys seen: {seen_keys(frames)}; "
+            f"no energy, forces or stress found in `{first.file}`; keys seen: {first.seen}; "
             "name the labels with `data.energy_key`, `data.forces_key` and `data.stress_key` of the configuration, "
             "or the options --energy-key, --forces-key and --stress-key of `hienet init` and `hienet eval`"
         )
-    return labels, report
 
 
 def _read_file_labels(frames: Sequence[Frame], keys: LabelKeys) -> tuple[list[Labels], FileLabels]:
@@ -316,6 +339,11 @@ def _read_file_labels(frames: Sequence[Frame], keys: LabelKeys) -> tuple[list[La
             for frame, label in zip(frames, labels, strict=True)
         ),
         given=given,
+        options={
+            "energy": "energy_key",
+            "forces": "forces_key",
+            "stress": "stress_key" if keys.virial is None else "virial_key",
+        },
     )
 
 

@@ -12,7 +12,7 @@ from hienet.config import DataSection, ModelSection
 from hienet.data.checks import check_overlap
 from hienet.data.dataset import Dataset, build_dataset, elements_of
 from hienet.data.isolated import isolated_atoms
-from hienet.data.labels import LabelKeys, LabelReport, require_labels
+from hienet.data.labels import LabelKeys, LabelReport, require_any_labels, require_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
@@ -67,8 +67,12 @@ def prepare_data(
     elements = model.arguments.get("elements") or elements_of(frames["train"])
     draft = model.hyperparameters({"elements": elements})
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
-    given = {name: build_dataset(part, draft.elements, draft.cutoff, dtype, keys) for name, part in frames.items()}
+    given = {
+        name: build_dataset(part, draft.elements, draft.cutoff, dtype, keys, may_lack_all=True)
+        for name, part in frames.items()
+    }
     report = LabelReport(tuple(file for dataset in given.values() for file in dataset.report.files))
+    require_any_labels(report)
     may_lack = {*data.allow_missing, *unneeded}
     require_labels(report, may_lack)
     usable = {name: _usable(name, dataset, data) for name, dataset in given.items()}

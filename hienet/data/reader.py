@@ -108,10 +108,10 @@ def _hint(path: Path) -> str:
     name = str(path)
     if any(character in name for character in "*?["):
         return ", and names with `*` are not expanded: list the files"
+    if ":/" in name:
+        return ", and databases of a server are not read: write the rows that are wanted into a file"
     if "@" in name:
         return ", and nothing after an `@` chooses frames: write the frames that are wanted into a file"
-    if "://" in name or ":/" in name:
-        return ", and databases of a server are not read: write the rows that are wanted into a file"
     return ""
 
 
