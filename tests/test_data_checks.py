@@ -175,6 +175,18 @@ def test_repeated_frames_that_a_split_parts_are_named(tmp_path: Path) -> None:
     assert any(note.startswith("WARNING: 2 of the 2 frames of the validation set are also in") for note in notes)
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("energy", 3.0), ("stress", np.eye(3)), ("forces", np.ones((4, 3)))])
+def test_a_label_that_stands_twice_with_different_values_is_pointed_out(name: str, wrong: object) -> None:
+    atoms = emt_frames(1)[0]
+    entries = atoms.arrays if name == "forces" else atoms.info
+    entries[name] = np.array(atoms.calc.results[name])
+    assert remarks(as_frames([atoms])) == []
+    entries[name] = wrong
+    found = remarks(as_frames([atoms]))
+    assert len(found) == 1
+    assert found[0].startswith(f"WARNING: `{name}` stands in 1 frame(s) twice with different values, as a result of")
+
+
 def test_forces_that_a_constraint_removed_are_pointed_out() -> None:
     atoms = emt_frames(1)[0]
     atoms.set_constraint(FixAtoms([0, 2]))

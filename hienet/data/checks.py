@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import ase
 import numpy as np
 from ase.constraints import FixAtoms
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, as_stress
 from hienet.data.reader import Frame
@@ -21,7 +22,14 @@ _SAME_ENERGY = 1e-3
 def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> list[str]:
     """Sentences about frames whose labels are, or may be, not what they seem."""
     found = [f"WARNING: {frame.remark}" for frame in frames if frame.remark]
-    for check in (_unconverged, _repeated, _contradicting_virials, _constrained_forces, _mixed_energies):
+    for check in (
+        _unconverged,
+        _repeated,
+        _contradicting_virials,
+        _two_of_one_name,
+        _constrained_forces,
+        _mixed_energies,
+    ):
         found += check(frames, labels, report)
     return found + [f"WARNING: {sentence}" for sentence in check_stress(frames, labels)]
 
@@ -123,6 +131,35 @@ def _contradicting_virials(frames: Sequence[Frame], labels: Sequence[Labels], re
             "eV/Å^3 with tension positive, a virial is -volume times the stress; choose one with `stress_key` or "
             f"`virial_key`, and mend the other: {_named(bad)}"
         )
+
+
+def _two_of_one_name(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    """Labels of the calculator beside entries of the same name, but of other values, in the frame."""
+    used = {file.file: file.used for file in report.files}
+    bad: dict[str, list[Frame]] = {}
+    for frame in frames:
+        for source in used[frame.file].values():
+            if source is None or source.place != "calculator":
+                continue
+            label, other = source.read(frame.atoms), frame.atoms.info.get(source.name)
+            other = frame.atoms.arrays.get(source.name, other)
+            if label is not None and other is not None and not _equal(label, other):
+                bad.setdefault(source.name, []).append(frame)
+    for name, members in bad.items():
+        yield (
+            f"WARNING: `{name}` stands in {len(members)} frame(s) twice with different values, as a result of the "
+            f"calculator, which is used, and as an entry of the frame, which is not: {_named(members)}"
+        )
+
+
+def _equal(label: object, other: object) -> bool:
+    try:
+        first, second = (np.asarray(value, dtype=np.float64) for value in (label, other))
+    except (TypeError, ValueError):
+        return False
+    if first.size == 6 and second.size == 9:
+        second = full_3x3_to_voigt_6_stress(second.reshape(3, 3))
+    return first.size == second.size and np.allclose(first.ravel(), second.ravel(), rtol=1e-6, atol=1e-6)
 
 
 def _constrained_forces(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
