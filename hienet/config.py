@@ -148,11 +148,11 @@ class DataSection(Section):
         None, description="name of the virial (eV; stress = -virial/volume), to be used in place of a stress"
     )
     allow_missing: Annotated[tuple[Literal["energy", "forces"], ...], BeforeValidator(_as_quantities)] = Field(
-        (), description="quantities, energy or forces, that whole files may lack: [energy], [forces]; else that stops"
+        (), description="quantities (energy, forces) that whole files may lack, such as [energy]; others stop the run"
     )
     keep_unconverged: bool = Field(
         False,
-        description="use the frames of VASP whose electronic steps ended without convergence, which are left out else",
+        description="use frames of VASP whose electronic steps ended without convergence; false: leave them out",
     )
     reference_energies: ReferenceEnergies = Field(
         "auto",

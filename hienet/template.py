@@ -127,7 +127,7 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
         "#",
     ]
-    lines += [f"# {line}" for line in summary.lines()]
+    lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
     lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1, **summary.keys})]

@@ -161,7 +161,7 @@ def test_frames_in_two_sets_are_named(tmp_path: Path) -> None:
     config = parse_config(values)
     found = [note for note in prepare_data(config.data, config.model, torch.float64, 0).notes if "are also in" in note]
     assert len(found) == 2
-    assert found[0].startswith("WARNING: 1 of the 2 frames of the validation set are also in the train")
+    assert found[0].startswith("WARNING: 1 of the 2 frames of the validation set are also in the training set")
     assert "validation.extxyz`, frame 1 is `" in found[0]
     assert "train.extxyz`, frame 3)" in found[0]
     assert found[1].startswith("WARNING: 1 of the 2 frames of the test set are also in the validation set")

@@ -35,13 +35,14 @@ def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
 
 
 def check_overlap(sets: Mapping[str, Sequence[Frame]]) -> list[str]:
-    """Sentences about frames of the sets `validation` and `test` that are also in those before them."""
+    """Sentences about frames that are in several sets, which are given in the order train, validation, test."""
     found = []
     seen: dict[bytes, tuple[str, Frame]] = {}
     for name, frames in sets.items():
         shared = [(frame, seen[key]) for frame in frames if (key := _fingerprint(frame.atoms)) in seen]
         if shared:
             frame, (other, twin) = shared[0]
+            other = "training" if other == "train" else other
             found.append(
                 f"WARNING: {len(shared)} of the {len(frames)} frames of the {name} set are also in the {other} set "
                 f"({frame.source} is {twin.source}), so that errors of the {name} set look better than those of new "

@@ -123,7 +123,7 @@ _LOOKS_LIKE = {
     "forces": re.compile(r"forc|grad|^f(xyz)?$|(^|_)f(rc|xyz)?($|_)", re.IGNORECASE),
     "stress": re.compile(r"stress|virial|pressure", re.IGNORECASE),
 }
-_IS_SOMETHING_ELSE = re.compile(r"weight|cutoff|kinetic|error|std|sigma|mask|uncert|varian", re.IGNORECASE)
+_IS_SOMETHING_ELSE = re.compile(r"weight|cutoff|kinetic|error|std|sigma|mask|uncert|variance", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -411,7 +411,7 @@ def seen_keys(frames: Sequence[Frame]) -> str:
     """All names in the frames' info, arrays and calculators, for messages."""
     seen: Counter[str] = Counter()
     for frame in frames:
-        seen.update(name for name in frame.atoms.info if name != "config_type")
+        seen.update(str(name) for name in frame.atoms.info if name != "config_type")
         seen.update(name for name in frame.atoms.arrays if name not in ("numbers", "positions"))
         if frame.atoms.calc is not None:
             seen.update(f"{name} (calculator)" for name, value in frame.atoms.calc.results.items() if value is not None)

@@ -75,6 +75,8 @@ def _read_file(path: Path) -> list[Frame]:
         )
     if path.is_dir() and not (path / "metadata.json").exists():
         raise HIENetError(f"`{path}` is a folder; name the files in it")
+    if not path.is_file() and not path.is_dir():
+        raise HIENetError(f"`{path}` is a pipe or a device, which cannot be read twice; give a file")
     if path.is_file() and path.stat().st_size == 0:
         raise HIENetError(f"`{path}` is empty; a data set needs at least one frame")
     frames: list[Frame] = []
