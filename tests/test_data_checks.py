@@ -24,6 +24,7 @@ from hienet.data.isolated import is_isolated, isolated_atoms
 from hienet.data.labels import read_labels
 from hienet.data.prepare import PreparedData, prepare_data
 from hienet.data.reader import Frame, read_frames
+from hienet.data.repeats import first_equals
 from hienet.errors import HIENetError
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA, EV_PER_CUBIC_ANGSTROM_IN_KBAR
 
@@ -150,6 +151,25 @@ def test_repeated_frames_are_counted_and_contradicting_energies_named() -> None:
         "WARNING: 1 of them have another energy than the same structure before, by up to 1e+03 meV/atom "
         "(`data.extxyz`, frame 5 and `data.extxyz`, frame 2); keep only one of them",
     ]
+
+
+def test_equal_structures_are_found_behind_rounding_and_lattice_vectors() -> None:
+    structures = [*emt_frames(3), molecule("H2O")]
+    changed = [atoms.copy() for atoms in structures]
+    generator = np.random.default_rng(0)
+    for atoms in changed:
+        atoms.positions += generator.integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
+        atoms.positions += generator.uniform(-5e-6, 5e-6, atoms.positions.shape)
+    assert first_equals([*structures, *changed]) == [0, 1, 2, 3, 0, 1, 2, 3]
+    for atoms in changed:
+        atoms.positions[0, 0] += 1e-3
+    assert first_equals([*structures, *changed]) == list(range(8))
+    changed = [atoms.copy() for atoms in structures]
+    changed[0].cell[0, 0] += 1e-3
+    changed[1].pbc = False
+    changed[2].symbols[0] = "Au"
+    changed[3].symbols = "OHF"
+    assert first_equals([*structures, *changed]) == list(range(8))
 
 
 def test_frames_in_two_sets_are_named(tmp_path: Path) -> None:

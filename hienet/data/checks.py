@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import ase
 import numpy as np
 from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, as_stress
 from hienet.data.reader import Frame
+from hienet.data.repeats import first_equals
 from hienet.data.stress_units import check_stress
 
 _NAMED = 5
-_SAME_POSITION = 6
 _SAME_STRESS = 1e-3
 _SAME_ENERGY = 1e-3
 
@@ -36,27 +35,20 @@ def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
 
 def check_overlap(sets: Mapping[str, Sequence[Frame]]) -> list[str]:
     """Sentences about frames that are in several sets, which are given in the order train, validation, test."""
+    members = [(name, frame) for name, frames in sets.items() for frame in frames]
+    first = first_equals([frame.atoms for _, frame in members])
     found = []
-    seen: dict[bytes, tuple[str, Frame]] = {}
     for name, frames in sets.items():
-        shared = [(frame, seen[key]) for frame in frames if (key := _fingerprint(frame.atoms)) in seen]
+        shared = [i for i, (own, _) in enumerate(members) if own == name and members[first[i]][0] != name]
         if shared:
-            frame, (other, twin) = shared[0]
+            frame, (other, twin) = members[shared[0]][1], members[first[shared[0]]]
             other = "training" if other == "train" else other
             found.append(
                 f"WARNING: {len(shared)} of the {len(frames)} frames of the {name} set are also in the {other} set "
                 f"({frame.source} is {twin.source}), so that errors of the {name} set look better than those of new "
                 "structures; remove them from one of the two"
             )
-        for frame in frames:
-            seen.setdefault(_fingerprint(frame.atoms), (name, frame))
     return found
-
-
-def _fingerprint(atoms: ase.Atoms) -> bytes:
-    """Equal for structures that are equal atom by atom."""
-    numbers = np.round([*atoms.positions, *atoms.cell.array], _SAME_POSITION) + 0.0
-    return atoms.numbers.tobytes() + atoms.pbc.tobytes() + numbers.tobytes()
 
 
 def _named(frames: Sequence[Frame]) -> str:
@@ -75,10 +67,8 @@ def _unconverged(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
 
 
 def _repeated(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
-    first: dict[bytes, int] = {}
     repeated, contradicting = [], []
-    for i, frame in enumerate(frames):
-        twin = first.setdefault(_fingerprint(frame.atoms), i)
+    for i, (frame, twin) in enumerate(zip(frames, first_equals([frame.atoms for frame in frames]), strict=True)):
         if twin == i:
             continue
         repeated.append(frame)
