@@ -207,6 +207,20 @@ def test_a_label_that_stands_twice_with_different_values_is_pointed_out(name: st
     assert found[0].startswith(f"WARNING: `{name}` stands in 1 frame(s) twice with different values, as a result of")
 
 
+def test_labels_of_two_calculations_are_pointed_out() -> None:
+    atoms = emt_frames(1)[0]
+    atoms.info["REF_energy"] = float(atoms.calc.results["energy"])
+    assert remarks(as_frames([atoms])) == []
+    atoms.info["REF_energy"] += 3.0
+    assert remarks(as_frames([atoms]))[0].startswith(
+        "WARNING: in 1 frame(s) labels seem to be of two calculations: `REF_energy (frame)` differs from the energy of"
+    )
+    atoms.arrays["REF_forces"] = np.ones((4, 3))
+    assert remarks(as_frames([atoms])) == []
+    del atoms.info["REF_energy"]
+    assert "`REF_forces (frame)` differs from the forces of the calculator" in remarks(as_frames([atoms]))[0]
+
+
 def test_forces_that_a_constraint_removed_are_pointed_out() -> None:
     atoms = emt_frames(1)[0]
     atoms.set_constraint(FixAtoms([0, 2]))

@@ -202,6 +202,8 @@ DAMAGED = {
     ),
     "pbc of nonsense": ([with_comment(f"{LATTICE} {COLUMNS} pbc=None")], r"line 14: .*`pbc` is `None`"),
     "no atoms": (["0\n", f"{LATTICE}\n"], r"frame 3 has no atoms; remove it"),
+    "no lattice": ([with_comment(f'{COLUMNS} pbc="T T T"')], r"frame 3 is periodic along .*; give independent lattice"),
+    "a flat lattice": ([with_comment(f'Lattice="4 0 0 4 0 0 0 0 4" {COLUMNS}')], r"frame 3 is periodic along"),
     "a dummy atom": ([FRAME.replace("Cu 2", "X 2")], r"frame 3: atom 1 is of no element"),
 }
 

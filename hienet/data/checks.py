@@ -8,7 +8,7 @@ import numpy as np
 from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, as_stress
+from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, Source, as_stress
 from hienet.data.reader import Frame
 from hienet.data.repeats import first_equals
 from hienet.data.stress_units import check_stress
@@ -140,6 +140,27 @@ def _two_of_one_name(frames: Sequence[Frame], labels: Sequence[Labels], report: 
         yield (
             f"WARNING: `{name}` stands in {len(members)} frame(s) twice with different values, as a result of the "
             f"calculator, which is used, and as an entry of the frame, which is not: {_named(members)}"
+        )
+
+
+def _mixed_calculations(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    """Energies under a name of their own beside forces of a calculator that has another energy, or the reverse."""
+    used = {file.file: file.used for file in report.files}
+    bad: dict[tuple[str, str, str], list[Frame]] = {}
+    for frame, label in zip(frames, labels, strict=True):
+        sources = used[frame.file]
+        for own, other in (("energy", "forces"), ("forces", "energy")):
+            first, second = sources[own], sources[other]
+            if first is None or second is None or first.place == "calculator" or second.place != "calculator":
+                continue
+            value, twin = getattr(label, own), Source(own, "calculator").read(frame.atoms)
+            if value is not None and twin is not None and not _equal(value, twin):
+                bad.setdefault((own, str(first), str(second)), []).append(frame)
+    for (own, label_name, other_name), members in bad.items():
+        yield (
+            f"WARNING: in {len(members)} frame(s) labels seem to be of two calculations: `{label_name}` differs from "
+            f"the {own} of the calculator, but `{other_name}` is used beside it; name what belongs together with "
+            f"`energy_key` and `forces_key`: {_named(members)}"
         )
 
 
