@@ -26,6 +26,7 @@ def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
         _repeated,
         _contradicting_virials,
         _two_of_one_name,
+        _mixed_calculations,
         _constrained_forces,
         _mixed_energies,
     ):
