@@ -57,6 +57,10 @@ class LoadedModel:
             self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64, device=self.device))
         self._loaded.update(wanted)
 
+    def unload_elements(self) -> None:
+        """Let the next structure have tables of its own elements alone; those of others are given up then."""
+        self._loaded.clear()
+
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of a graph of the model's species, on any device and in any dtype."""
         with memory_explained(
