@@ -5,9 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
+from hienet.torch_state import own_torch_state, torchscript
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
@@ -50,6 +48,7 @@ def deployed_path(source: str | Path) -> Path:
     return source.with_name(f"{source.stem}.hienet.pt")
 
 
+@own_torch_state()
 def export(
     source: str | Path,
     output: str | Path | None = None,
@@ -173,23 +172,15 @@ def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], toleranc
     )
 
 
-@contextmanager
-def _torchscript() -> Iterator[None]:
-    """Without torch's warnings that TorchScript is deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
-        yield
-
-
 def _scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
-    with _torchscript():
+    with torchscript():
         return torch.jit.script(model)
 
 
 def _write(script: torch.jit.ScriptModule, metadata: dict[str, Any], path: Path) -> None:
     # By way of memory: torch's archive writer aborts the process when the disc is full.
     archive = io.BytesIO()
-    with _torchscript():
+    with torchscript():
         torch.jit.save(script, archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
 

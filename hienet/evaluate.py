@@ -18,6 +18,7 @@ from hienet.data.labels import LabelKeys
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
+from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -41,6 +42,7 @@ class Evaluation:
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
 
 
+@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],

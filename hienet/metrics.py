@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hienet.data.dataset import Dataset
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
+from hienet.torch_state import own_torch_state
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 Array = NDArray[np.float64]
@@ -44,6 +45,7 @@ class Comparison:
         return np.repeat(np.arange(len(self.n_atoms)), self.n_atoms)
 
 
+@own_torch_state()
 def compare(
     model: EnergyFunction,
     dataset: Dataset,
