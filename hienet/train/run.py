@@ -14,11 +14,13 @@ from typing import Any
 import ase.io
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, save_config
+from hienet.console import printable
 from hienet.data.prepare import prepare_data
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, make_folder
@@ -142,7 +144,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
         self.log.say(text)
 
     def save_last(self) -> None:
