@@ -64,7 +64,8 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
-        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device. An
+        compiled: call compiled operators, which are fast, on the CPU and, where `hienet build` found `nvcc`, on GPUs;
+            otherwise torch's own, on any device. An
             architecture without a compiled form is always written plain.
         tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
             for that of the dtype (`FORCE_TOLERANCES`).

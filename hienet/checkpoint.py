@@ -52,7 +52,8 @@ class Checkpoint:
         Raises:
             HIENetError: the weights are not those of the architecture.
         """
-        model = build_model(self.architecture, self.config)
+        # A seed, so that weights that are replaced at once take none of the caller's random numbers.
+        model = build_model(self.architecture, self.config, seed=0)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         found = {name: tensor.shape for name, tensor in self.weights.items()}
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
