@@ -164,7 +164,10 @@ class Inputs:
         self.plain = export(self.checkpoints[0], folder / "plain.hienet.pt", compiled=False).path
         self.frames = write_frames(folder / "frames.extxyz", emt_frames(6))
         self.copper = write_tiny_checkpoint(folder / "copper.pt", elements=("Ag", "Cu"))
-        self.structures = write_frames(folder / "structures.extxyz", [silicon_carbide(rattle=r) for r in (0.05, 0.1)])
+        structures = [silicon_carbide(rattle=rattle) for rattle in (0.05, 0.1)]
+        for atoms in structures:
+            atoms.info["energy"] = -60.0
+        self.structures = write_frames(folder / "structures.extxyz", structures)
 
     def fresh(self, name: str) -> Path:
         """A path of this name in a new folder."""
