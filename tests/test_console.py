@@ -224,7 +224,8 @@ def test_eval_shows_every_group(model, tmp_path, columns, encoding):
         assert [line for line in lines if line.startswith(shown) and line.split()[-7] == "1"], name
     assert [line for line in lines if line.startswith("all frames ") and line.split()[-7] == str(len(IN_FILES))]
     assert b"[bold]out" in found.stdout
-    rows = list(csv.reader((tmp_path / "[bold]out" / "errors.csv").open(encoding="utf-8")))
+    with (tmp_path / "[bold]out" / "errors.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:12]] == ["all", *sorted_rows(IN_FILES)]
     assert set(json.loads((tmp_path / "[bold]out" / "errors.json").read_text())["by_config_type"]) == set(IN_FILES)
 
