@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from hienet.cli import app
 from hienet.config import load_config
 from hienet.console import make_console, printable
+from hienet.evaluate import evaluate
 from hienet.info import describe_architectures, describe_file
 from hienet.metrics import Errors
 from hienet.tables import print_architectures, print_description, print_errors, print_facts, print_table
@@ -200,7 +201,7 @@ def run(*arguments: object, columns: str = "", encoding: str = "utf-8") -> subpr
         [sys.executable, "-m", "hienet", *(os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments)],
         capture_output=True,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -235,15 +236,15 @@ def sorted_rows(names: list[str]) -> list[str]:
 
 
 def test_a_group_named_none_is_not_that_of_frames_without_one(model, tmp_path):
-    data = labelled(["(none)", "x", "x", "x"], tmp_path / "d.extxyz")
-    frames = ase.io.read(data, index=":")
-    del frames[1].info["config_type"]
-    ase.io.write(data, frames, format="extxyz")
-    found = run("eval", model, data, "-o", tmp_path / "out").stdout.decode().splitlines()
-    assert [line.split()[:2] for line in found if line.startswith(("(none) ", '"(none)" '))] == [
-        ["(none)", "1"],
-        ['"(none)"', "1"],
-    ]
+    frames = emt_frames(4)
+    for frame, name in zip(frames, ("(none)", None, "x", "x"), strict=True):
+        frame.info = {} if name is None else {"config_type": name}
+    ase.io.write(tmp_path / "d.extxyz", frames, format="extxyz")
+    found = evaluate(model, [tmp_path / "d.extxyz"])
+    output = io.StringIO()
+    print_errors(make_console(output), "config_type", list(found.by_group.items()), found.total)
+    rows = [line.split()[:2] for line in output.getvalue().splitlines()[2:5]]
+    assert rows == [["(none)", "1"], ['"(none)"', "1"], ["x", "2"]]
 
 
 def test_init_writes_a_configuration_whatever_the_groups_are_called(tmp_path):

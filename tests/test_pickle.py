@@ -150,7 +150,7 @@ if __name__ == "__main__":
     calculator = HIENetCalculator(sys.argv[2:])
     right = [forces((calculator, seed)) for seed in (1, 2)]
     with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
-        found = pool.map_async(forces, [(calculator, seed) for seed in (1, 2)]).get(100)
+        found = pool.map_async(forces, [(calculator, seed) for seed in (1, 2)]).get(250)
     for a, b in zip(found, right, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     print("same")
@@ -162,6 +162,6 @@ def test_processes_of_multiprocessing(start, files, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     arguments = [sys.executable, str(script), start, *map(str, files["committee"])]
-    found = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert found.stdout == "same\n"
