@@ -17,6 +17,7 @@ from hienet.data.reader import Frame
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Dataset:
         """Labels `[n_frames]` (eV), NaN where missing."""
         return torch.cat([targets.energy for targets in self.targets]).numpy()
 
+    @own_torch_state()
     def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
         """These frames as one graph, and their targets."""
         targets = [self.targets[i] for i in indices]
@@ -113,6 +115,7 @@ def elements_of(frames: Sequence[Frame]) -> tuple[str, ...]:
     return tuple(sorted({symbol for frame in frames for symbol in set(frame.atoms.get_chemical_symbols())}))
 
 
+@own_torch_state()
 def build_dataset(
     frames: Sequence[Frame],
     elements: Sequence[str],

@@ -25,6 +25,7 @@ from hienet.data.statistics import (
 )
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class PreparedData:
     fingerprint: str
 
 
+@own_torch_state()
 def prepare_data(
     data: DataSection, model: ModelSection, dtype: torch.dtype, seed: int, unneeded: Collection[str] = ()
 ) -> PreparedData:

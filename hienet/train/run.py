@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, save_config
+from hienet.console import printable
 from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
 from hienet.data.writer import write_frames
@@ -24,6 +27,7 @@ from hienet.errors import HIENetError
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors
 from hienet.models.factory import build_model
+from hienet.torch_state import number_of_threads, own_torch_state
 from hienet.train.display import make_display
 from hienet.train.logs import Row, RunLog, describe_row
 from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
@@ -66,8 +70,17 @@ class Run:
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
         last = self._last_checkpoint(resume)
         make_folder(self.folder, "output")
-        if config.training.threads is not None:
-            torch.set_num_threads(config.training.threads)
+        with self._torch():
+            self._prepare(last)
+
+    @contextmanager
+    def _torch(self) -> Iterator[None]:
+        """Within, torch is as the run wants it, whatever the caller has chosen; afterwards as the caller has it."""
+        with own_torch_state(), number_of_threads(self.config.training.threads):
+            yield
+
+    def _prepare(self, last: Checkpoint | None) -> None:
+        config = self.config
         self.dtype = getattr(torch, config.training.dtype)
         self.device = parse_device(config.training.device)
         weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
@@ -89,12 +102,16 @@ class Run:
         self._announce(model, last is not None)
 
     def train(self) -> TrainingResult:
-        """Train to the end and write the report.
+        """Train to the end and write the report; the caller's modes of torch, and its random numbers, are left alone.
 
         Raises:
             InterruptedTrainingError: a signal arrived.
             NonFiniteLossError: the loss is not a number any more; the last good models are kept.
         """
+        with self._torch():
+            return self._train()
+
+    def _train(self) -> TrainingResult:
         trainer = self.trainer
         try:
             with StopRequest() as request, make_display(self.console, self.config.training.epochs) as display:
@@ -130,7 +147,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
         self.log.say(text)
 
     def save_last(self) -> None:
