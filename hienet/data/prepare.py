@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +11,21 @@ import torch
 from hienet.config import DataSection, ModelSection
 from hienet.data.dataset import Dataset, build_dataset, elements_of
 from hienet.data.labels import LabelKeys
+from hienet.data.outliers import ordinary_frames
 from hienet.data.reader import Frame, read_frames
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
     ReferenceEnergies,
+    Statistic,
+    describe_unseen_elements,
+    describe_what_is_left,
+    find_scale,
     fit_reference_energies,
-    force_rms,
     given_reference_energies,
     mean_number_of_neighbors,
     shifted_to_mean,
 )
+from hienet.data.weights import describe_weights
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
 
@@ -58,7 +63,7 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
     given = [read_frames(part) if isinstance(part, tuple) else [] for part in (data.validation, data.test)]
     everything = [*frames, *given[0], *given[1]]
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
-    dataset = build_dataset(everything, draft.elements, draft.cutoff, dtype, keys)
+    dataset = build_dataset(everything, draft.elements, draft.cutoff, dtype, keys, data.weight_key)
     first_given = len(frames), len(frames) + len(given[0])
     labelled = dataset.labelled()
     split = _split(frames, [i for i in labelled if i < len(frames)], data, seed)
@@ -72,12 +77,18 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
     train = dataset.subset(split.train)
     validation = dataset.subset([*split.validation, *given_validation])
     test = dataset.subset([*split.test, *given_test])
-    reference = _reference_energies(data, train, draft.elements)
+    sets = {"training": train, "validation": validation, "test": test}
+    sets = {name: part for name, part in sets.items() if len(part)}
+    known = data.reference_energies if isinstance(data.reference_energies, dict) else None
+    ordinary, outliers = ordinary_frames(sets, draft.elements, known)
+    reference = _reference_energies(data, ordinary, draft.elements)
+    scale = find_scale(ordinary, reference, draft.elements)
+    neighbors = mean_number_of_neighbors(ordinary, draft.cutoff)
     computed = {
         "elements": draft.elements,
-        "scale": (force_rms(train),) * len(draft.elements),
+        "scale": (scale.value,) * len(draft.elements),
         "shift": reference.energies,
-        "avg_num_neighbors": mean_number_of_neighbors(train, draft.cutoff),
+        "avg_num_neighbors": neighbors.value,
     }
     config = model.hyperparameters(computed)
     unlabelled = len(everything) - len(labelled)
@@ -88,7 +99,14 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
         split=split,
         model=config,
         notes=[
-            *_notes(dataset, train, validation, test, config, reference),
+            f"frames: {len(train)} for training, {len(validation)} for validation, {len(test)} for test",
+            str(dataset.report),
+            *dataset.describe_masked_atoms(),
+            *describe_weights(dataset.frames, dataset.weights(), data.weight_key),
+            *outliers,
+            *describe_unseen_elements(sets, draft.elements),
+            *_describe_statistics(config, computed, reference, scale, neighbors),
+            *describe_what_is_left(config.shift, ordinary, draft.elements),
             *([f"frames without any label, left out: {unlabelled}"] if unlabelled else []),
         ],
         fingerprint=_fingerprint(dataset, split),
@@ -113,22 +131,24 @@ def _reference_energies(data: DataSection, train: Dataset, elements: Sequence[st
     return shifted_to_mean(reference, train, elements) if data.shift_to_mean else reference
 
 
-def _notes(
-    dataset: Dataset,
-    train: Dataset,
-    validation: Dataset,
-    test: Dataset,
+def _describe_statistics(
     config: ModelConfig,
+    computed: Mapping[str, object],
     reference: ReferenceEnergies,
+    scale: Statistic,
+    neighbors: Statistic,
 ) -> list[str]:
+    """What the model takes from the data, and how it was found, unless the configuration gives it."""
+
+    def origin(key: str, note: str) -> str:
+        return note if getattr(config, key) == computed[key] else f"given as `model.{key}`"
+
     energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in zip(config.elements, config.shift, strict=True))
-    scale = ", ".join(f"{value:.4f}" for value in sorted(set(config.scale)))
+    scales = ", ".join(f"{value:.4g}" for value in sorted(set(config.scale)))
     return [
-        f"frames: {len(train)} for training, {len(validation)} for validation, {len(test)} for test",
-        str(dataset.report),
-        f"reference energies ({reference.note}): {energies} eV",
-        f"scale (RMS of training forces unless given): {scale}",
-        f"mean number of neighbours: {config.avg_num_neighbors:.2f}",
+        f"reference energies ({origin('shift', reference.note)}): {energies} eV",
+        f"scale ({origin('scale', scale.note)}): {scales}",
+        f"mean number of neighbours ({origin('avg_num_neighbors', neighbors.note)}): {config.avg_num_neighbors:.2f}",
     ]
 
 
@@ -137,4 +157,7 @@ def _fingerprint(dataset: Dataset, split: Split) -> str:
     for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
         for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
             digest.update(tensor.numpy().tobytes())
+        # A run that began when frames had no weights is recognised, too.
+        if (targets.weights != 1.0).any():
+            digest.update(targets.weights.numpy().tobytes())
     return digest.hexdigest()
