@@ -34,6 +34,7 @@ def data(tmp_path: Path) -> Path:
 def comparison(**changes: object) -> Comparison:
     values: dict[str, object] = {
         "n_atoms": np.array([2, 1]),
+        "compositions": np.array([[2.0], [1.0]]),
         "energy": np.array([2.0, 5.0]),
         "energy_label": np.array([2.2, np.nan]),
         "energies": np.zeros(3),

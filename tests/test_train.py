@@ -74,7 +74,8 @@ def labels_and_perfect_prediction() -> tuple[Targets, Prediction]:
     stress = torch.randn(2, 3, 3)
     stress = stress + stress.transpose(1, 2)
     voigt = torch.stack([stress[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=1)
-    targets = Targets(energy, torch.tensor([4.0, 2.0], dtype=torch.float64), forces, voigt)
+    weights = torch.ones(2, 3, dtype=torch.float64)
+    targets = Targets(energy, torch.tensor([4.0, 2.0], dtype=torch.float64), forces, voigt, weights)
     return targets, Prediction(torch.zeros(6), energy.clone(), forces.clone(), stress)
 
 
