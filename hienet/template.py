@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection
+from hienet.data.checks import check_frames
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.graph import graph_from_atoms
@@ -34,6 +35,7 @@ class DataSummary:
         elements: number of atoms of each element.
         groups: number of frames of each `config_type`.
         labels: which labels there are.
+        remarks: what is suspicious about frames and labels, one sentence each.
         neighbors: mean number of neighbours for each cutoff (Å), in a sample of the frames.
     """
 
@@ -43,6 +45,7 @@ class DataSummary:
     elements: dict[str, int]
     groups: dict[str, int]
     labels: LabelReport
+    remarks: list[str]
     keys: dict[str, str]
     neighbors: dict[float, float]
 
@@ -55,11 +58,21 @@ class DataSummary:
         return [
             f"{self.n_frames} frames of {atoms}",
             "elements (atoms): " + ", ".join(f"{symbol} {count}" for symbol, count in self.elements.items()),
-            str(self.labels),
+            *self.labels.lines(),
+            *self._what_stops_training(),
+            *self.remarks,
             *([f"config_type (frames): {groups}{rest}"] if self.groups else []),
             "neighbours of an atom: "
             + ", ".join(f"{n:.0f} within {cutoff:g} Å" for cutoff, n in self.neighbors.items()),
         ]
+
+    def _what_stops_training(self) -> Iterator[str]:
+        for quantity in ("energy", "forces"):
+            if any(file.lacks(quantity) for file in self.labels.files):
+                yield (
+                    f"WARNING: `hienet train` will stop for want of {quantity}, unless you name it, or set "
+                    f"`data.allow_missing: [{quantity}]`"
+                )
 
 
 def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummary:
@@ -70,7 +83,7 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
     """
     frames = read_frames(files)
     keys = keys or LabelKeys()
-    _, labels = read_labels(frames, keys)
+    labels, report = read_labels(frames, keys)
     sizes = np.array([len(frame.atoms) for frame in frames])
     elements = Counter(symbol for frame in frames for symbol in frame.atoms.get_chemical_symbols())
     groups = Counter(frame.group("config_type") or "(none)" for frame in frames)
@@ -80,7 +93,8 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
         n_atoms=(int(sizes.min()), float(sizes.mean()), int(sizes.max())),
         elements=dict(sorted(elements.items())),
         groups=dict(sorted(groups.items())) if set(groups) != {"(none)"} else {},
-        labels=labels,
+        labels=report,
+        remarks=check_frames(frames, labels, report),
         keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},
         neighbors=_mean_neighbors(frames, tuple(sorted(elements))),
     )

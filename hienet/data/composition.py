@@ -16,7 +16,7 @@ _CHANGE = 1e-6  # eV
 def compositions(dataset: Dataset, n_elements: int) -> Array:
     """Number of atoms of each element in each frame, `[n_frames, n_elements]`."""
     counts = [np.bincount(graph.species.numpy(), minlength=n_elements) for graph in dataset.graphs]
-    return np.array(counts, dtype=np.float64)
+    return np.array(counts, dtype=np.float64).reshape(len(dataset), n_elements)
 
 
 def least_squares(fractions: Array, energies: Array) -> tuple[Array, int]:

@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hienet.data.labels import LabelKeys, LabelReport, Labels, read_labels
+from hienet.data.checks import check_frames
+from hienet.data.labels import QUANTITIES, LabelKeys, LabelReport, Labels, read_labels
 from hienet.data.reader import Frame
 from hienet.data.weights import frame_weights
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
-
-QUANTITIES = ("energy", "forces", "stress")
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,35 @@ class Dataset:
         frames: structures and their origin.
         graphs: one for each frame.
         targets: one for each frame.
-        report: which labels were found.
+        labels: one for each frame, from which the targets are made.
+        report: which labels were found in the files, of which this may be a part.
+        remarks: what is suspicious about the frames and labels of the files, one sentence each.
     """
 
     frames: list[Frame]
     graphs: list[AtomicGraph]
     targets: list[Targets]
+    labels: list[Labels]
     report: LabelReport
+    remarks: list[str]
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The frames with these indices."""
-        targets = [self.targets[i] for i in indices]
-        counts = {name: sum(target.labelled()[name] for target in targets) for name in QUANTITIES}
         return Dataset(
             [self.frames[i] for i in indices],
             [self.graphs[i] for i in indices],
-            targets,
-            LabelReport(self.report.used, counts, len(targets)),
+            [self.targets[i] for i in indices],
+            [self.labels[i] for i in indices],
+            self.report,
+            self.remarks,
         )
+
+    def label_counts(self) -> dict[str, int]:
+        """For each quantity the number of frames that have it."""
+        return {quantity: sum(getattr(label, quantity) is not None for label in self.labels) for quantity in QUANTITIES}
 
     def labelled(self) -> list[int]:
         """Indices of the frames that have a label which can be used."""
@@ -86,7 +93,7 @@ class Dataset:
 
     def energies(self) -> NDArray[np.float64]:
         """Labels `[n_frames]` (eV), NaN where missing."""
-        return torch.cat([targets.energy for targets in self.targets]).numpy()
+        return np.array([float(targets.energy) for targets in self.targets])
 
     def masked_atoms(self) -> dict[int, int]:
         """By index of the frames of which only some atoms have forces: the number of atoms that have none."""
@@ -131,6 +138,7 @@ def build_dataset(
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     keys: LabelKeys | None = None,
+    may_lack_all: bool = False,
     weight_key: str | None = None,
 ) -> Dataset:
     """Read labels and find neighbours.
@@ -141,6 +149,7 @@ def build_dataset(
         cutoff: Å.
         dtype: of edge vectors, forces and stresses.
         keys: names of labels, where not to be found automatically.
+        may_lack_all: see `read_labels`.
         weight_key: entry of the frames' info with their weight in the loss; None: all frames have weight 1.
 
     Raises:
@@ -148,7 +157,7 @@ def build_dataset(
     """
     if not frames:
         raise HIENetError("the data set is empty; give at least one frame")
-    labels, report = read_labels(frames, keys)
+    labels, report = read_labels(frames, keys, may_lack_all)
     weights = frame_weights(frames, weight_key)
 
     def graph(frame: Frame) -> AtomicGraph:
@@ -160,10 +169,16 @@ def build_dataset(
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         graphs = list(pool.map(graph, frames))
-    targets = [
-        _targets(frame, label, weight, dtype) for frame, label, weight in zip(frames, labels, weights, strict=True)
-    ]
-    return Dataset(list(frames), graphs, targets, report)
+    return Dataset(
+        frames=list(frames),
+        graphs=graphs,
+        targets=[
+            _targets(frame, label, weight, dtype) for frame, label, weight in zip(frames, labels, weights, strict=True)
+        ],
+        labels=labels,
+        report=report,
+        remarks=check_frames(frames, labels, report),
+    )
 
 
 def _targets(frame: Frame, labels: Labels, weights: NDArray[np.float64], dtype: torch.dtype) -> Targets:

@@ -71,6 +71,8 @@ class Limits:
 
     def outliers(self, dataset: Dataset) -> list[Outlier]:
         """The frames of a set that exceed a limit; a set that the limits were not found from may be asked for too."""
+        if len(dataset) == 0:
+            return []
         left = _left_by(self.references, dataset, self.elements)
         # Isolated atoms that have given the references are none, however far the bound ones are below.
         distances = np.minimum(np.abs(left), np.abs(left - self.center))
@@ -126,11 +128,11 @@ def ordinary_frames(
     Left out are outliers, and frames of weight 0.
 
     Args:
-        sets: by name, `training` among them; the others are judged by its limits.
+        sets: by name, `train` among them; the others are judged by its limits.
         elements: chemical symbols, in species order.
         known: reference energies (eV) that were given.
     """
-    train = sets["training"]
+    train = sets["train"]
     weighted = np.flatnonzero((train.weights() > 0).any(axis=1)).tolist() or list(range(len(train)))
     limits = find_limits(train.subset(weighted), elements, known)
     notes, left_out = [], set[int]()
@@ -139,13 +141,14 @@ def ordinary_frames(
         found = [outlier for outlier in limits.outliers(dataset) if (dataset.targets[outlier.index].weights > 0).any()]
         if found:
             notes.append(describe_outliers(found, len(dataset), name))
-        if name == "training":
+        if name == "train":
             left_out = {outlier.index for outlier in found}
     return train.subset([i for i in weighted if i not in left_out]), notes
 
 
+_ADJECTIVE = {"train": "training"}
 _USE = {
-    "training": "trained on, but not used for reference energies, scale and mean number of neighbours",
+    "train": "trained on, but not used for reference energies, scale and mean number of neighbours",
     "validation": "used for the choice of the best epoch, and for the errors",
     "test": "used for the errors",
 }
@@ -157,8 +160,9 @@ def describe_outliers(outliers: Sequence[Outlier], n_frames: int, name: str) -> 
     rest = f"; and {len(outliers) - _NAMED} more" if len(outliers) > _NAMED else ""
     are, they, them = ("is", "It is", "it") if len(outliers) == 1 else ("are", "They are", "them")
     return (
-        f"WARNING: {len(outliers)} of {n_frames} {name} frames {are} unlike the others: {named}{rest}. "
-        f"{they} {_USE[name]}; if a calculation failed, remove {them}, or give {them} weight 0 (`config_weight=0`)"
+        f"WARNING: {len(outliers)} of {n_frames} {_ADJECTIVE.get(name, name)} frames {are} unlike the others: "
+        f"{named}{rest}. {they} {_USE[name]}; "
+        f"if a calculation failed, remove {them}, or give {them} weight 0 (`config_weight=0`)"
     )
 
 

@@ -44,41 +44,40 @@ def fit_reference_energies(
     frame has gets 0.
 
     Args:
-        dataset: frames, some of which have an energy.
-        elements: in species order.
-        known: energies (eV) of some elements, of isolated atoms for example, which are held.
+        dataset: ordinary frames of the training set.
+        elements: the model's, in species order.
+        known: energies (eV) of elements that are not fitted, such as those of isolated atoms.
     """
-    held = {symbol: energy for symbol, energy in (known or {}).items() if symbol in elements}
-    energies = np.array([held.get(symbol, 0.0) for symbol in elements])
-    fitted = np.array([symbol not in held for symbol in elements])
-    holding = f"{', '.join(held)} held at known energies" if held else ""
+    known = {symbol: energy for symbol, energy in (known or {}).items() if symbol in elements}
+    energies = np.array([known.get(symbol, 0.0) for symbol in elements])
+    fitted = np.array([symbol not in known for symbol in elements])
     if not fitted.any():
-        return ReferenceEnergies(_as_tuple(energies), holding)
+        return ReferenceEnergies(_as_tuple(energies), "known")
     total = dataset.energies()
-    labelled = np.isfinite(total)
-    if not labelled.any():
-        return ReferenceEnergies(
-            _as_tuple(energies), "; ".join(["no energies: reference energies are 0", *([holding] if holding else [])])
-        )
-    counts = compositions(dataset, len(elements))[labelled]
+    counts = compositions(dataset, len(elements))
+    # A frame of elements that are known says nothing of the others.
+    chosen = np.isfinite(total) & (counts[:, fitted].sum(axis=1) > 0)
+    if not chosen.any():
+        note = "no energies: reference energies are 0"
+        return ReferenceEnergies(_as_tuple(energies), f"known; of other elements {note}" if known else note)
+    counts, total = counts[chosen], total[chosen]
     # Per atom, so that every frame counts the same.
     n_atoms = counts.sum(axis=1)
-    solution, rank = least_squares(
-        counts[:, fitted] / n_atoms[:, None], (total[labelled] - counts @ energies) / n_atoms
-    )
-    energies[fitted] = solution
+    energies[fitted], rank = least_squares(counts[:, fitted] / n_atoms[:, None], (total - counts @ energies) / n_atoms)
+    note = f"least squares on {len(counts)} frames"
     seen = counts.sum(axis=0) > 0
-    notes = [f"least squares on {len(counts)} frames", *([holding] if holding else [])]
     n_sought = int((fitted & seen).sum())
     if rank < n_sought:
-        notes.append(
-            f"the compositions determine only {rank} of {n_sought} reference energies, "
+        note += (
+            f"; the compositions determine only {rank} of {n_sought} reference energies, "
             "so the solution of least norm is taken"
         )
     unseen = [symbol for symbol, missing in zip(elements, fitted & ~seen, strict=True) if missing]
     if unseen:
-        notes.append(f"0 for {', '.join(unseen)}, of which no such frame has an energy")
-    return ReferenceEnergies(_as_tuple(energies), "; ".join(notes))
+        note += f"; 0 for {', '.join(unseen)}, which no frame with an energy contains"
+    if known:
+        note = f"{', '.join(known)} known, the rest by {note}"
+    return ReferenceEnergies(_as_tuple(energies), note)
 
 
 def given_reference_energies(energies: Mapping[str, float], elements: Sequence[str]) -> ReferenceEnergies:
@@ -132,7 +131,9 @@ def find_scale(dataset: Dataset, reference: ReferenceEnergies, elements: Sequenc
     The latter matters where forces vanish by symmetry, as in perfect crystals: energies could not be learnt as millions
     of times the scale. Without forces, or if nothing varies, it is 1.
     """
-    left = energies_left(reference, dataset, elements)
+    # Nothing is learnt of the energies of atoms without neighbours.
+    bound = dataset.subset([i for i, graph in enumerate(dataset.graphs) if len(graph.center) > 0])
+    left = energies_left(reference, bound, elements)
     spread = float(np.std(left)) if len(left) else 0.0
     least = _LEAST_PART_OF_SPREAD * spread
     rms = force_rms(dataset)
@@ -169,9 +170,9 @@ def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> Statistic:
 
 
 def describe_unseen_elements(sets: Mapping[str, Dataset], elements: Sequence[str]) -> list[str]:
-    """A warning for elements of which no training frame has an atom; `sets` by name, `training` among them."""
+    """A warning for elements of which no training frame has an atom; `sets` by name, `train` among them."""
     present = {name: compositions(data, len(elements)) > 0 for name, data in sets.items()}
-    unseen = np.flatnonzero(~present["training"].any(axis=0))
+    unseen = np.flatnonzero(~present["train"].any(axis=0))
     notes = []
     for index in unseen.tolist():
         where = [

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hienet.data.dataset import QUANTITIES, Dataset, Targets
+from hienet.data.dataset import Dataset, Targets
+from hienet.data.labels import QUANTITIES
 from hienet.derivatives import Prediction, to_voigt
 from hienet.errors import HIENetError
 from hienet.metrics import Comparison
