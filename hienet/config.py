@@ -153,11 +153,11 @@ class DataSection(Section):
         description="entry of the frames' info, a factor on the frame's loss; null: all frames have weight 1",
     )
     allow_missing: Annotated[tuple[Literal["energy", "forces"], ...], BeforeValidator(_as_quantities)] = Field(
-        (), description="quantities, energy or forces, that whole files may lack: [energy], [forces]; else that stops"
+        (), description="quantities (energy, forces) that whole files may lack, such as [energy]; others stop the run"
     )
     keep_unconverged: bool = Field(
         False,
-        description="use the frames of VASP whose electronic steps ended without convergence, which are left out else",
+        description="use frames of VASP whose electronic steps ended without convergence; false: leave them out",
     )
     reference_energies: ReferenceEnergies = Field(
         "auto",

@@ -15,6 +15,7 @@ from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, Traini
 from hienet.data.checks import check_frames
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
+from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import DEFAULT_PRESET, find_architecture
 
@@ -103,10 +104,14 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
 def _mean_neighbors(frames: Sequence[Frame], elements: Sequence[str]) -> dict[float, float]:
     sample = frames[:: max(1, len(frames) // _FRAMES_LOOKED_AT)]
     n_atoms = sum(len(frame.atoms) for frame in sample)
-    return {
-        cutoff: sum(len(graph_from_atoms(frame.atoms, elements, cutoff).center) for frame in sample) / n_atoms
-        for cutoff in _CUTOFFS
-    }
+    return {cutoff: sum(_n_neighbors(frame, elements, cutoff) for frame in sample) / n_atoms for cutoff in _CUTOFFS}
+
+
+def _n_neighbors(frame: Frame, elements: Sequence[str], cutoff: float) -> int:
+    try:
+        return len(graph_from_atoms(frame.atoms, elements, cutoff).center)
+    except HIENetError as error:
+        raise HIENetError(f"{frame.source}: {error}") from error
 
 
 def suggestions(summary: DataSummary) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
         "#",
     ]
-    lines += [f"# {line}" for line in summary.lines()]
+    lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
     lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1, **summary.keys})]

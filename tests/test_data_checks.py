@@ -24,6 +24,7 @@ from hienet.data.isolated import is_isolated, isolated_atoms
 from hienet.data.labels import read_labels
 from hienet.data.prepare import PreparedData, prepare_data
 from hienet.data.reader import Frame, read_frames
+from hienet.data.repeats import first_equals
 from hienet.errors import HIENetError
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA, EV_PER_CUBIC_ANGSTROM_IN_KBAR
 
@@ -152,6 +153,25 @@ def test_repeated_frames_are_counted_and_contradicting_energies_named() -> None:
     ]
 
 
+def test_equal_structures_are_found_behind_rounding_and_lattice_vectors() -> None:
+    structures = [*emt_frames(3), molecule("H2O")]
+    changed = [atoms.copy() for atoms in structures]
+    generator = np.random.default_rng(0)
+    for atoms in changed:
+        atoms.positions += generator.integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
+        atoms.positions += generator.uniform(-5e-6, 5e-6, atoms.positions.shape)
+    assert first_equals([*structures, *changed]) == [0, 1, 2, 3, 0, 1, 2, 3]
+    for atoms in changed:
+        atoms.positions[0, 0] += 1e-3
+    assert first_equals([*structures, *changed]) == list(range(8))
+    changed = [atoms.copy() for atoms in structures]
+    changed[0].cell[0, 0] += 1e-3
+    changed[1].pbc = False
+    changed[2].symbols[0] = "Au"
+    changed[3].symbols = "OHF"
+    assert first_equals([*structures, *changed]) == list(range(8))
+
+
 def test_frames_in_two_sets_are_named(tmp_path: Path) -> None:
     frames = emt_frames(6)
     values = tiny_values(write_frames(tmp_path / "train.extxyz", frames), tmp_path / "run")
@@ -161,7 +181,7 @@ def test_frames_in_two_sets_are_named(tmp_path: Path) -> None:
     config = parse_config(values)
     found = [note for note in prepare_data(config.data, config.model, torch.float64, 0).notes if "are also in" in note]
     assert len(found) == 2
-    assert found[0].startswith("WARNING: 1 of the 2 frames of the validation set are also in the train")
+    assert found[0].startswith("WARNING: 1 of the 2 frames of the validation set are also in the training set")
     assert "validation.extxyz`, frame 1 is `" in found[0]
     assert "train.extxyz`, frame 3)" in found[0]
     assert found[1].startswith("WARNING: 1 of the 2 frames of the test set are also in the validation set")
@@ -173,6 +193,32 @@ def test_repeated_frames_that_a_split_parts_are_named(tmp_path: Path) -> None:
     notes = prepare_data(config.data, config.model, torch.float64, 0).notes
     assert any(note.startswith("note: 7 frame(s) repeat the structure of another") for note in notes)
     assert any(note.startswith("WARNING: 2 of the 2 frames of the validation set are also in") for note in notes)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("energy", 3.0), ("stress", np.eye(3)), ("forces", np.ones((4, 3)))])
+def test_a_label_that_stands_twice_with_different_values_is_pointed_out(name: str, wrong: object) -> None:
+    atoms = emt_frames(1)[0]
+    entries = atoms.arrays if name == "forces" else atoms.info
+    entries[name] = np.array(atoms.calc.results[name])
+    assert remarks(as_frames([atoms])) == []
+    entries[name] = wrong
+    found = remarks(as_frames([atoms]))
+    assert len(found) == 1
+    assert found[0].startswith(f"WARNING: `{name}` stands in 1 frame(s) twice with different values, as a result of")
+
+
+def test_labels_of_two_calculations_are_pointed_out() -> None:
+    atoms = emt_frames(1)[0]
+    atoms.info["REF_energy"] = float(atoms.calc.results["energy"])
+    assert remarks(as_frames([atoms])) == []
+    atoms.info["REF_energy"] += 3.0
+    assert remarks(as_frames([atoms]))[0].startswith(
+        "WARNING: in 1 frame(s) labels seem to be of two calculations: `REF_energy (frame)` differs from the energy of"
+    )
+    atoms.arrays["REF_forces"] = np.ones((4, 3))
+    assert remarks(as_frames([atoms])) == []
+    del atoms.info["REF_energy"]
+    assert "`REF_forces (frame)` differs from the forces of the calculator" in remarks(as_frames([atoms]))[0]
 
 
 def test_forces_that_a_constraint_removed_are_pointed_out() -> None:

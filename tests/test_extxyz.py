@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import ase
@@ -201,6 +202,8 @@ DAMAGED = {
     ),
     "pbc of nonsense": ([with_comment(f"{LATTICE} {COLUMNS} pbc=None")], r"line 14: .*`pbc` is `None`"),
     "no atoms": (["0\n", f"{LATTICE}\n"], r"frame 3 has no atoms; remove it"),
+    "no lattice": ([with_comment(f'{COLUMNS} pbc="T T T"')], r"frame 3 is periodic along .*; give independent lattice"),
+    "a flat lattice": ([with_comment(f'Lattice="4 0 0 4 0 0 0 0 4" {COLUMNS}')], r"frame 3 is periodic along"),
     "a dummy atom": ([FRAME.replace("Cu 2", "X 2")], r"frame 3: atom 1 is of no element"),
 }
 
@@ -223,6 +226,24 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_an_energy_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HIENetError, match=r"frame 0: `energy` cannot be read: it is true or false, not a number"):
         read(tmp_path / "data.extxyz", with_comment(f"{LATTICE} {COLUMNS} energy"))
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.extxyz")
+    with pytest.raises(HIENetError, match=r"data.extxyz` is a pipe or a device, which cannot be read twice"):
+        read_frames([tmp_path / "data.extxyz"])
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["momenta:R:3", "magmoms:R:1", "magmoms:R:3", "initial_magmoms:R:1", "masses:R:1", "tags:I:1", "charge:R:1"],
+)
+def test_other_columns_change_no_label(column: str, tmp_path: Path) -> None:
+    numbers = " 1" * int(column[-1])
+    rows = "".join(f"{row}{numbers}\n" for row in ROWS.splitlines())
+    labels = read(tmp_path / "data.extxyz", f"2\n{LATTICE} {COLUMNS}:{column} energy=-1.0\n{rows}")[0]
+    assert labels.energy == -1.0
+    assert labels.forces == pytest.approx(np.array([[0.1, 0, 0], [-0.1, 0, 0]]))
 
 
 def test_pseudo_atoms_are_lattice_vectors(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_name_that_was_given_must_be_in_every_file(tmp_path: Path) -> None:
     frames = renamed(emt_frames(6), energy="mine")
     values = values_of(tmp_path, frames, renamed(emt_frames(3, seed=5)), energy_key="mine")
     with pytest.raises(
-        HIENetError, match=r"no frame of `.*validation.extxyz` has an energy named `mine`, but `REF_energy"
+        HIENetError, match=r"no frame of `.*validation.extxyz` has an energy named `mine`, but `REF_energy`"
     ):
         prepared(values)
 

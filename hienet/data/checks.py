@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import ase
 import numpy as np
 from ase.constraints import FixAtoms
+from ase.stress import full_3x3_to_voigt_6_stress
 
-from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, as_stress
+from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, Source, as_stress
 from hienet.data.reader import Frame
+from hienet.data.repeats import first_equals
 from hienet.data.stress_units import check_stress
 
 _NAMED = 5
-_SAME_POSITION = 6
 _SAME_STRESS = 1e-3
 _SAME_ENERGY = 1e-3
 
@@ -21,33 +21,35 @@ _SAME_ENERGY = 1e-3
 def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> list[str]:
     """Sentences about frames whose labels are, or may be, not what they seem."""
     found = [f"WARNING: {frame.remark}" for frame in frames if frame.remark]
-    for check in (_unconverged, _repeated, _contradicting_virials, _constrained_forces, _mixed_energies):
+    for check in (
+        _unconverged,
+        _repeated,
+        _contradicting_virials,
+        _two_of_one_name,
+        _mixed_calculations,
+        _constrained_forces,
+        _mixed_energies,
+    ):
         found += check(frames, labels, report)
     return found + [f"WARNING: {sentence}" for sentence in check_stress(frames, labels)]
 
 
 def check_overlap(sets: Mapping[str, Sequence[Frame]]) -> list[str]:
-    """Sentences about frames of the sets `validation` and `test` that are also in those before them."""
+    """Sentences about frames that are in several sets, which are given in the order train, validation, test."""
+    members = [(name, frame) for name, frames in sets.items() for frame in frames]
+    first = first_equals([frame.atoms for _, frame in members])
     found = []
-    seen: dict[bytes, tuple[str, Frame]] = {}
     for name, frames in sets.items():
-        shared = [(frame, seen[key]) for frame in frames if (key := _fingerprint(frame.atoms)) in seen]
+        shared = [i for i, (own, _) in enumerate(members) if own == name and members[first[i]][0] != name]
         if shared:
-            frame, (other, twin) = shared[0]
+            frame, (other, twin) = members[shared[0]][1], members[first[shared[0]]]
+            other = "training" if other == "train" else other
             found.append(
                 f"WARNING: {len(shared)} of the {len(frames)} frames of the {name} set are also in the {other} set "
                 f"({frame.source} is {twin.source}), so that errors of the {name} set look better than those of new "
                 "structures; remove them from one of the two"
             )
-        for frame in frames:
-            seen.setdefault(_fingerprint(frame.atoms), (name, frame))
     return found
-
-
-def _fingerprint(atoms: ase.Atoms) -> bytes:
-    """Equal for structures that are equal atom by atom."""
-    numbers = np.round([*atoms.positions, *atoms.cell.array], _SAME_POSITION) + 0.0
-    return atoms.numbers.tobytes() + atoms.pbc.tobytes() + numbers.tobytes()
 
 
 def _named(frames: Sequence[Frame]) -> str:
@@ -66,10 +68,8 @@ def _unconverged(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
 
 
 def _repeated(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
-    first: dict[bytes, int] = {}
     repeated, contradicting = [], []
-    for i, frame in enumerate(frames):
-        twin = first.setdefault(_fingerprint(frame.atoms), i)
+    for i, (frame, twin) in enumerate(zip(frames, first_equals([frame.atoms for frame in frames]), strict=True)):
         if twin == i:
             continue
         repeated.append(frame)
@@ -123,6 +123,56 @@ def _contradicting_virials(frames: Sequence[Frame], labels: Sequence[Labels], re
             "eV/Å^3 with tension positive, a virial is -volume times the stress; choose one with `stress_key` or "
             f"`virial_key`, and mend the other: {_named(bad)}"
         )
+
+
+def _two_of_one_name(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    """Labels of the calculator beside entries of the same name, but of other values, in the frame."""
+    used = {file.file: file.used for file in report.files}
+    bad: dict[str, list[Frame]] = {}
+    for frame in frames:
+        for source in used[frame.file].values():
+            if source is None or source.place != "calculator":
+                continue
+            label, other = source.read(frame.atoms), frame.atoms.info.get(source.name)
+            other = frame.atoms.arrays.get(source.name, other)
+            if label is not None and other is not None and not _equal(label, other):
+                bad.setdefault(source.name, []).append(frame)
+    for name, members in bad.items():
+        yield (
+            f"WARNING: `{name}` stands in {len(members)} frame(s) twice with different values, as a result of the "
+            f"calculator, which is used, and as an entry of the frame, which is not: {_named(members)}"
+        )
+
+
+def _mixed_calculations(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    """Energies under a name of their own beside forces of a calculator that has another energy, or the reverse."""
+    used = {file.file: file.used for file in report.files}
+    bad: dict[tuple[str, str, str], list[Frame]] = {}
+    for frame, label in zip(frames, labels, strict=True):
+        sources = used[frame.file]
+        for own, other in (("energy", "forces"), ("forces", "energy")):
+            first, second = sources[own], sources[other]
+            if first is None or second is None or first.place == "calculator" or second.place != "calculator":
+                continue
+            value, twin = getattr(label, own), Source(own, "calculator").read(frame.atoms)
+            if value is not None and twin is not None and not _equal(value, twin):
+                bad.setdefault((own, str(first), str(second)), []).append(frame)
+    for (own, label_name, other_name), members in bad.items():
+        yield (
+            f"WARNING: in {len(members)} frame(s) labels seem to be of two calculations: `{label_name}` differs from "
+            f"the {own} of the calculator, but `{other_name}` is used beside it; name what belongs together with "
+            f"`energy_key` and `forces_key`: {_named(members)}"
+        )
+
+
+def _equal(label: object, other: object) -> bool:
+    try:
+        first, second = (np.asarray(value, dtype=np.float64) for value in (label, other))
+    except (TypeError, ValueError):
+        return False
+    if first.size == 6 and second.size == 9:
+        second = full_3x3_to_voigt_6_stress(second.reshape(3, 3))
+    return first.size == second.size and np.allclose(first.ravel(), second.ravel(), rtol=1e-6, atol=1e-6)
 
 
 def _constrained_forces(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:

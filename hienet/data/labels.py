@@ -123,7 +123,7 @@ _LOOKS_LIKE = {
     "forces": re.compile(r"forc|grad|^f(xyz)?$|(^|_)f(rc|xyz)?($|_)", re.IGNORECASE),
     "stress": re.compile(r"stress|virial|pressure", re.IGNORECASE),
 }
-_IS_SOMETHING_ELSE = re.compile(r"weight|cutoff|kinetic|error|std|sigma|mask|uncert|varian", re.IGNORECASE)
+_IS_SOMETHING_ELSE = re.compile(r"weight|cutoff|kinetic|error|std|sigma|mask|uncert|variance", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,16 @@ class FileLabels:
                 f"{sentence}, but {names}; give the labels one name in all files, or leave `{self.options[quantity]}` "
                 "out, so that names are found file by file"
             )
-        settings = [f"{_key_of(quantity, name)}: {name}" for name in similar]
-        options = [f"--{_key_of(quantity, name).replace('_', '-')} {name}" for name in similar]
+        settings = "` or `".join(f"{_key_of(quantity, name)}: {name}" for name in similar)
         looks = "looks like it; if it is, set" if len(similar) == 1 else "look like it; set the right one,"
-        return f"{sentence}, but {names} {looks} `{'` or `'.join(settings)}` in `data` (`{'` or `'.join(options)}`)"
+        return f"{sentence}, but {names} {looks} `{settings}` in `data` of the configuration"
+
+    def option(self, quantity: str) -> str:
+        """The same as an option of a command; empty if nothing looks like the label."""
+        similar = self.similar.get(quantity, {})
+        if not similar or self.given.get(quantity):
+            return ""
+        return " or ".join(f"--{_key_of(quantity, name).replace('_', '-')} {name}" for name in similar)
 
 
 def _key_of(quantity: str, name: str) -> str:
@@ -248,7 +254,10 @@ class LabelReport:
         if quantity == "stress" and file.ignored:
             yield f"note: the stress of frames of `{file.file}` that are not periodic in three directions is ignored"
         elif file.lacks(quantity) and (quantity != "stress" or file.similar.get(quantity) or self.counts[quantity]):
-            yield f"WARNING: {file.missing(quantity)}"
+            option = file.option(quantity)
+            yield f"WARNING: {file.missing(quantity)}" + (
+                f" (`hienet init` and `hienet eval`: {option})" if option else ""
+            )
 
 
 def read_labels(
@@ -402,7 +411,7 @@ def seen_keys(frames: Sequence[Frame]) -> str:
     """All names in the frames' info, arrays and calculators, for messages."""
     seen: Counter[str] = Counter()
     for frame in frames:
-        seen.update(name for name in frame.atoms.info if name != "config_type")
+        seen.update(str(name) for name in frame.atoms.info if name != "config_type")
         seen.update(name for name in frame.atoms.arrays if name not in ("numbers", "positions"))
         if frame.atoms.calc is not None:
             seen.update(f"{name} (calculator)" for name, value in frame.atoms.calc.results.items() if value is not None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ase
 import ase.io
+import numpy as np
 from ase.io.formats import filetype, get_compression
 
 from hienet.data.extxyz import iterate_extxyz
@@ -75,6 +76,8 @@ def _read_file(path: Path) -> list[Frame]:
         )
     if path.is_dir() and not (path / "metadata.json").exists():
         raise HIENetError(f"`{path}` is a folder; name the files in it")
+    if not path.is_file() and not path.is_dir():
+        raise HIENetError(f"`{path}` is a pipe or a device, which cannot be read twice; give a file")
     if path.is_file() and path.stat().st_size == 0:
         raise HIENetError(f"`{path}` is empty; a data set needs at least one frame")
     frames: list[Frame] = []
@@ -84,6 +87,12 @@ def _read_file(path: Path) -> list[Frame]:
             frames.append(Frame(atoms, str(path), len(frames)))
     except HIENetError:
         raise
+    except ImportError as error:
+        package = str(error.name).replace("_", "-")
+        raise HIENetError(
+            f"`{path}` is of a format for which ASE needs the package {package}; install it "
+            f"(pip install {package}), or give extxyz"
+        ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(
@@ -99,6 +108,13 @@ def _read_file(path: Path) -> list[Frame]:
             raise HIENetError(
                 f"{frame.source}: atom {int((frame.atoms.numbers == 0).argmax())} is of no element (`X`); remove it, "
                 "or name its element"
+            )
+        periodic = frame.atoms.cell.array[frame.atoms.pbc]
+        if np.linalg.matrix_rank(periodic) < len(periodic):
+            raise HIENetError(
+                f"{frame.source} is periodic along {frame.atoms.pbc.tolist()}, but its lattice vectors there are "
+                f"{periodic.tolist()}; give independent lattice vectors (`Lattice` of extxyz), or switch periodicity "
+                "off (pbc)"
             )
     return _with_convergence(frames, path) if file_format in _VASP else frames
 
