@@ -6,9 +6,6 @@ import copy
 import io
 import json
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
+from hienet.torch_state import own_torch_state, torchscript
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
@@ -51,6 +49,7 @@ def deployed_path(source: str | Path) -> Path:
     return source.with_name(f"{source.stem}.hienet.pt")
 
 
+@own_torch_state()
 def export(
     source: str | Path,
     output: str | Path | None = None,
@@ -66,7 +65,8 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
-        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device. An
+        compiled: call compiled operators, which are fast, on the CPU and, where `hienet build` found `nvcc`, on GPUs;
+            otherwise torch's own, on any device. An
             architecture without a compiled form is always written plain.
         tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
             for that of the dtype (`FORCE_TOLERANCES`).
@@ -181,23 +181,15 @@ def choose_intervals(
     )
 
 
-@contextmanager
-def _torchscript() -> Iterator[None]:
-    """Without torch's warnings that TorchScript is deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
-        yield
-
-
 def _scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
-    with _torchscript():
+    with torchscript():
         return torch.jit.script(model)
 
 
 def _write(script: torch.jit.ScriptModule, metadata: dict[str, Any], path: Path) -> None:
     # By way of memory: torch's archive writer aborts the process when the disc is full.
     archive = io.BytesIO()
-    with _torchscript():
+    with torchscript():
         torch.jit.save(script, archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
 

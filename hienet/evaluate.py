@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from hienet.calculator import LoadedModel, load_model
 from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
 from hienet.data.reader import read_frames
-from hienet.files import atomic_path, make_folder
-from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
+from hienet.files import atomic_path, json_text, make_folder
+from hienet.metrics import Comparison, Errors, compare, describe_not_finite, errors, mae_and_rmse
+from hienet.tables import group_label
+from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -32,6 +33,7 @@ class Evaluation:
         total: errors over all frames.
         by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
+        notes: what else is to be said, one line each.
     """
 
     dataset: Dataset
@@ -39,8 +41,10 @@ class Evaluation:
     total: Errors
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
+    notes: list[str]
 
 
+@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -77,6 +81,7 @@ def evaluate(
         total=errors(comparison),
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
+        notes=[*dataset.describe_masked_atoms(), *describe_not_finite(comparison, dataset, "frames")],
     )
 
 
@@ -117,7 +122,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     _write_csv(paths[1], _ATOM_COLUMNS, atoms)
     _write_csv(paths[2], ("set", *evaluation.total.as_dict()), _error_rows(evaluation))
     with atomic_path(paths[3]) as temporary:
-        temporary.write_text(json.dumps(_as_json(evaluation), indent=1))
+        temporary.write_text(json_text(_as_json(evaluation), indent=1))
     plot_parity({"all frames": evaluation.comparison}, paths[4])
     return paths
 
@@ -150,7 +155,8 @@ def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
             frame.group("config_type"),
             frame.atoms.get_chemical_formula(),
             c.n_atoms[i],
-            *_numbers(c.energy[i], c.energy_label[i], energy_error),
+            f"{c.energy[i]:.10g}",
+            *_numbers(c.energy_label[i], energy_error),
             "" if forces_mae is None else f"{forces_mae:.6g}",
             *_numbers(*c.stress[i], *c.stress_label[i]),
         )
@@ -177,15 +183,16 @@ def _atom_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
                 frame.index,
                 i,
                 symbol,
-                *_numbers(c.energies[atom], *c.forces[atom], *c.forces_label[atom]),
+                *(f"{value:.10g}" for value in (c.energies[atom], *c.forces[atom])),
+                *_numbers(*c.forces_label[atom]),
             )
             atom += 1
 
 
 def _error_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
     """One row for all frames, each group, and each element (forces only)."""
-    rows = {"all": evaluation.total, **{f"config_type {k or '(none)'}": v for k, v in evaluation.by_group.items()}}
-    for name, found in rows.items():
+    rows = [("all", evaluation.total), *((f"config_type {group_label(k)}", v) for k, v in evaluation.by_group.items())]
+    for name, found in rows:
         yield name, *("" if value is None else f"{value:.6g}" for value in found.as_dict().values())
     for symbol, (count, mae, rmse) in evaluation.forces_by_element.items():
         yield f"element {symbol}", "", count, "", "", *("" if v is None else f"{v:.6g}" for v in (mae, rmse)), "", ""
@@ -203,12 +210,15 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _numbers(*values: float) -> list[str]:
-    """Numbers as text; a missing one is empty."""
+    """Numbers as text; one that is missing or undefined is empty."""
     return ["" if np.isnan(value) else f"{value:.10g}" for value in values]
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

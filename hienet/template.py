@@ -12,12 +12,14 @@ import yaml
 from pydantic import BaseModel
 
 from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection
+from hienet.console import printable
 from hienet.data.checks import check_frames
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import DEFAULT_PRESET, find_architecture
+from hienet.tables import NO_GROUP, group_label
 
 _CUTOFFS = (4.0, 5.0, 6.0)
 _STEPS = 8000
@@ -51,12 +53,12 @@ class DataSummary:
     neighbors: dict[float, float]
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """For a person; each on one line, whatever names the files have."""
         low, mean, high = self.n_atoms
         atoms = f"{low} atoms each" if low == high else f"{low} to {high} atoms, {mean:.1f} on average"
         groups = ", ".join(f"{name} {count}" for name, count in list(self.groups.items())[:12])
         rest = f", ... {len(self.groups)} in all" if len(self.groups) > 12 else ""
-        return [
+        lines = [
             f"{self.n_frames} frames of {atoms}",
             "elements (atoms): " + ", ".join(f"{symbol} {count}" for symbol, count in self.elements.items()),
             *self.labels.lines(),
@@ -66,6 +68,7 @@ class DataSummary:
             "neighbours of an atom: "
             + ", ".join(f"{n:.0f} within {cutoff:g} Å" for cutoff, n in self.neighbors.items()),
         ]
+        return [printable(line) for line in lines]
 
     def _what_stops_training(self) -> Iterator[str]:
         for quantity in ("energy", "forces"):
@@ -87,13 +90,13 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
     labels, report = read_labels(frames, keys)
     sizes = np.array([len(frame.atoms) for frame in frames])
     elements = Counter(symbol for frame in frames for symbol in frame.atoms.get_chemical_symbols())
-    groups = Counter(frame.group("config_type") or "(none)" for frame in frames)
+    groups = Counter(group_label(frame.group("config_type")) for frame in frames)
     return DataSummary(
         files=tuple(files),
         n_frames=len(frames),
         n_atoms=(int(sizes.min()), float(sizes.mean()), int(sizes.max())),
         elements=dict(sorted(elements.items())),
-        groups=dict(sorted(groups.items())) if set(groups) != {"(none)"} else {},
+        groups=dict(sorted(groups.items())) if set(groups) != {NO_GROUP} else {},
         labels=report,
         remarks=check_frames(frames, labels, report),
         keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},

@@ -15,6 +15,7 @@ from hienet.errors import HIENetError
 from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def make_config(architecture: str, preset: str | None, values: Mapping[str, obje
         raise HIENetError(describe_validation_error(error, family.config, "model")) from error
 
 
+@own_torch_state()
 def build_model(architecture: str, config: ModelConfig, seed: int | None = None) -> nn.Module:
     """The untrained module, in float64 and in evaluation mode.
 

@@ -13,10 +13,6 @@ LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
 
 
-LAST_WITH_RADIUS = 96
-"""Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
-
-
 @dataclass(frozen=True)
 class Stage:
     """What one stage reads (docs/conventions.md, "A model is stages").

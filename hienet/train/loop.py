@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +19,25 @@ from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph
 from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
+from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.engine import choose_engine
 from hienet.train.logs import Row
-from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
+from hienet.train.loss import LossSettings, loss_of_comparison, require_counting_labels, training_loss
 from hienet.train.schedule import Schedule
 
+_FRAMES_NAMED = 8
+_NON_FINITE_REMEDY = (
+    "lower `training.learning_rate`, set `training.gradient_clip`, or look for frames with atoms that nearly touch or "
+    "extreme labels"
+)
 _MEMORY_REMEDY = (
     "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more memory"
 )
+
+
+RandomState = tuple[Tensor, Tensor | None]
+"""Of torch's random numbers on the CPU, and on the GPU of the training if it has one."""
 
 
 class StoppedBySignal(Exception):  # noqa: N818 - not an error
@@ -34,7 +45,7 @@ class StoppedBySignal(Exception):  # noqa: N818 - not an error
 
 
 class NonFiniteLossError(HIENetError):
-    """The loss became NaN or infinite."""
+    """The loss, of training or of validation, became NaN or infinite."""
 
 
 @dataclass
@@ -66,7 +77,11 @@ class Trainer:
     """Model, optimizer, averaged weights and data, and the loop over them."""
 
     def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
-        """`model` is on the device and in the precision of training."""
+        """`model` is on the device and in the precision of training. The caller's random numbers are left alone.
+
+        Raises:
+            HIENetError: no label of a set counts in the loss.
+        """
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.energy, self.engine = choose_engine(model, settings)
         self.device = next(model.parameters()).device
@@ -80,10 +95,15 @@ class Trainer:
         self.loss_settings = LossSettings(
             settings.energy_weight, settings.forces_weight, settings.stress_weight, settings.huber_delta
         )
+        require_counting_labels(train, "training", self.loss_settings)
+        if validation is not None:
+            require_counting_labels(validation, "validation", self.loss_settings)
         self.state = LoopState()
         self.n_batches = -(-len(train) // settings.batch_size)
         self._clock = 0.0
-        torch.manual_seed(settings.seed)
+        with self._caller_undisturbed():
+            torch.manual_seed(settings.seed)
+            self._random = self._random_state()
 
     @property
     def progress(self) -> float:
@@ -100,8 +120,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch, or the time, is over."""
-        return self.state.batch == 0 and (self.state.epoch >= self.settings.epochs or self.progress >= 1.0)
+        """Whether the last epoch, or the time, is over; at least one epoch is always begun and ended."""
+        state = self.state
+        return state.batch == 0 and state.epoch > 0 and (state.epoch >= self.settings.epochs or self.progress >= 1.0)
 
     def run(
         self,
@@ -118,16 +139,38 @@ class Trainer:
 
         Raises:
             StoppedBySignal: `should_stop` said so.
-            NonFiniteLossError: the loss is not a number any more.
+            NonFiniteLossError: the loss, of training or of validation, is not a number any more.
             OutOfMemoryError: a batch is too large.
         """
-        self._clock = time.monotonic()
-        try:
-            while not self.finished:
-                self._run_epoch(on_step, should_stop)
-                on_epoch(*self._end_epoch())
-        finally:
-            self.state.seconds, self._clock = self.seconds, 0.0
+        with self._caller_undisturbed():
+            self._set_random_state(self._random)
+            self._clock = time.monotonic()
+            try:
+                while not self.finished:
+                    self._run_epoch(on_step, should_stop)
+                    on_epoch(*self._end_epoch())
+            finally:
+                self.state.seconds, self._clock = self.seconds, 0.0
+                self._random = self._random_state()
+
+    @contextmanager
+    def _caller_undisturbed(self) -> Iterator[None]:
+        """Torch with modes and random numbers of its own."""
+        callers = self._random_state()
+        with own_torch_state():
+            try:
+                yield
+            finally:
+                self._set_random_state(callers)
+
+    def _random_state(self) -> RandomState:
+        there = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return torch.get_rng_state(), there
+
+    def _set_random_state(self, state: RandomState) -> None:
+        torch.set_rng_state(state[0])
+        if self.device.type == "cuda" and state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
 
     def _run_epoch(self, on_step: Callable[[float], None], should_stop: Callable[[], bool]) -> None:
         order = self._order(self.state.epoch)
@@ -164,8 +207,7 @@ class Trainer:
         if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"the loss became {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, with the frames "
-                f"{', '.join(self.train.frames[i].source for i in indices[:8])}; lower `training.learning_rate`, set "
-                "`training.gradient_clip`, or look for frames with extreme forces"
+                f"{_sources(self.train, indices)}; {_NON_FINITE_REMEDY}"
             )
         loss.total.backward()
         if self.settings.gradient_clip is not None:
@@ -210,7 +252,15 @@ class Trainer:
             self.model.eval()
             comparison = compare(self.energy, self.validation, size, self.device, _MEMORY_REMEDY)
         self.model.train()
-        return loss_of_comparison(comparison, self.loss_settings), errors(comparison)
+        loss = loss_of_comparison(comparison, self.validation.weights(), self.loss_settings)
+        wrong = comparison.not_finite()
+        if wrong or not math.isfinite(loss):
+            where = f", with the frames {_sources(self.validation, wrong)}" if wrong else ""
+            raise NonFiniteLossError(
+                f"the validation loss became {loss} in epoch {self.state.epoch + 1}{where}, and cannot choose the best "
+                f"model; {_NON_FINITE_REMEDY}"
+            )
+        return loss, errors(comparison)
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """The model's state with averaged weights in place of its own."""
@@ -218,12 +268,14 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors on the CPU."""
+        # While the loop runs, its random numbers are torch's.
+        random = self._random_state() if self._clock else self._random
         return {
             "loop": {**vars(self.state), "seconds": self.seconds},
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "random": random[0],
+            "random_device": random[1],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -231,9 +283,15 @@ class Trainer:
         self.state = LoopState(**state["loop"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_device"] is not None:
-            torch.cuda.set_rng_state(state["random_device"], self.device)
+        # A run that went on elsewhere has no random numbers of this GPU: those of the seed stay.
+        there = self._random[1] if state["random_device"] is None else state["random_device"]
+        self._random = state["random"], there
+
+
+def _sources(dataset: Dataset, indices: Sequence[int]) -> str:
+    """Some of the frames, by file and number."""
+    named = ", ".join(dataset.frames[i].source for i in indices[:_FRAMES_NAMED])
+    return named + (f" and {len(indices) - _FRAMES_NAMED} more" if len(indices) > _FRAMES_NAMED else "")
 
 
 def _on_cpu(value: Any) -> Any:
