@@ -136,7 +136,8 @@ def labels(graph: AtomicGraph, n_frames: int) -> Targets:
         return torch.randn(*shape, generator=generator)
 
     n_atoms = torch.bincount(graph.structure).double()
-    return Targets(normal(n_frames).double(), n_atoms, normal(graph.n_local, 3), 0.01 * normal(n_frames, 6))
+    weights = torch.ones(n_frames, 3, dtype=torch.float64)
+    return Targets(normal(n_frames).double(), n_atoms, normal(graph.n_local, 3), 0.01 * normal(n_frames, 6), weights)
 
 
 def loss_of(energy: EnergyFunction, graph: AtomicGraph, targets: Targets) -> Loss:
@@ -170,7 +171,7 @@ def gradient_error(
 ) -> float:
     """Largest error of an entry of a gradient, relative to the largest entry of that weight's gradient."""
     reference = copy.deepcopy(reference).train().requires_grad_(True)
-    exact = Targets(targets.energy, targets.n_atoms, targets.forces.double(), targets.stress.double())
+    exact = replace(targets, forces=targets.forces.double(), stress=targets.stress.double())
     loss_of(reference, graph, exact).total.backward()
     loss_of(energy, graph.to(dtype=torch.float32), targets).total.backward()
     worst = 0.0

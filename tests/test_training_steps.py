@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_every_instruction_set_in_single_precision(name, instruction_set):
     targets = targets_of(graph)
     expected = gradients(exact, exact, graph, targets)
     model = model_of(name, torch.float32)
-    rounded = Targets(targets.energy, targets.n_atoms, targets.forces.float(), targets.stress.float())
+    rounded = replace(targets, forces=targets.forces.float(), stress=targets.stress.float())
     found = gradients(FusedTraining(model), model, graph.to(dtype=torch.float32), rounded)
     assert_equal(found, expected, 2e-3)
 
