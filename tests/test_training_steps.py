@@ -74,9 +74,9 @@ def targets_of(graph: AtomicGraph, missing: str = "") -> Targets:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     n = graph.n_structures
-    targets = Targets(
-        normal(n), torch.bincount(graph.structure).double(), normal(graph.n_local, 3), normal(n, 6) * 0.01
-    )
+    n_atoms = torch.bincount(graph.structure).double()
+    weights = torch.rand(n, 3, generator=generator, dtype=torch.float64)
+    targets = Targets(normal(n), n_atoms, normal(graph.n_local, 3), 0.01 * normal(n, 6), weights)
     if missing == "some":
         targets.energy[0] = torch.nan
         targets.forces[:2] = torch.nan
