@@ -1,0 +1,446 @@
+"""Who is in the network, and which neighbours it sees, when fixes and commands change both in mid-run.
+
+Whatever happens, energy and forces at the end are those that Python gives for the atoms that are there then; or LAMMPS
+stops, with a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+from runs import TIMEOUT
+
+from hienet.calculator import LoadedModel, load_model
+from hienet.errors import HIENetError
+from hienet.lammps import run_deck
+
+SYMBOLS = ("Si", "C")
+RANKS = [(1, "no"), (1, "yes"), (2, "no"), (4, "yes")]
+"""Numbers of ranks, and `resident`."""
+
+
+@pytest.fixture(scope="module")
+def oracle(models) -> LoadedModel:
+    return load_model(models["float64"])
+
+
+def run(deck: str, ranks: int, folder: Path) -> tuple[str, ase.Atoms, float]:
+    """What LAMMPS says; and the atoms (with forces in an array `lammps_forces`, types in `types`) and the energy at the
+    end."""
+    deck += """
+print "final energy $(pe:%.17g)"
+write_dump all custom final.dump id type x y z fx fy fz modify sort id format float %.17g
+"""
+    output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=folder)
+    lines = (folder / "final.dump").read_text().splitlines()
+    bounds = np.array([[float(word) for word in line.split()] for line in lines[5:8]])
+    table = np.array([[float(word) for word in line.split()] for line in lines[9:]])
+    types = table[:, 1].astype(int)
+    atoms = ase.Atoms(
+        [SYMBOLS[min(t, len(SYMBOLS)) - 1] for t in types],
+        positions=table[:, 2:5] - bounds[:, 0],
+        cell=np.diag(bounds[:, 1] - bounds[:, 0]),
+        pbc=[word[0] == "p" for word in lines[4].split()[3:]],
+    )
+    atoms.set_array("lammps_forces", table[:, 5:8])
+    atoms.set_array("types", types)
+    return output, atoms, float(re.findall(r"^final energy (\S+)$", output, re.MULTILINE)[-1])
+
+
+def assert_as_python(atoms: ase.Atoms, energy: float, oracle: LoadedModel, absent: Sequence[int] = ()) -> None:
+    """All atoms but those with an index in `absent`."""
+    seen = atoms[[i for i in range(len(atoms)) if i not in absent]]
+    expected = oracle.predict(seen)
+    assert energy == pytest.approx(expected.energy.item(), abs=1e-7)
+    np.testing.assert_allclose(seen.arrays["lammps_forces"], expected.forces.numpy(), atol=1e-6)
+
+
+# ----------------------------------------------------------------------
+# bonds
+# ----------------------------------------------------------------------
+
+BONDED = """
+units metal
+atom_style {style}
+atom_modify map yes
+boundary p p {z}
+lattice diamond 4.39
+region box block 0 2 0 2 0 {height}
+region slab block 0 2 0 2 0.01 1.2
+create_box 2 box bond/types 1 extra/bond/per/atom 8 extra/special/per/atom 60
+mass 1 28.0855
+mass 2 12.011
+special_bonds lj/coul {weights}
+molecule dimer dimer.txt
+bond_style zero
+bond_coeff 1
+pair_style hienet resident {resident}
+pair_coeff * * {model} Si C
+comm_modify cutoff 9.0
+timestep 0.0002
+thermo_modify lost ignore
+"""
+
+DIMER = """# SiC
+
+2 atoms
+1 bonds
+
+Coords
+
+1 0 0 0
+2 1.7 0 0
+
+Types
+
+1 1
+2 2
+
+Bonds
+
+1 1 1 2
+"""
+
+CRYSTAL = """create_atoms 1 region {where} basis 5 2 basis 6 2 basis 7 2 basis 8 2
+displace_atoms all random 0.08 0.08 0.08 4928459 units box
+"""
+
+BOND_MAKERS = {
+    "fix bond/create": (
+        "bond",
+        CRYSTAL.format(where="box")
+        + "fix b all bond/create 1 1 2 2.3 1 iparam 4 1 jparam 4 2\nneigh_modify every 1 delay 0 check no\n"
+        "fix move all nve\nrun 4",
+    ),
+    "fix deposit of molecules with a bond": (
+        "full",
+        CRYSTAL.format(where="slab")
+        + "region d block 2 6 2 6 12 16 units box\nfix d all deposit 2 0 2 1234 region d near 1.0 mol dimer\n"
+        "fix move all nve\nrun 6",
+    ),
+    "fix gcmc of molecules with a bond": (
+        "full",
+        "create_atoms 0 random 6 4321 NULL mol dimer 1234 overlap 2.0 maxtry 500 units box\n"
+        "group gas type 1 2\nfix move all nve\n"
+        "fix g gas gcmc 1 6 0 0 29494 1000.0 -1.0 0.5 mol dimer full_energy intra_energy {intra}\nrun 6",
+    ),
+    "fix widom of molecules with a bond": (
+        "full",
+        CRYSTAL.format(where="slab") + "fix move all nve\nfix w all widom 1 4 0 29494 1000.0 mol dimer full_energy "
+        "intra_energy {intra}\nrun 2",
+    ),
+    "create_bonds between two runs": (
+        "bond",
+        CRYSTAL.format(where="box") + "neigh_modify every 1 delay 0 check no\nfix move all nve\nrun 1\n"
+        "group all_atoms type 1 2\ncreate_bonds many all all 1 1.5 2.1\nrun 2",
+    ),
+    "create_bonds before a run that does not set up again": (
+        "bond",
+        CRYSTAL.format(where="box") + "neigh_modify every 1 delay 0 check no\nfix move all nve\nrun 1\n"
+        "create_bonds single/bond 1 1 2\nrun 2 pre no",
+    ),
+    "a command between two runs that sets LAMMPS up without a run": (
+        "bond",
+        CRYSTAL.format(where="box") + "neigh_modify every 1 delay 0 check no\nfix move all nve\n"
+        "create_bonds many all all 1 1.5 2.1\nrun 1\ndelete_atoms overlap 0.1 all all\nrun 2 pre no",
+    ),
+    "bonds from the start": (
+        "bond",
+        CRYSTAL.format(where="box") + "create_bonds many all all 1 1.5 2.1\nfix move all nve\nrun 3",
+    ),
+    "bonds in a minimization": (
+        "bond",
+        CRYSTAL.format(where="box") + "create_bonds many all all 1 1.5 2.1\nminimize 0 0 3 10",
+    ),
+}
+
+
+def bonded_deck(name: str, weights: str, resident: str, models, oracle: LoadedModel, folder: Path) -> str:
+    (folder / "dimer.txt").write_text(DIMER)
+    style, commands = BOND_MAKERS[name]
+    boundary, height = ("f", 5) if "slab" in commands else ("p", 2)
+    head = BONDED.format(
+        style=style, z=boundary, height=height, weights=weights, resident=resident, model=models["float64"]
+    )
+    dimer = ase.Atoms("SiC", positions=[[0, 0, 0], [1.7, 0, 0]])
+    return head + commands.replace("{intra}", f"{oracle.predict(dimer).energy.item():.6f}")
+
+
+@pytest.mark.parametrize(("ranks", "resident"), RANKS)
+@pytest.mark.parametrize("name", BOND_MAKERS)
+def test_bonded_neighbours_stay_neighbours_whenever_bonds_are_made(name, ranks, resident, models, oracle, tmp_path):
+    """Weights of 0 are LAMMPS' default, and what `special_bonds lj/coul 0 0 0` means for other styles."""
+    deck = bonded_deck(name, "0 0 0", resident, models, oracle, tmp_path)
+    output, atoms, energy = run(deck, ranks, tmp_path)
+    if "widom" not in name:
+        assert_as_python(atoms, energy, oracle)
+    assert "WARNING: pair_style hienet" not in output
+
+
+ELECTROSTATICS = """
+units metal
+atom_style full
+lattice diamond 4.39
+region box block 0 2 0 2 0 2
+create_box 2 box bond/types 1 extra/bond/per/atom 8 extra/special/per/atom 60
+create_atoms 1 box basis 5 2 basis 6 2 basis 7 2 basis 8 2
+displace_atoms all random 0.08 0.08 0.08 4928459 units box
+mass * 20
+set type 1 charge 0.5
+set type 2 charge -0.5
+bond_style zero
+bond_coeff 1
+special_bonds lj/coul 0 1 1
+create_bonds many all all 1 1.5 2.1
+special_bonds lj/coul {weights}
+pair_style hybrid/overlay {pair}
+{coeff}
+{kspace}
+{computes}
+fix move all nve
+run 0
+print "energies $(c_network:%.17g) $(c_other:%.17g) $(elong:%.17g)"
+"""
+
+OTHERS = {
+    "coul/long": ("coul/long 6.0", "", "kspace_style pppm 1e-6"),
+    "coul/cut": ("coul/cut 6.0", "", ""),
+    "lj/cut": ("lj/cut 5.0", "0.01 2.5", ""),
+    "coul/dsf": ("coul/dsf 0.2 6.0", "", ""),
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_weights_of_other_styles_are_kept(other, ranks, models, oracle, tmp_path):
+    """Next to the network another style has, with a weight of 0, what it has by itself."""
+    settings, coefficients, kspace = OTHERS[other]
+    style = settings.split()[0]
+
+    def energies(with_network: bool) -> list[float]:
+        network = f"hienet {settings}" if with_network else settings
+        coeff = f"pair_coeff * * {style} {coefficients}\n"
+        coeff += f"pair_coeff * * hienet {models['float64']} Si C" if with_network else ""
+        computes = f"compute other all pair {style}\n"
+        computes += f"compute network all pair {'hienet' if with_network else style}\n"
+        computes += "thermo_style custom step c_network c_other pe elong"
+        deck = ELECTROSTATICS.format(weights="0 0 0", pair=network, coeff=coeff, kspace=kspace, computes=computes)
+        deck += "write_dump all custom final.dump id type x y z modify sort id format float %.17g\n"
+        output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
+        (found,) = re.findall(r"^energies (.*)$", output, re.MULTILINE)
+        return [float(word) for word in found.split()]
+
+    alone, both = energies(False), energies(True)
+    assert both[1:] == pytest.approx(alone[1:], abs=1e-9)
+    table = np.loadtxt(tmp_path / "final.dump", skiprows=9)
+    symbols = [SYMBOLS[int(t) - 1] for t in table[:, 1]]
+    atoms = ase.Atoms(symbols, positions=table[:, 2:5], cell=np.eye(3) * 8.78, pbc=True)
+    assert both[0] == pytest.approx(oracle.predict(atoms).energy.item(), abs=1e-7)
+
+
+# ----------------------------------------------------------------------
+# pairs of types
+# ----------------------------------------------------------------------
+
+TYPES = """
+units metal
+atom_style {style}
+atom_modify map yes
+lattice diamond 4.39
+region box block 0 2 0 2 0 2
+create_box 3 box
+create_atoms 1 box basis 5 2 basis 6 2 basis 7 2 basis 8 2
+mass 1 28.0855
+mass 2*3 12.011
+displace_atoms all random 0.08 0.08 0.08 4928459 units box
+timestep 0.0002
+fix move all nve
+{pair}
+{commands}
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("styles", "coeff", "message"),
+    [
+        ("hybrid hienet lj/cut 5.0", "1 2 lj/cut 0.0 1.0", r"types 1 \(Si\) and 2 \(C\) .*hybrid/overlay.*NULL"),
+        ("hybrid hienet lj/cut 5.0", "1 1 lj/cut 0.0 1.0", r"types 1 \(Si\) and 1 \(Si\) .*hybrid/overlay.*NULL"),
+        ("hybrid hienet lj/cut 5.0", "2 3 lj/cut 0.0 1.0", r"types 2 \(C\) and 3 \(C\) .*hybrid/overlay.*NULL"),
+        ("hybrid hienet lj/cut 5.0", "1 2 none", r"types 1 \(Si\) and 2 \(C\) .*hybrid/overlay.*NULL"),
+        ("hybrid/molecular hienet lj/cut 5.0", "* * lj/cut 0.0 1.0", r"hybrid/molecular.* use `hybrid/overlay`"),
+    ],
+)
+def test_a_pair_of_types_that_hybrid_takes_away_is_named(styles, coeff, message, ranks, models, tmp_path):
+    pair = f"pair_style {styles}\npair_coeff * * hienet {models['float64']} Si C C\npair_coeff {coeff}"
+    style = "molecular" if "molecular" in styles else "atomic"
+    deck = TYPES.format(style=style, pair=pair, commands="run 0")
+    with pytest.raises(HIENetError, match=message):
+        run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("styles", ["hybrid", "hybrid/overlay"])
+def test_types_that_the_network_does_not_know_may_go_to_others(styles, models, oracle, tmp_path):
+    pair = f"pair_style {styles} hienet lj/cut 5.0\npair_coeff * * hienet {models['float64']} Si C NULL\n"
+    pair += "pair_coeff * 3 lj/cut 0.0 1.0"
+    deck = TYPES.format(style="atomic", pair=pair, commands="set atom 1*8 type 3\nrun 2")
+    _, atoms, energy = run(deck, 2, tmp_path)
+    assert_as_python(atoms, energy, oracle, absent=range(8))
+
+
+# ----------------------------------------------------------------------
+# what ghosts are
+# ----------------------------------------------------------------------
+
+ALONE = "pair_style hienet resident {resident}\npair_coeff * * {model} Si C C"
+BESIDE = """pair_style hybrid/overlay hienet resident {resident} lj/cut 5.0
+pair_coeff * * hienet {model} Si C NULL
+pair_coeff * 3 lj/cut 0.0 1.0"""
+NO_REBUILD = "neigh_modify every 100 delay 100 check no\n"
+CHANGES = {
+    "other types": (ALONE, NO_REBUILD + "run 0\nset atom 1*8 type 2\nrun 1 pre no", ()),
+    "other types twice": (
+        ALONE,
+        NO_REBUILD + "run 0\nset atom 1*8 type 2\nrun 1 pre no\nset atom 1*40 type 1\nrun 2 pre no",
+        (),
+    ),
+    "other types, and the list is renewed": (
+        ALONE,
+        "neigh_modify every 1 delay 0 check no\nrun 0\nset atom 1*8 type 2\nrun 2 pre no",
+        (),
+    ),
+    "other types of a fix": (
+        ALONE,
+        NO_REBUILD + "run 0\nrun 3 every 1 'set group all type/fraction 2 0.3 1234'",
+        (),
+    ),
+    "types unknown to the network": (BESIDE, NO_REBUILD + "run 0\nset atom 1*8 type 3\nrun 1 pre no", range(8)),
+    "a group that is left out": (
+        ALONE,
+        NO_REBUILD + "group away id 64\nneigh_modify exclude group away all\nrun 0\ngroup away id 1*8\nrun 1 pre no",
+        [*range(8), 63],
+    ),
+    "a group is left out after the set-up": (
+        ALONE,
+        NO_REBUILD + "group away id 1*8\nrun 0\nneigh_modify exclude group away all\nrun 1 pre no",
+        range(8),
+    ),
+    "another cell": (ALONE, "run 0\nchange_box all x scale 0.99 y scale 1.01 remap\nrun 1 pre no", ()),
+    "other positions": (ALONE, "run 0\ndisplace_atoms all random 0.1 0.1 0.1 77 units box\nrun 1 pre no", ()),
+    "other ids": (ALONE, "delete_atoms id 5 compress no\nrun 0\nreset_atoms id\nrun 1 pre no", ()),
+}
+
+
+@pytest.mark.parametrize(("ranks", "resident"), RANKS)
+@pytest.mark.parametrize("name", CHANGES)
+def test_ghosts_are_what_their_atoms_are(name, ranks, resident, models, oracle, tmp_path):
+    """Nobody renews ghosts behind these commands. LAMMPS' manual forbids `pre no` here; the numbers are right all the
+    same."""
+    pair, commands, absent = CHANGES[name]
+    commands = commands.replace("delete_atoms id 5", "group gone id 5\ndelete_atoms group gone")
+    pair = pair.format(resident=resident, model=models["float64"])
+    _, atoms, energy = run(TYPES.format(style="atomic", pair=pair, commands=commands), ranks, tmp_path)
+    assert_as_python(atoms, energy, oracle, absent)
+
+
+REFUSED = {
+    "an atom comes in by its type": (
+        BESIDE,
+        NO_REBUILD + "set atom 1*8 type 3\nrun 0\nset atom 3 type 1\nrun 1 pre no",
+        r"atom 3 has come into the network, .* no `run ... pre no` behind `set`",
+    ),
+    "atoms come back from a group": (
+        ALONE,
+        NO_REBUILD + "group away id 3\nneigh_modify exclude group away all\nrun 0\ngroup away clear\nrun 1 pre no",
+        r"atom 3 has come into the network, by its type or an excluded group",
+    ),
+    "an exclusion is lifted": (
+        ALONE,
+        NO_REBUILD + "group away id 3\nneigh_modify exclude group away all\nrun 0\nneigh_modify exclude none\n"
+        "run 1 pre no",
+        r"atom 3 has come into the network, .* `neigh_modify`",
+    ),
+    "an exclusion of some pairs": (
+        ALONE,
+        "neigh_modify every 1 delay 0 check no\nrun 0\nneigh_modify exclude type 1 2\nrun 2 pre no",
+        r"`neigh_modify exclude` takes neighbors away",
+    ),
+    "an exclusion in mid-run": (
+        ALONE,
+        "neigh_modify every 1 delay 0 check no\nrun 4 every 2 'neigh_modify exclude type 1 2'",
+        r"`neigh_modify exclude` takes neighbors away",
+    ),
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_only_a_new_list_can_follow_is_refused(name, ranks, models, tmp_path):
+    pair, commands, message = REFUSED[name]
+    pair = pair.format(resident="no", model=models["float64"])
+    with pytest.raises(HIENetError, match=message):
+        run_deck(TYPES.format(style="atomic", pair=pair, commands=commands), ranks, timeout=TIMEOUT, cwd=tmp_path)
+
+
+MONTE_CARLO = {
+    "molecules": "fix g gas gcmc 1 6 {moves} 29494 1000.0 -1.0 0.5 mol dimer full_energy intra_energy {intra}",
+    "molecules of a group of their own": "group frozen empty\n"
+    "fix g gas gcmc 1 6 {moves} 29494 1000.0 -1.0 0.5 mol dimer full_energy intra_energy {intra} group frozen",
+}
+
+
+@pytest.mark.parametrize("moves", ["0 0", "0 4"])
+@pytest.mark.parametrize(("ranks", "resident"), RANKS)
+@pytest.mark.parametrize("name", MONTE_CARLO)
+def test_molecules_come_and_go_on_any_number_of_ranks(name, ranks, resident, moves, models, oracle, tmp_path):
+    """While `fix gcmc` tries to delete a molecule, its atoms are out of the network; they may lie on two ranks."""
+    (tmp_path / "dimer.txt").write_text(re.sub(r"1 bonds\n|Bonds\n\n.*\n", "", DIMER))
+    dimer = oracle.predict(ase.Atoms("SiC", positions=[[0, 0, 0], [1.7, 0, 0]])).energy.item()
+    deck = f"""
+units metal
+atom_style full
+atom_modify map yes
+region box block 0 14 0 14 0 14
+create_box 2 box
+mass 1 28.0855
+mass 2 12.011
+molecule dimer dimer.txt
+create_atoms 0 random 8 4321 NULL mol dimer 1234 overlap 2.0 maxtry 500 units box
+pair_style hienet resident {resident}
+pair_coeff * * {models["float64"]} Si C
+group gas type 1 2
+fix move all nve
+{MONTE_CARLO[name].format(intra=dimer, moves=moves)}
+thermo_style custom step atoms pe f_g[4] f_g[6]
+thermo 1
+run 4
+run 4
+"""
+    output, atoms, energy = run(deck, ranks, tmp_path)
+    tried = re.findall(r"^ +8 +\d+ +\S+ +(\S+) +(\S+) *$", output, re.MULTILINE)[-1]
+    assert sum(map(float, tried)) > 0, "no molecule was inserted or deleted"
+    assert_as_python(atoms, energy, oracle)
+
+
+# ----------------------------------------------------------------------
+# lists that are too old
+# ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ranks", "resident"), RANKS)
+def test_a_list_that_is_used_for_too_long_is_told_at_the_end(ranks, resident, models, tmp_path):
+    pair = ALONE.format(resident=resident, model=models["float64"])
+    hot = "neighbor 0.2 bin\nvelocity all create 20000 1234\nvelocity all scale 20000\nrun 45"
+    deck = TYPES.format(style="atomic", pair=pair, commands=NO_REBUILD + hot)
+    output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
+    (warning,) = re.findall(r"^WARNING: pair_style hienet: (.*)$", output, re.MULTILINE)
+    number = re.search(r"atoms \d+ and \d+ are (\S+) Angstrom apart at step \d+, .*too old to say so.*`neigh_mod", warning)
+    assert number, warning
+    assert float(number[1]) < 4.0
+    renewed = deck.replace(NO_REBUILD, "neigh_modify every 1 delay 0 check yes\n")
+    assert "WARNING: pair_style hienet" not in run_deck(renewed, ranks, timeout=TIMEOUT, cwd=tmp_path)
