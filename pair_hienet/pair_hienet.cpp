@@ -727,12 +727,13 @@ void PairHIENet::check_pairs_of_types()
   for (int i = 1; i <= atom->ntypes; i++)
     for (int j = i; j <= atom->ntypes; j++)
       if (impl->knows(i) && impl->knows(j) && !impl->has_pair[i * (atom->ntypes + 1) + j])
-        error->all(
-            FLERR,
-            "pair_style hienet: a pair_coeff takes the pair of types {} ({}) and {} ({}) away from "
-            "the network, whose energy needs all neighbors; use `pair_style hybrid/overlay` to add "
-            "another style to it, or NULL for a type that the network shall not see",
-            i, symbol(i), j, symbol(j));
+        error->all(FLERR,
+                   "pair_style hienet: under `pair_style hybrid` a pair_coeff takes the pair of "
+                   "types {} ({}) and {} "
+                   "({}) away from the network, whose energy needs all neighbors; use `pair_style "
+                   "hybrid/overlay` to add "
+                   "another style to it, or NULL for a type that the network shall not see",
+                   i, symbol(i), j, symbol(j));
 }
 
 double PairHIENet::init_one(int i, int j)
@@ -1020,16 +1021,15 @@ std::string PairHIENet::change_since_list() const
   if (impl->list_owned != atom->nlocal || impl->list_atoms != atom->nlocal + atom->nghost)
     return fmt::format(
         "a rank had {} atoms and {} ghosts when the neighbor list was built, and has {} and {} at "
-        "step {}; let "
-        "LAMMPS renew the list: no `run ... pre no` behind a command that creates or deletes atoms",
+        "step {}; let LAMMPS renew the list: no `run ... pre no` behind a command that creates, "
+        "deletes, displaces or renumbers atoms, or changes the box",
         impl->list_owned, impl->list_atoms - impl->list_owned, atom->nlocal, atom->nghost,
         update->ntimestep);
   for (int i = 0; i < atom->nlocal; i++)
     if (!impl->knows(impl->type_in_list[i]) && impl->knows(impl->type[i]))
-      return fmt::format("atom {} has come into the network, by its type or an excluded group, and "
-                         "the neighbor list of step {} is "
-                         "older and may lack its neighbors; let LAMMPS renew it: no `run ... pre "
-                         "no` behind `set`, `group` or "
+      return fmt::format("atom {} has come into the network, by its type or an excluded group, "
+                         "and the neighbor list of step {} is older and may lack its neighbors; "
+                         "let LAMMPS renew it: no `run ... pre no` behind `set`, `group` or "
                          "`neigh_modify`",
                          atom->tag_enable ? atom->tag[i] : i + 1, update->ntimestep);
   return "";
@@ -1175,8 +1175,7 @@ std::string PairHIENet::cause_of_absence(int i, int j) const
               "1.0e-50 in place of a weight of 0",
               k + 2);
   return "`neigh_modify`, `pair_style hybrid`, or a fix that sets groups or types, may have taken "
-         "the pair away; "
-         "remove it";
+         "the pair away; remove it";
 }
 
 /// The first steps, up to the first exchange, and what that still needs. Returns what is wrong, or an empty string.
