@@ -141,7 +141,9 @@ struct PairHIENet::Implementation {
   // the neighbour list of which the following, the graphs on the device and `planned` know
   int list_atoms = 0, list_owned = 0;
   bigint list_build = -1;
-  bool list_is_new = false;         // in this evaluation
+  bool list_is_new = false;    // in this evaluation
+  bool list_predates_init =
+      true;    // LAMMPS::init() may move atoms and renew ghosts behind its back
   std::vector<int> type_in_list;    // of owned atoms, when it was built
 
   // nodes whose edges have been counted by a second way; evaluations with the list; and of this run, how often an old
@@ -665,7 +667,7 @@ void PairHIENet::init_style()
                units);
 
   publish_comm_size();
-  impl->list_build = -1;
+  impl->list_predates_init = true;
   impl->has_pair.assign(static_cast<size_t>(atom->ntypes + 1) * (atom->ntypes + 1), 0);
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
@@ -714,12 +716,6 @@ void PairHIENet::check_neighbors()
 /// Under `hybrid` a pair of types that is given to another style as well vanishes from this one's list.
 void PairHIENet::check_pairs_of_types()
 {
-  if (list && list->molskip)
-    error->all(
-        FLERR,
-        "pair_style hienet: `pair_style hybrid/molecular` would show the network only neighbors {} "
-        "molecule; use `hybrid/overlay`",
-        list->molskip == 1 ? "within a" : "of another");
   const auto &member = impl->members[0];
   auto symbol = [&](int t) {
     return member.model->metadata().elements[member.species_of_type[t]];
@@ -944,6 +940,10 @@ void PairHIENet::keep_special_neighbors()
 /// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list. Collective.
 void PairHIENet::look_at_list()
 {
+  if (!list)
+    error->all(FLERR,
+               "pair_style hienet: there is no neighbor list yet; no `run ... pre no` behind "
+               "`pair_style`");
   // All ranks build their lists at once.
   impl->list_is_new = neighbor->ago == 0 || impl->list_build != neighbor->ncalls;
   if (impl->list_is_new) {
@@ -954,6 +954,7 @@ void PairHIENet::look_at_list()
     impl->list_atoms = atom->nlocal + atom->nghost;
     impl->list_build = neighbor->ncalls;
     impl->n_with_list = 0;
+    impl->list_predates_init = false;
     impl->type_in_list.assign(impl->type.begin(), impl->type.begin() + atom->nlocal);
     impl->planned.assign(impl->planned.size(), false);
   }
@@ -1025,6 +1026,11 @@ std::string PairHIENet::change_since_list() const
         "deletes, displaces or renumbers atoms, or changes the box",
         impl->list_owned, impl->list_atoms - impl->list_owned, atom->nlocal, atom->nghost,
         update->ntimestep);
+  if (impl->list_predates_init)
+    return "a command has set LAMMPS up again since the neighbor list was built, and may have "
+           "moved "
+           "atoms to other ranks; let LAMMPS renew the list: no `run ... pre no` behind "
+           "`write_data`, `reset_atoms` and the like";
   for (int i = 0; i < atom->nlocal; i++)
     if (!impl->knows(impl->type_in_list[i]) && impl->knows(impl->type[i]))
       return fmt::format("atom {} has come into the network, by its type or an excluded group, "

@@ -198,11 +198,12 @@ set type 1 charge 0.5
 set type 2 charge -0.5
 bond_style zero
 bond_coeff 1
-special_bonds lj/coul 0 1 1
-create_bonds many all all 1 1.5 2.1
-special_bonds lj/coul {weights}
 pair_style hybrid/overlay {pair}
 {coeff}
+comm_modify cutoff 9.0
+special_bonds lj/coul 0 1 1
+create_bonds many all all 1 1.5 2.1
+special_bonds lj/coul 0 0 0
 {kspace}
 {computes}
 fix move all nve
@@ -232,7 +233,7 @@ def test_the_weights_of_other_styles_are_kept(other, ranks, models, oracle, tmp_
         computes = f"compute other all pair {style}\n"
         computes += f"compute network all pair {'hienet' if with_network else style}\n"
         computes += "thermo_style custom step c_network c_other pe elong"
-        deck = ELECTROSTATICS.format(weights="0 0 0", pair=network, coeff=coeff, kspace=kspace, computes=computes)
+        deck = ELECTROSTATICS.format(pair=network, coeff=coeff, kspace=kspace, computes=computes)
         deck += "write_dump all custom final.dump id type x y z modify sort id format float %.17g\n"
         output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
         (found,) = re.findall(r"^energies (.*)$", output, re.MULTILINE)
@@ -275,14 +276,16 @@ fix move all nve
         ("hybrid hienet lj/cut 5.0", "1 2 lj/cut 0.0 1.0", r"types 1 \(Si\) and 2 \(C\) .*hybrid/overlay.*NULL"),
         ("hybrid hienet lj/cut 5.0", "1 1 lj/cut 0.0 1.0", r"types 1 \(Si\) and 1 \(Si\) .*hybrid/overlay.*NULL"),
         ("hybrid hienet lj/cut 5.0", "2 3 lj/cut 0.0 1.0", r"types 2 \(C\) and 3 \(C\) .*hybrid/overlay.*NULL"),
-        ("hybrid hienet lj/cut 5.0", "1 2 none", r"types 1 \(Si\) and 2 \(C\) .*hybrid/overlay.*NULL"),
-        ("hybrid/molecular hienet lj/cut 5.0", "* * lj/cut 0.0 1.0", r"hybrid/molecular.* use `hybrid/overlay`"),
+        (
+            "hybrid hienet lj/cut 5.0",
+            "3 3 lj/cut 0.0 1.0\npair_coeff 1 2 none",
+            r"types 1 \(Si\) and 2 \(C\) .*hybrid/overlay.*NULL",
+        ),
     ],
 )
 def test_a_pair_of_types_that_hybrid_takes_away_is_named(styles, coeff, message, ranks, models, tmp_path):
     pair = f"pair_style {styles}\npair_coeff * * hienet {models['float64']} Si C C\npair_coeff {coeff}"
-    style = "molecular" if "molecular" in styles else "atomic"
-    deck = TYPES.format(style=style, pair=pair, commands="run 0")
+    deck = TYPES.format(style="atomic", pair=pair, commands="run 0")
     with pytest.raises(HIENetError, match=message):
         run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
 
@@ -351,6 +354,11 @@ def changed(name: str) -> Scenario:
 
 
 REFUSED = {
+    "a command that sets LAMMPS up": (
+        ALONE,
+        NO_REBUILD + "run 1\nwrite_data written.data\nrun 1 pre no",
+        r"set LAMMPS up again since the neighbor list was built, .*`write_data`",
+    ),
     "another cell": (
         ALONE,
         NO_REBUILD + "run 0\nchange_box all x scale 0.99 y scale 1.01 remap\nrun 1 pre no",
@@ -364,7 +372,7 @@ REFUSED = {
     "other ids": (
         ALONE,
         NO_REBUILD + "run 0\nreset_atoms id\nrun 1 pre no",
-        r"and has \d+ and 0 at step 1; .*`run ... pre",
+        r"`run ... pre no` behind `write_data`, `reset_atoms`|and has \d+ and \d+ at step 1; .*pre no",
     ),
     "atoms are created": (
         ALONE,
@@ -428,7 +436,7 @@ pair_style hienet resident {{resident}}
 pair_coeff * * {{model}} Si C
 group gas type 1 2
 fix move all nve
-fix g gas gcmc 1 6 {moves} 29494 1000.0 -1.0 0.5 mol dimer full_energy intra_energy {{intra}}
+fix g gas gcmc 1 6 {moves} 0 29494 1000.0 -1.0 0.5 mol dimer full_energy intra_energy {{intra}}
 thermo_style custom step atoms pe f_g[4] f_g[6]
 run 4
 run 4
@@ -440,8 +448,8 @@ SCENARIOS = {
     **{name: bonded(name) for name in BOND_MAKERS},
     **{name: changed(name) for name in CHANGES},
     # While `fix gcmc` tries to delete a molecule, its atoms are out of the network; they may lie on two ranks.
-    "molecules come and go": Scenario(GAS.format(moves="0 0")),
-    "molecules come, go, move and turn": Scenario(GAS.format(moves="0 4")),
+    "molecules come and go": Scenario(GAS.format(moves=0)),
+    "molecules come, go, move and turn": Scenario(GAS.format(moves=4)),
 }
 
 
