@@ -198,12 +198,14 @@ set type 1 charge 0.5
 set type 2 charge -0.5
 bond_style zero
 bond_coeff 1
-pair_style hybrid/overlay {pair}
-{coeff}
+pair_style zero 6.0
+pair_coeff * *
 comm_modify cutoff 9.0
 special_bonds lj/coul 0 1 1
 create_bonds many all all 1 1.5 2.1
 special_bonds lj/coul 0 0 0
+pair_style hybrid/overlay {pair}
+{coeff}
 {kspace}
 {computes}
 fix move all nve
