@@ -136,7 +136,8 @@ def evaluate_model(
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
     console = Console()
-    print(evaluation.dataset.report)
+    for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks):
+        print(line)
     print_errors(console, "config_type", {**evaluation.by_group, "all": evaluation.total})
     print_forces_by_element(console, evaluation.forces_by_element)
     paths = write_evaluation(evaluation, output)

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import torch
 from rich.console import Console
 
@@ -18,7 +17,9 @@ import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, save_config
+from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
+from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors
@@ -69,7 +70,9 @@ class Run:
             torch.set_num_threads(config.training.threads)
         self.dtype = getattr(torch, config.training.dtype)
         self.device = parse_device(config.training.device)
-        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed)
+        weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
+        unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
+        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded)
         model = (
             build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
         )
@@ -168,7 +171,7 @@ class Run:
         return {
             "files": self.config.data.model_dump(mode="json", include={"train", "validation", "test"}),
             "n_frames": {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()},
-            "labels": dict(data.train.report.counts),
+            "labels": data.train.label_counts(),
             "elements": list(data.model.elements),
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
@@ -228,8 +231,7 @@ class Run:
             temporary.write_text(json.dumps(split, indent=1))
         for name, dataset in (("validation", self.data.validation), ("test", self.data.test)):
             if dataset is not None:
-                with atomic_path(self.folder / f"{name}.extxyz") as temporary:
-                    ase.io.write(temporary, [frame.atoms for frame in dataset.frames], format="extxyz")
+                write_frames(dataset, self.folder / f"{name}.extxyz")
 
     def _announce(self, model: torch.nn.Module, resumed: bool) -> None:
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
