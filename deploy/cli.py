@@ -52,6 +52,8 @@ def _report(deployment: Deployment, compiled: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from hienet.tables import SYMMETRY_IN_WORDS
+
     metadata = deployment.metadata
     console = Console(soft_wrap=True, highlight=False)
     table = Table(
@@ -90,6 +92,7 @@ def _report(deployment: Deployment, compiled: bool) -> None:
             f"plain TorchScript, for any device: `{metadata['architecture']}` with these hyperparameters has no "
             "compiled form, so the file is slower on a CPU than a compiled one would be"
         )
+    console.print(f"symmetry {metadata['symmetry']}{SYMMETRY_IN_WORDS[metadata['symmetry']]}")
     if not metadata["smooth_cutoff"]:
         console.print(
             "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint, load_checkpoint
-from hienet.deployed import is_torchscript, load_deployed
+from hienet.deployed import is_torchscript, load_deployed, symmetry_of_file
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
@@ -35,7 +35,7 @@ class LoadedModel:
         cutoff: Å.
         dtype: of the network.
         device: of the network.
-        info: hyperparameters and training summary, plain values.
+        info: symmetry, hyperparameters and training summary, plain values.
     """
 
     module: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -119,7 +119,8 @@ def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) 
     if is_torchscript(path):
         script, metadata = load_deployed(path, target)
         chosen = DTYPES[dtype or metadata["dtype"]]
-        return LoadedModel(script.to(chosen), tuple(metadata["elements"]), metadata["cutoff"], chosen, target, metadata)
+        info = {**metadata, "symmetry": symmetry_of_file(metadata)}
+        return LoadedModel(script.to(chosen), tuple(metadata["elements"]), metadata["cutoff"], chosen, target, info)
     return model_of(load_checkpoint(path), DTYPES[dtype or "float64"], target)
 
 
@@ -135,6 +136,7 @@ def model_of(
     module = checkpoint.build(dtype).to(device).requires_grad_(False)
     info = {
         "architecture": checkpoint.architecture,
+        "symmetry": config.symmetry,
         "hyperparameters": config.model_dump(mode="json"),
         "training": checkpoint.training,
         "notes": checkpoint.notes,

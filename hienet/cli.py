@@ -205,7 +205,7 @@ def new(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, "
-        "random weights"
+        f"symmetry {config.symmetry}, random weights"
     )
 
 
@@ -223,7 +223,10 @@ def convert(
     checkpoint = converted(file)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
-    print(f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å")
+    print(
+        f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å, "
+        f"symmetry {config.symmetry}"
+    )
     for name, note in checkpoint.notes.items():
         print(f"{name}: {note}")
 

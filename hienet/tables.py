@@ -10,6 +10,13 @@ from rich.table import Table
 
 from hienet.metrics import Errors
 
+SYMMETRY_IN_WORDS = {
+    "O(3)": ": a structure and its mirror image have the same energy",
+    "SO(3)": ": a structure and its mirror image may have different energies",
+    "unknown": ": the file does not say it, and its architecture is not known here",
+}
+"""What a symmetry means for the energy."""
+
 
 def print_errors(console: Console, title: str, found: Mapping[str, Errors]) -> None:
     """MAE and RMSE of energy, forces (F) and stress (S), a row for each entry."""
@@ -47,16 +54,16 @@ def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, flo
 def print_architectures(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     """What `hienet.info.describe_architectures` found, for a person."""
     for family in found:
-        console.print(
-            f"[bold]{family['architecture']}[/bold]: {family['summary']}; {family['symmetry']}", highlight=False
-        )
+        console.print(f"[bold]{family['architecture']}[/bold]: {family['summary']}", highlight=False)
         table = Table(box=None, pad_edge=False, header_style="bold")
         n_elements = family["presets"][0]["n_elements"]
-        for name in ("  preset", f"parameters, {n_elements} elements", "cutoff, Å", "numbers exchanged, per atom"):
-            table.add_column(name, justify="left" if "preset" in name or "exchanged" in name else "right")
+        parameters = f"parameters, {n_elements} elements"
+        for name in ("  preset", "symmetry", parameters, "cutoff, Å", "numbers exchanged, per atom"):
+            table.add_column(name, justify="right" if name in (parameters, "cutoff, Å") else "left")
         for row in family["presets"]:
             exchanged = " + ".join(str(width) for width in row["exchanged"]) or "none"
-            table.add_row(f"  {row['preset']}", f"{row['parameters']:,}", f"{row['cutoff']:g}", exchanged)
+            parameters = f"{row['parameters']:,}"
+            table.add_row(f"  {row['preset']}", row["symmetry"], parameters, f"{row['cutoff']:g}", exchanged)
         console.print(table, width=None if console.is_terminal else 200, highlight=False)
         console.print()
 
@@ -72,6 +79,8 @@ def print_description(console: Console, description: Mapping[str, Any]) -> None:
             table.add_row("elements", f"{len(value)}: {' '.join(value)}")
         elif name == "cutoff":
             table.add_row("cutoff", f"{value:g} Å")
+        elif name == "symmetry":
+            table.add_row("symmetry", f"{value}{SYMMETRY_IN_WORDS[value]}")
         elif name == "parameters":
             table.add_row(
                 "parameters",
