@@ -52,7 +52,10 @@ def test_defaults_are_the_papers() -> None:
         ),
         (changed(training={"learning_rate": float("nan")}), r"key `training.learning_rate`: .*finite number"),
         (changed(model={"cutoff": -1}), r"key `model.cutoff`: .*greater than 0.*given: `-1`"),
-        (changed(model={"preset": "huge"}), r"unknown preset `huge` .*expected one of: paper, published, small"),
+        (
+            changed(model={"preset": "huge"}),
+            r"unknown preset `huge` .*expected one of: paper, paper-o3, published, published-o3, small",
+        ),
         (changed(model={"architecture": "resnet"}), r"unknown architecture `resnet`; expected one of: hienet"),
         (changed(model={"elements": ["Si", "Xx"]}), r"`elements` has \['Xx'\], which are not chemical symbols"),
         (changed(model={"scale": [1.0]}), r"give `model.elements` too"),
