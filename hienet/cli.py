@@ -130,7 +130,7 @@ def evaluate_model(
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
     from hienet.files import make_folder
-    from hienet.tables import print_errors, print_forces_by_element
+    from hienet.tables import print_errors, print_forces_by_element, print_mirror_change
 
     make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
@@ -139,6 +139,7 @@ def evaluate_model(
     print(evaluation.dataset.report)
     print_errors(console, "config_type", {**evaluation.by_group, "all": evaluation.total})
     print_forces_by_element(console, evaluation.forces_by_element)
+    print_mirror_change(console, evaluation.mirror)
     paths = write_evaluation(evaluation, output)
     print("wrote " + ", ".join(str(path) for path in paths))
 

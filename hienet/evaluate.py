@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hienet.calculator import LoadedModel, load_model
 from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
+from hienet.data.mirror import of_mirror_images
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
@@ -32,6 +33,7 @@ class Evaluation:
         total: errors over all frames.
         by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
+        mirror: what changes when the frames are replaced by their mirror images; None for a model with O(3) symmetry.
     """
 
     dataset: Dataset
@@ -39,6 +41,32 @@ class Evaluation:
     total: Errors
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
+    mirror: MirrorChange | None
+
+
+@dataclass(frozen=True)
+class MirrorChange:
+    """How far a model's predictions of frames and of their mirror images are apart. The labels of both are equal, so
+    that this is an error of the model, and part of those that are found against labels.
+
+    Attributes:
+        energy_mean, energy_max: over frames (meV/atom).
+        forces_mean, forces_max: over components, the mirror image's turned back (meV/Å).
+    """
+
+    energy_mean: float
+    energy_max: float
+    forces_mean: float
+    forces_max: float
+
+    def as_dict(self) -> dict[str, float]:
+        """With the units in the names."""
+        return {
+            "energy_mean_mev_per_atom": self.energy_mean,
+            "energy_max_mev_per_atom": self.energy_max,
+            "forces_mean_mev_per_angstrom": self.forces_mean,
+            "forces_max_mev_per_angstrom": self.forces_max,
+        }
 
 
 def evaluate(
@@ -69,6 +97,10 @@ def evaluate(
     model.load_elements(torch.cat([graph.species for graph in dataset.graphs]))
     remedy = "give a smaller --batch-size, --dtype float32, or a compiled file (`hienet-deploy`)"
     comparison = compare(model.module, dataset, batch_size, model.device, remedy)
+    mirror = None
+    if model.info["symmetry"] != "O(3)":
+        other = compare(of_mirror_images(model.module), dataset, batch_size, model.device, remedy)
+        mirror = _change(comparison, other)
     groups = np.array([frame.group(group_key) for frame in dataset.frames])
     names = sorted(set(groups.tolist()))
     return Evaluation(
@@ -77,7 +109,14 @@ def evaluate(
         total=errors(comparison),
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
+        mirror=mirror,
     )
+
+
+def _change(comparison: Comparison, other: Comparison) -> MirrorChange:
+    energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
+    forces = 1e3 * np.abs(other.forces - comparison.forces)
+    return MirrorChange(float(energy.mean()), float(energy.max()), float(forces.mean()), float(forces.max()))
 
 
 def _dataset(model: LoadedModel, files: Sequence[str | Path], keys: LabelKeys | None) -> Dataset:
@@ -199,6 +238,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
             symbol: {"n_atoms": count, "forces_mae_mev_per_angstrom": mae, "forces_rmse_mev_per_angstrom": rmse}
             for symbol, (count, mae, rmse) in evaluation.forces_by_element.items()
         },
+        "mirror": None if evaluation.mirror is None else evaluation.mirror.as_dict(),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hienet.evaluate import MirrorChange
 from hienet.metrics import Errors
 
 SYMMETRY_IN_WORDS = {
@@ -49,6 +50,18 @@ def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, flo
     for symbol, (count, mae, rmse) in found.items():
         table.add_row(symbol, str(count), *("-" if value is None else f"{value:.1f}" for value in (mae, rmse)))
     console.print(table)
+
+
+def print_mirror_change(console: Console, found: MirrorChange | None) -> None:
+    """How far predictions of frames and of their mirror images are apart; nothing for a model with O(3) symmetry."""
+    if found is None:
+        return
+    console.print(
+        "The model may give a structure and its mirror image different energies (docs/conventions.md). Mirroring these "
+        f"frames changes energies by {found.energy_mean:.2f} meV/atom on average and {found.energy_max:.2f} at most, "
+        f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most.",
+        highlight=False,
+    )
 
 
 def print_architectures(console: Console, found: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from hienet.config import TrainConfig, save_config
+from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, save_config
 from hienet.data.prepare import prepare_data
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, make_folder
@@ -70,6 +70,9 @@ class Run:
         self.dtype = getattr(torch, config.training.dtype)
         self.device = parse_device(config.training.device)
         self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed)
+        if last is not None and last.config != self.data.model:
+            # A preset has changed since the run began; what goes on is the model that was begun.
+            self.data = replace(self.data, model=last.config)
         model = (
             build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
         )
@@ -201,13 +204,27 @@ class Run:
             raise HIENetError(
                 f"`{self.last_path}` holds a model but not the state of a training run; it cannot be resumed"
             )
-        changed = _differences(checkpoint.resume["config"], self.config.model_dump(mode="json"))
+        before, now = _with_defaults(checkpoint.resume["config"]), self.config.model_dump(mode="json")
+        if self._asks_for(checkpoint):
+            # In other words perhaps, as where a preset has changed since.
+            before["model"] = now["model"]
+        changed = _differences(before, now)
         if changed:
             raise HIENetError(
                 f"the configuration differs from that of the run in `{self.folder}`: {'; '.join(changed)}; "
                 "restore it to resume, or begin a new run with another --output"
             )
         return checkpoint
+
+    def _asks_for(self, last: Checkpoint) -> bool:
+        """Whether the configuration describes the model that the run was begun with."""
+        section = self.config.model
+        values = last.config.model_dump()
+        try:
+            described = section.hyperparameters({key: values[key] for key in COMPUTED_MODEL_KEYS})
+        except HIENetError:
+            return False
+        return section.architecture == last.architecture and described == last.config
 
     def _restore(self, last: Checkpoint) -> None:
         assert last.resume is not None
@@ -236,9 +253,11 @@ class Run:
         state = self.trainer.state
         for note in self.data.notes:
             self.say(note)
+        if self.config.training.reflect and self.data.model.symmetry == "O(3)":
+            self.say("`training.reflect` teaches this model nothing: it has the symmetry by construction")
         self.say(
             f"model: {self.config.model.architecture}, {n_parameters:,} parameters, "
-            f"cutoff {self.data.model.cutoff:g} Å; "
+            f"symmetry {self.data.model.symmetry}, cutoff {self.data.model.cutoff:g} Å; "
             f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
         )
         if resumed:
@@ -272,6 +291,11 @@ class Run:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that there were not yet when it was stored."""
+    return TrainConfig.model_validate(values).model_dump(mode="json")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
