@@ -86,7 +86,7 @@ class EquivariantConfig(ModelConfig):
             missing = o3.Irreps([(channels, irrep) for channels, irrep in o3.Irreps(text) if irrep not in made])
             if missing:
                 advice = "leave it out"
-                if self.parity and all(irrep.p != (-1) ** irrep.l for _, irrep in missing):
+                if self.parity and all(irrep.p == 1 for _, irrep in o3.Irreps(text)):
                     advice = (
                         "with `parity: true` harmonics of odd l are odd: write "
                         f"{with_natural_parity(text)}, and so in all layers, or set `parity: false`"
