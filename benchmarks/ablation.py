@@ -151,11 +151,11 @@ def cost_of_epoch(system: str, folder: Path, rounds: int = 9) -> dict[str, float
         model = build_model("hienet", data.model, config.training.seed).float()
         works[label] = training_steps(Trainer(model, data.train, None, config.training))
     turns = in_turns(works, rounds, seconds_each=0.0, warm_up=1)
-    without, with_parity = (turns.cpu_seconds[label] for label in works)
+    without, with_parity = works
     measured = min(len(data.train), STEPS_MEASURED * config.training.batch_size)
     return {
-        "seconds_of_epoch": statistics.median(without) * len(data.train) / measured,
-        "ratio": statistics.median(a / b for a, b in zip(without, with_parity, strict=True)),
+        "seconds_of_epoch": statistics.median(turns.cpu_seconds[without]) * len(data.train) / measured,
+        "ratio": turns.cpu_ratio(without, with_parity),
     }
 
 

@@ -91,12 +91,12 @@ def main() -> None:
     for key, row in rows.items():
         row["steps_per_second"] = 1.0 / turns.median(key)
         row["ms_per_atom"] = 1e3 * turns.median(key) / len(atoms)
-        row["first_over_this"] = turns.ratio(first, key)
+        row["first_over_this"] = turns.cpu_ratio(first, key)
         row["seconds"] = turns.seconds[key]
         if trainings:
             row["training_seconds"] = of_training.seconds[key]
             row["training_ms_per_step"] = 1e3 * of_training.median(key)
-            row["training_first_over_this"] = of_training.ratio(first, key)
+            row["training_first_over_this"] = of_training.cpu_ratio(first, key)
     result = {
         "benchmark": "architectures",
         "system": arguments.system,
@@ -158,12 +158,12 @@ def training_step(checkpoint: Path, atoms: ase.Atoms) -> Callable[[], object]:
 
 
 def report(result: dict[str, Any]) -> None:
-    """A row for each model; ratios are to the first, as medians over rounds."""
+    """A row for each model; `times the first` is how much faster it is, in time of the processor, as the median over
+    rounds: other programs on the machine disturb that least."""
     trained = result["training_system"] is not None
     table = Table(
         *(
-            "architecture",
-            "preset",
+            "model",
             "symmetry",
             "paths",
             "parameters",
@@ -173,15 +173,14 @@ def report(result: dict[str, Any]) -> None:
             "ms/atom",
             "MB/atom",
             "compiled",
-            "speed over the first",
-            *(("ms a training step", "speed over the first") if trained else ()),
+            "times the first",
+            *(("training, ms/step", "times the first") if trained else ()),
         ),
         title=f"energy, forces and stress of {result['n_atoms']} atoms, float32, {result['threads']} thread(s)",
     )
     for row in result["architectures"]:
         table.add_row(
-            row["architecture"],
-            row["preset"],
+            f"{row['architecture']}, {row['preset']}",
             row["symmetry"],
             " ".join(map(str, row["paths"])),
             f"{row['n_parameters']:,}",
