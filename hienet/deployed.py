@@ -98,7 +98,7 @@ def symmetry_of_file(metadata: Mapping[str, Any]) -> str:
         return str(metadata["symmetry"])
     try:
         return symmetry_of(metadata["architecture"], metadata["hyperparameters"])
-    except (HIENetError, KeyError, TypeError):
+    except (HIENetError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         return "unknown"
 
 

@@ -61,6 +61,7 @@ def print_mirror_change(console: Console, found: MirrorChange | None) -> None:
         f"frames changes energies by {found.energy_mean:.2f} meV/atom on average and {found.energy_max:.2f} at most, "
         f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most.",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from e3nn import o3
 from hienet_deploy.cli import app as deploy
+from labelled_frames import write_frames
 from torch import nn
 from typer.testing import CliRunner
 
 from hienet.calculator import LoadedModel, load_model, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.cli import app
+from hienet.config import load_config
 from hienet.deployed import read_metadata, symmetry_of_file
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.ops.compile import compile_model
@@ -143,6 +145,16 @@ def test_of_a_deployed_file_without_the_entry_it_is_derived_where_that_is_possib
     if metadata["hyperparameters"]:
         del metadata["hyperparameters"]["parity"]
     assert symmetry_of_file(metadata) == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_configuration_of_init_describes_a_model_with_o3_symmetry(architecture, tmp_path):
+    data = write_frames(tmp_path / "data.extxyz")
+    described("init", data, "--architecture", architecture, "-o", tmp_path / "config.yaml")
+    section = load_config(tmp_path / "config.yaml").model
+    assert section.hyperparameters({"elements": ("Ag", "Cu")}).symmetry == "O(3)"
+    if architecture in ("hienet", "eqvnet", "sevennet", "inv_sevennet"):
+        assert "  # parity: true\n" in (tmp_path / "config.yaml").read_text()
 
 
 def test_a_new_model_is_o3_and_says_so(tmp_path):
