@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hienet.console import run_app
+from hienet.console import make_console, run_app, say
 
 if TYPE_CHECKING:
     from .export import Deployment
@@ -49,30 +49,27 @@ def deploy(
 
 
 def _report(deployment: Deployment, compiled: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from hienet.tables import SYMMETRY_IN_WORDS
+    from hienet.tables import SYMMETRY_IN_WORDS, print_table
 
     metadata = deployment.metadata
-    console = Console(soft_wrap=True, highlight=False)
-    table = Table(
-        "structure",
-        "atoms",
-        "energy (eV/atom)",
-        "forces (eV/Å)",
-        "stress (eV/Å³)",
+    print_table(
+        make_console(),
+        ("structure", "atoms", "energy\neV/atom", "forces\neV/Å", "stress\neV/Å³"),
+        [
+            (
+                row.name,
+                str(row.n_atoms),
+                f"{row.energy:.1e}",
+                f"{row.forces:.1e}",
+                "-" if row.stress is None else f"{row.stress:.1e}",
+            )
+            for row in deployment.comparisons
+        ],
         title="largest errors against the source model in float64",
     )
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in deployment.comparisons:
-        stress = "-" if row.stress is None else f"{row.stress:.1e}"
-        table.add_row(row.name, str(row.n_atoms), f"{row.energy:.1e}", f"{row.forces:.1e}", stress)
-    console.print(table)
     size = deployment.path.stat().st_size / 1e6
     exchanged = [stage["exchanged_width"] for stage in metadata["stages"]]
-    console.print(
+    say(
         f"{metadata['architecture']}: {metadata['n_parameters']:,} parameters, {len(metadata['elements'])} elements, "
         f"cutoff {metadata['cutoff']:g} Å, {metadata['dtype']}; between ranks "
         f"{sum(exchanged)} numbers an atom and step each way"
@@ -86,27 +83,31 @@ def _report(deployment: Deployment, compiled: bool) -> None:
                 f"{tables['tolerance']:.0e} eV/Å: {tables['bytes'] / 1e6:.2g} MB in the file, "
                 f"{tables['bytes_for_each_pair'] / 1e6:.2g} MB for each pair of elements when it is loaded"
             )
-        console.print(said)
+        say(said)
     elif compiled:
-        console.print(
+        say(
             f"plain TorchScript, for any device: `{metadata['architecture']}` with these hyperparameters has no "
             "compiled form, so the file is slower on a CPU than a compiled one would be"
         )
-    console.print(f"symmetry {metadata['symmetry']}{SYMMETRY_IN_WORDS[metadata['symmetry']]}")
+    say(f"symmetry {metadata['symmetry']}{SYMMETRY_IN_WORDS[metadata['symmetry']]}")
     if not metadata["smooth_cutoff"]:
-        console.print(
+        say(
             "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "
             "whenever a neighbour crosses the cutoff, "
             "so molecular dynamics does not conserve energy. Train with `smooth_cutoff: true` for dynamics."
         )
-    console.print(
-        f"wrote {deployment.path} ({size:.1f} MB). In LAMMPS, with the elements of your atom types in order:\n"
-    )
+    say(f"wrote {deployment.path} ({size:.1f} MB). In LAMMPS, with the elements of your atom types in order:")
+    say("")
     shown = " ".join(metadata["elements"][:4]) + (" ..." if len(metadata["elements"]) > 4 else "")
-    console.print("pair_style hienet")
-    # LAMMPS splits a line at spaces.
-    name = f'"{deployment.path.name}"' if " " in deployment.path.name else deployment.path.name
-    console.print(f"pair_coeff * * {name} {shown}")
+    say("pair_style hienet")
+    say(f"pair_coeff * * {_quoted(deployment.path.name)} {shown}")
+
+
+def _quoted(name: str) -> str:
+    """A file name as a word of a LAMMPS command, which splits lines at spaces and reads `#`, `$` and `&` in them."""
+    if not set(name) & set(" \t#$&'\""):
+        return name
+    return f'"{name}"' if '"' not in name else f'"""{name}"""'
 
 
 def main() -> None:

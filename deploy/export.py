@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
+from hienet.torch_state import own_torch_state, torchscript
 
 from .metadata import describe, describe_stages
 from .verify import FORCE_TOLERANCES, Comparison, Reference, compare, references, verification_structures
@@ -50,6 +49,7 @@ def deployed_path(source: str | Path) -> Path:
     return source.with_name(f"{source.stem}.hienet.pt")
 
 
+@own_torch_state()
 def export(
     source: str | Path,
     output: str | Path | None = None,
@@ -65,7 +65,8 @@ def export(
         output: None for `NAME.hienet.pt` beside the source.
         dtype: `float32` or `float64`, of the deployed network.
         elements: keep only these, in this order; None keeps all.
-        compiled: call compiled operators, which are fast and run on the CPU; otherwise torch's own, on any device. An
+        compiled: call compiled operators, which are fast, on the CPU and, where `hienet build` found `nvcc`, on GPUs;
+            otherwise torch's own, on any device. An
             architecture without a compiled form is always written plain.
         tolerance: largest error of a force (eV/Å; relative above 1 eV/Å), from which the sizes of tables follow; None
             for that of the dtype (`FORCE_TOLERANCES`).
@@ -95,14 +96,16 @@ def _export(
     checkpoint = whole if elements is None else keep_elements(whole, elements)
     structures = verification_structures(checkpoint.config.elements, overlapping=checkpoint.config.zbl)
     expected = references(model_of(whole), structures)
+    # Built once, and copied for each size of the tables.
+    plain = checkpoint.build(torch.float64).requires_grad_(False)
     sizes: list[int | None] = [None]
-    if compiled and has_compiled_form(checkpoint.build()):
-        fewest = choose_intervals(checkpoint, expected, tolerance)
+    if compiled and has_compiled_form(plain):
+        fewest = choose_intervals(checkpoint, plain, expected, tolerance)
         sizes = [n_intervals for n_intervals in INTERVALS if n_intervals >= fewest]
     with atomic_path(path) as temporary:
         error = math.inf
         for n_intervals in sizes:
-            script, metadata = _deployable(checkpoint, dtype, n_intervals, tolerance)
+            script, metadata = _deployable(checkpoint, plain, dtype, n_intervals, tolerance)
             _write(script, metadata, temporary)
             comparisons = compare(expected, load_model(temporary), tolerance)
             failed = [comparison for comparison in comparisons if not comparison.passed]
@@ -124,10 +127,13 @@ def _export(
 
 
 def _deployable(
-    checkpoint: Checkpoint, dtype: str, n_intervals: int | None, tolerance: float
+    checkpoint: Checkpoint, plain: torch.nn.Module, dtype: str, n_intervals: int | None, tolerance: float
 ) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
-    """The scripted model and its description; compiled unless `n_intervals`, of the tables, is None."""
-    model = checkpoint.build(torch.float64).requires_grad_(False)
+    """The scripted model and its description; compiled unless `n_intervals`, of the tables, is None.
+
+    `plain`: the model of the checkpoint in float64, which stays as it is.
+    """
+    model = copy.deepcopy(plain)
     metadata = describe(checkpoint, model, dtype)
     if n_intervals is not None:
         metadata["operators"] = compile_model(model, n_intervals)
@@ -147,7 +153,9 @@ def fix_constants(model: torch.nn.Module) -> None:
             module.fix_constants()  # type: ignore[operator]
 
 
-def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], tolerance: float) -> int:
+def choose_intervals(
+    checkpoint: Checkpoint, plain: torch.nn.Module, expected: list[Reference], tolerance: float
+) -> int:
     """Fewest intervals of the tables with which tabulation alone, in float64, stays below a third of `tolerance`.
 
     Two structures decide: the first crystal and the cluster, whose atoms are close; `export` takes more where another
@@ -160,7 +168,7 @@ def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], toleranc
     deciding = [reference for reference in expected if reference.name.startswith(("crystal", "cluster"))][:2]
     error = math.inf
     for n_intervals in INTERVALS:
-        module = checkpoint.build(torch.float64).requires_grad_(False)
+        module = copy.deepcopy(plain)
         compile_model(module, n_intervals)
         model = LoadedModel(module, config.elements, config.cutoff, torch.float64, torch.device("cpu"), {})
         comparisons = compare(deciding, model, tolerance / 3.0)
@@ -173,23 +181,15 @@ def choose_intervals(checkpoint: Checkpoint, expected: list[Reference], toleranc
     )
 
 
-@contextmanager
-def _torchscript() -> Iterator[None]:
-    """Without torch's warnings that TorchScript is deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
-        yield
-
-
 def _scripted(model: torch.nn.Module) -> torch.jit.ScriptModule:
-    with _torchscript():
+    with torchscript():
         return torch.jit.script(model)
 
 
 def _write(script: torch.jit.ScriptModule, metadata: dict[str, Any], path: Path) -> None:
     # By way of memory: torch's archive writer aborts the process when the disc is full.
     archive = io.BytesIO()
-    with _torchscript():
+    with torchscript():
         torch.jit.save(script, archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
 

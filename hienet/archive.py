@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -12,17 +13,22 @@ _LARGEST_RATIO = 100
 """Of the contents to the file. Torch compresses code alone, and weights are most of a file."""
 
 
-def check_archive(path: str | Path) -> None:
+def check_archive(path: str | Path, contents: bytes | None = None) -> None:
     """Read every record of a torch archive and compare it with its checksum, so that no weight is silently wrong.
 
     Nothing is unpickled, and no more than a piece of a record is in memory at a time.
+
+    Args:
+        path: the file.
+        contents: of the file, if they are in memory already; None reads it.
 
     Raises:
         HIENetError: the file is truncated or damaged, or cannot be read.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(record.file_size for record in archive.infolist()) > _LARGEST_RATIO * Path(path).stat().st_size:
+        size = Path(path).stat().st_size if contents is None else len(contents)
+        with zipfile.ZipFile(path if contents is None else io.BytesIO(contents)) as archive:
+            if sum(record.file_size for record in archive.infolist()) > _LARGEST_RATIO * size:
                 raise zipfile.BadZipFile("it announces more than it can hold")
             damaged = archive.testzip()
             if damaged is not None:

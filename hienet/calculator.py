@@ -16,18 +16,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint, load_checkpoint
-from hienet.deployed import is_torchscript, load_deployed, symmetry_of_file
+from hienet.deployed import is_torchscript, load_deployed, read_deployed, symmetry_of_file
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
 from hienet.memory import memory_explained
+from hienet.torch_state import own_torch_state
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
+class DeployedArchive:
+    """A deployed file in memory.
+
+    Attributes:
+        path: where it was read, for messages.
+        contents: of the file.
+    """
+
+    path: str
+    contents: bytes = field(repr=False)
+
+    @own_torch_state()
+    def load(self, device: torch.device, dtype: torch.dtype | None) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
+        """Module and metadata; None is the file's own dtype.
+
+        Raises:
+            HIENetError: as `load_deployed`, or there is no such device here.
+        """
+        script, metadata = load_deployed(self.path, parse_device(str(device)), self.contents)
+        return script.to(dtype or DTYPES[metadata["dtype"]]), metadata
+
+
+@dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to predict.
+    """A model ready to predict. It can be pickled and copied, that of a deployed file with the contents of the file.
 
     Attributes:
         module: (species, center, neighbor, edge_vectors, n_local) -> energies `[n_local]` (eV, float64).
@@ -36,6 +60,7 @@ class LoadedModel:
         dtype: of the network.
         device: of the network.
         info: symmetry, hyperparameters and training summary, plain values.
+        archive: the deployed file that the module was read from; None for a checkpoint.
     """
 
     module: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -44,19 +69,43 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     info: dict[str, Any]
+    archive: DeployedArchive | None = field(default=None, repr=False)
     _loaded: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
     """Species for which a compiled module has its tables."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle` and `copy`, which know nothing of TorchScript: the file takes the place of its module."""
+        state = dict(vars(self))
+        if self.archive is not None:
+            del state["module"]
+            state["_loaded"] = set()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the file again.
+
+        Raises:
+            HIENetError: there is no such device here, or the operators that the file calls are not compiled.
+        """
+        archive = state["archive"]
+        module = state["module"] if archive is None else archive.load(state["device"], state["dtype"])[0]
+        vars(self).update(state, module=module)
 
     def load_elements(self, species: Tensor) -> None:
         """Have a compiled module build what it needs for these species (int64) and those of before."""
         wanted = self._loaded.union(species.unique().tolist())
         if wanted == self._loaded or not hasattr(self.module, "load_elements"):
             return
-        # Whatever mode the caller is in: the tables will be used where derivatives are wanted.
-        with torch.inference_mode(False), torch.no_grad():
+        # Nothing that was made in inference mode: the tables will be used where derivatives are wanted.
+        with own_torch_state(), torch.no_grad():
             self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64, device=self.device))
         self._loaded.update(wanted)
 
+    def unload_elements(self) -> None:
+        """Let the next structure have tables of its own elements alone; those of others are given up then."""
+        self._loaded.clear()
+
+    @own_torch_state()
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of a graph of the model's species, on any device and in any dtype."""
         with memory_explained(
@@ -102,6 +151,7 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
+@own_torch_state()
 def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
     """A checkpoint or a deployed file as a model.
 
@@ -117,13 +167,15 @@ def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) 
         raise HIENetError(f"unknown dtype `{dtype}`; expected float32 or float64")
     target = parse_device(device)
     if is_torchscript(path):
-        script, metadata = load_deployed(path, target)
+        archive = DeployedArchive(str(path), read_deployed(path))
+        script, metadata = archive.load(target, None if dtype is None else DTYPES[dtype])
         chosen = DTYPES[dtype or metadata["dtype"]]
         info = {**metadata, "symmetry": symmetry_of_file(metadata)}
-        return LoadedModel(script.to(chosen), tuple(metadata["elements"]), metadata["cutoff"], chosen, target, info)
+        return LoadedModel(script, tuple(metadata["elements"]), metadata["cutoff"], chosen, target, info, archive)
     return model_of(load_checkpoint(path), DTYPES[dtype or "float64"], target)
 
 
+@own_torch_state()
 def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> LoadedModel:
@@ -187,6 +239,10 @@ class HIENetCalculator(Calculator):
 
         Raises:
             HIENetError: no file, unreadable file, unknown dtype, or no such device.
+
+        The calculator can be pickled and copied: for `multiprocessing`, joblib or dask, also on another machine that
+        has this package. Dtype and device stay; of deployed models the pickle holds the contents of the files as they
+        were when they were read. Where processes are started by forking, the parent must compute with one thread.
         """
         super().__init__()
         paths = [path] if isinstance(path, (str, Path)) else list(path)

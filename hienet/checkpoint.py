@@ -19,6 +19,7 @@ from hienet.files import atomic_path
 from hienet.memory import is_out_of_memory
 from hienet.models.factory import build_model, make_config
 from hienet.models.staged import ModelConfig
+from hienet.torch_state import own_torch_state
 
 FORMAT = "hienet-checkpoint"
 FORMAT_VERSION = 1
@@ -44,13 +45,15 @@ class Checkpoint:
     resume: dict[str, Any] | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
+    @own_torch_state()
     def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The module with these weights, on the CPU, in evaluation mode.
 
         Raises:
             HIENetError: the weights are not those of the architecture.
         """
-        model = build_model(self.architecture, self.config)
+        # A seed, so that weights that are replaced at once take none of the caller's random numbers.
+        model = build_model(self.architecture, self.config, seed=0)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         found = {name: tensor.shape for name, tensor in self.weights.items()}
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -63,6 +66,7 @@ class Checkpoint:
         return model.to(dtype).eval()
 
 
+@own_torch_state()
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write a checkpoint; an existing file is replaced only by a complete one."""
     contents = {
@@ -144,6 +148,7 @@ def _check_types(contents: Mapping[str, Any]) -> None:
             raise HIENetError(f"the file is damaged: its weight `{name}` is not a dense tensor; write it anew")
 
 
+@own_torch_state()
 def read_archive(path: str | Path) -> dict[str, Any]:
     """The dictionary in a torch archive, on the CPU, loaded without executing code.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hienet.console import run_app
+from hienet.console import make_console, printable, run_app, say
 from hienet.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -72,8 +72,8 @@ def init(
     with atomic_path(output) as temporary:
         temporary.write_text(render(summary, folder, architecture, preset), encoding="utf-8")
     for line in summary.lines():
-        print(line)
-    print(f"wrote {output}; look it over, then run: hienet train {output}")
+        say(line)
+    say(f"wrote {output}; look it over, then run: hienet train {output}")
 
 
 @app.command(rich_help_panel="Training")
@@ -87,8 +87,6 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C ends after the present step; `--resume` then goes on as if nothing had happened."""
     _let_threads_sleep()
-    from rich.console import Console
-
     from hienet.config import load_config
     from hienet.tables import print_errors
     from hienet.train.run import InterruptedTrainingError, Run
@@ -96,16 +94,16 @@ def train(
     settings = load_config(config)
     if output is not None:
         settings = settings.model_copy(update={"output": str(output)})
-    console = Console(soft_wrap=True)
+    console = make_console()
     try:
         result = Run(settings, resume, console, str(config)).train()
     except InterruptedTrainingError as error:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
         raise typer.Exit(130) from None
-    print_errors(console, "set", result.errors)
+    print_errors(console, "set", list(result.errors.items()))
     folder = result.best.parent
-    print(f"model: {result.best}    plots: {folder / 'learning_curves.png'}, {folder / 'parity.png'}")
-    print(f"next: hienet eval {result.best} DATA    or: hienet-deploy {result.best}")
+    say(f"model: {result.best}    plots: {folder / 'learning_curves.png'}, {folder / 'parity.png'}")
+    say(f"next: hienet eval {result.best} DATA    or: hienet-deploy {result.best}")
 
 
 @app.command("eval", rich_help_panel="Models")
@@ -125,8 +123,6 @@ def evaluate_model(
     virial_key: _VirialKey = None,
 ) -> None:
     """Compare a model with labelled frames: errors by config_type and element, CSV of frames and atoms, parity plot."""
-    from rich.console import Console
-
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
     from hienet.files import make_folder
@@ -135,13 +131,14 @@ def evaluate_model(
     make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
-    console = Console()
-    print(evaluation.dataset.report)
-    print_errors(console, "config_type", {**evaluation.by_group, "all": evaluation.total})
+    console = make_console()
+    for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks):
+        say(line)
+    print_errors(console, "config_type", list(evaluation.by_group.items()), evaluation.total)
     print_forces_by_element(console, evaluation.forces_by_element)
     print_mirror_change(console, evaluation.mirror)
     paths = write_evaluation(evaluation, output)
-    print("wrote " + ", ".join(str(path) for path in paths))
+    say("wrote " + ", ".join(str(path) for path in paths))
 
 
 @app.command(rich_help_panel="Models")
@@ -150,8 +147,6 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Describe a model file: architecture, parameters, elements, stages, training."""
-    from rich.console import Console
-
     from hienet.info import describe_file
     from hienet.tables import print_description
 
@@ -159,7 +154,7 @@ def info(
     if as_json:
         print(json.dumps(description, indent=1, ensure_ascii=False))
     else:
-        print_description(Console(), description)
+        print_description(make_console(), description)
 
 
 @app.command(rich_help_panel="Models")
@@ -167,8 +162,6 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the architectures: presets, parameters, and the numbers per atom that ranks exchange."""
-    from rich.console import Console
-
     from hienet.info import describe_architectures
     from hienet.tables import print_architectures
 
@@ -176,7 +169,7 @@ def models(
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        print_architectures(Console(), found)
+        print_architectures(make_console(), found)
 
 
 @app.command(rich_help_panel="Models")
@@ -204,7 +197,7 @@ def new(
     notes = {"source": f"hienet new --architecture {architecture} --preset {preset} --seed {seed}: not trained"}
     save_checkpoint(Checkpoint(architecture, config, model.state_dict(), notes=notes), output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(
+    say(
         f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, "
         f"symmetry {config.symmetry}, random weights"
     )
@@ -224,12 +217,12 @@ def convert(
     checkpoint = converted(file)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
-    print(
+    say(
         f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å, "
         f"symmetry {config.symmetry}"
     )
     for name, note in checkpoint.notes.items():
-        print(f"{name}: {note}")
+        say(f"{name}: {note}")
 
 
 @app.command("build", rich_help_panel="LAMMPS")

@@ -48,16 +48,20 @@ def _as_files_or_fraction(value: object) -> object:
 
 
 def _as_reference_energies(value: object) -> object:
-    if value == "least_squares":
+    if value in ("auto", "least_squares"):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError("must be least_squares, or an energy in eV for each element like {Si: -0.8, C: -1.3}")
+        raise ValueError("must be auto, least_squares, or an energy in eV for each element like {Si: -0.8, C: -1.3}")
     for symbol, energy in value.items():
         if symbol not in chemical_symbols[1:]:
             raise ValueError(f"`{symbol}` is not a chemical symbol; write energies like {{Si: -0.8, C: -1.3}}")
         if isinstance(energy, bool) or not isinstance(energy, (int, float)):
             raise ValueError(f"the energy of {symbol} must be a number in eV, got `{shortened(energy)}`")
     return dict(value)
+
+
+def _as_quantities(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 _FILES_SCHEMA = [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
@@ -67,7 +71,9 @@ FilesOrFraction = Annotated[
     BeforeValidator(_as_files_or_fraction),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, *_FILES_SCHEMA]}),
 ]
-ReferenceEnergies = Annotated[Literal["least_squares"] | dict[str, float], BeforeValidator(_as_reference_energies)]
+ReferenceEnergies = Annotated[
+    Literal["auto", "least_squares"] | dict[str, float], BeforeValidator(_as_reference_energies)
+]
 
 
 class Section(BaseModel):
@@ -145,9 +151,17 @@ class DataSection(Section):
     virial_key: str | None = Field(
         None, description="name of the virial (eV; stress = -virial/volume), to be used in place of a stress"
     )
+    allow_missing: Annotated[tuple[Literal["energy", "forces"], ...], BeforeValidator(_as_quantities)] = Field(
+        (), description="quantities (energy, forces) that whole files may lack, such as [energy]; others stop the run"
+    )
+    keep_unconverged: bool = Field(
+        False,
+        description="use frames of VASP whose electronic steps ended without convergence; false: leave them out",
+    )
     reference_energies: ReferenceEnergies = Field(
-        "least_squares",
-        description="energy of an atom of each element (eV): least_squares on the composition, or {symbol: eV}",
+        "auto",
+        description="energy of an atom of each element (eV): that of isolated atoms in the training files, and "
+        "least_squares on the composition for other elements (auto); least_squares for all; or {symbol: eV}",
     )
     shift_to_mean: bool = Field(
         False,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hienet.graph import AtomicGraph
+from hienet.torch_state import ordinary, own_torch_state
 
 EnergyFunction = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 """(species, center, neighbor, edge_vectors, n_local) -> energies `[n_local]`: any model, scripted or not."""
@@ -31,8 +33,11 @@ class Prediction:
     stress: Tensor | None
 
 
+@own_torch_state()
 def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True, training: bool = False) -> Prediction:
     """Energies, and with `derivatives` forces and stress, of a graph without ghosts.
+
+    The same numbers whatever modes of torch the caller is in (`no_grad`, autocast, ...).
 
     With g_e = dE/d(edge_vector_e): F_center += g_e, F_neighbor -= g_e, stress = sum_e (edge_vector_e (x) g_e) / V.
 
@@ -42,11 +47,12 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
         derivatives: also forces and stress.
         training: keep the graph of the derivatives, so that a loss on forces can be differentiated.
     """
+    graph = _ordinary(graph)
     if derivatives:
         graph = replace(graph, edge_vectors=graph.edge_vectors.detach().requires_grad_())
     with torch.set_grad_enabled(derivatives or training):
         energies = model(graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local)
-    energy = energies.new_zeros(graph.n_structures).index_add(0, graph.structure, energies)
+        energy = energies.new_zeros(graph.n_structures).index_add(0, graph.structure, energies)
     if not derivatives:
         return Prediction(energies, energy, None, None)
     gradient = _edge_gradient(energy, graph.edge_vectors, training)
@@ -65,14 +71,31 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
     return Prediction(energies, energy, forces, stress)
 
 
+def _ordinary(graph: AtomicGraph) -> AtomicGraph:
+    """The graph, without tensors of inference mode."""
+    parts: dict[str, Any] = {name: ordinary(part) for name, part in vars(graph).items() if isinstance(part, Tensor)}
+    return replace(graph, **parts)
+
+
 def _edge_gradient(energy: Tensor, edge_vectors: Tensor, training: bool) -> Tensor:
-    """dE/d(edge_vectors), zero where nothing depends on them (no edges at all)."""
-    if not energy.requires_grad:
+    """dE/d(edge_vectors).
+
+    Raises:
+        RuntimeError: there are edges, but the energies do not depend on them: zeros would be a wrong answer.
+    """
+    if edge_vectors.shape[0] == 0:
         return torch.zeros_like(edge_vectors)
-    (gradient,) = torch.autograd.grad(
-        [energy.sum()], [edge_vectors], create_graph=training, retain_graph=training, allow_unused=True
-    )
-    return torch.zeros_like(edge_vectors) if gradient is None else gradient
+    gradient: Tensor | None = None
+    if energy.requires_grad:
+        (gradient,) = torch.autograd.grad(
+            [energy.sum()], [edge_vectors], create_graph=training, retain_graph=training, allow_unused=True
+        )
+    if gradient is None:
+        raise RuntimeError(
+            f"the model's energies do not depend on the {edge_vectors.shape[0]} edge vectors, so that there are no "
+            "forces; expected energies that torch can differentiate, without `detach` or `no_grad` in the model"
+        )
+    return gradient
 
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))

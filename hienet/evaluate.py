@@ -19,6 +19,8 @@ from hienet.data.mirror import of_mirror_images
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
+from hienet.tables import group_label
+from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -69,6 +71,7 @@ class MirrorChange:
         }
 
 
+@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -223,8 +226,8 @@ def _atom_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
 
 def _error_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
     """One row for all frames, each group, and each element (forces only)."""
-    rows = {"all": evaluation.total, **{f"config_type {k or '(none)'}": v for k, v in evaluation.by_group.items()}}
-    for name, found in rows.items():
+    rows = [("all", evaluation.total), *((f"config_type {group_label(k)}", v) for k, v in evaluation.by_group.items())]
+    for name, found in rows:
         yield name, *("" if value is None else f"{value:.6g}" for value in found.as_dict().values())
     for symbol, (count, mae, rmse) in evaluation.forces_by_element.items():
         yield f"element {symbol}", "", count, "", "", *("" if v is None else f"{v:.6g}" for v in (mae, rmse)), "", ""
@@ -248,7 +251,10 @@ def _numbers(*values: float) -> list[str]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hienet.errors import HIENetError
 from hienet.neighbors import neighbor_list
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class AtomicGraph:
         )
 
 
+@own_torch_state()
 def species_indices(symbols: Sequence[str], elements: Sequence[str]) -> Tensor:
     """Indices `[n_atoms]` (int64) of chemical symbols in a model's element list.
 
@@ -70,6 +72,7 @@ def species_indices(symbols: Sequence[str], elements: Sequence[str]) -> Tensor:
     return torch.tensor([index[symbol] for symbol in symbols], dtype=torch.int64)
 
 
+@own_torch_state()
 def graph_from_atoms(
     atoms: ase.Atoms, elements: Sequence[str], cutoff: float, dtype: torch.dtype = torch.float64
 ) -> AtomicGraph:
@@ -93,6 +96,7 @@ def graph_from_atoms(
     )
 
 
+@own_torch_state()
 def batch_graphs(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     """Several structures as one graph without edges between them. The graphs must not contain ghosts."""
     if any(graph.n_local != len(graph.species) for graph in graphs):

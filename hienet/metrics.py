@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from hienet.data.dataset import Dataset
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
+from hienet.torch_state import own_torch_state
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 Array = NDArray[np.float64]
@@ -44,6 +46,7 @@ class Comparison:
         return np.repeat(np.arange(len(self.n_atoms)), self.n_atoms)
 
 
+@own_torch_state()
 def compare(
     model: EnergyFunction,
     dataset: Dataset,
@@ -102,16 +105,29 @@ class Errors:
 
     def as_dict(self) -> dict[str, int | float | None]:
         """With the units in the names."""
-        return {
-            "n_frames": self.n_frames,
-            "n_atoms": self.n_atoms,
-            "energy_mae_mev_per_atom": self.energy_mae,
-            "energy_rmse_mev_per_atom": self.energy_rmse,
-            "forces_mae_mev_per_angstrom": self.forces_mae,
-            "forces_rmse_mev_per_angstrom": self.forces_rmse,
-            "stress_mae_gpa": self.stress_mae,
-            "stress_rmse_gpa": self.stress_rmse,
-        }
+        return {key: getattr(self, name) for name, key in _KEYS.items()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Errors:
+        """The inverse of `as_dict`, in whatever order the keys are, and whatever others there are beside them.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        return cls(**{name: row[key] for name, key in _KEYS.items()})
+
+
+_KEYS = {
+    "n_frames": "n_frames",
+    "n_atoms": "n_atoms",
+    "energy_mae": "energy_mae_mev_per_atom",
+    "energy_rmse": "energy_rmse_mev_per_atom",
+    "forces_mae": "forces_mae_mev_per_angstrom",
+    "forces_rmse": "forces_rmse_mev_per_angstrom",
+    "stress_mae": "stress_mae_gpa",
+    "stress_rmse": "stress_rmse_gpa",
+}
+"""Attributes of `Errors`, and their names with units."""
 
 
 def errors(comparison: Comparison, frames: Sequence[bool] | NDArray[np.bool_] | None = None) -> Errors:

@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Tables for a person. Where a terminal is too narrow for one, its rows are written out: no number is ever cut."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
+from hienet.console import printable
+from hienet.errors import HIENetError
 from hienet.evaluate import MirrorChange
 from hienet.metrics import Errors
+
+ALL_FRAMES = "all frames"
+"""Name of the row that is about all frames; it is the last, below an empty line."""
 
 SYMMETRY_IN_WORDS = {
     "O(3)": ": a structure and its mirror image have the same energy",
@@ -18,112 +25,245 @@ SYMMETRY_IN_WORDS = {
 }
 """What a symmetry means for the energy."""
 
+NO_GROUP = "(none)"
+"""Name of the frames without an entry by which frames are grouped."""
 
-def print_errors(console: Console, title: str, found: Mapping[str, Errors]) -> None:
-    """MAE and RMSE of energy, forces (F) and stress (S), a row for each entry."""
+_UNLIMITED = 100_000
+_GAP = 1
+"""Columns between a table's columns."""
+_NARROWEST_NAMES = 12
+"""Columns into which the names of rows are folded before the rows are written out."""
+
+Row = Sequence[str]
+"""The cells of a row, the first of which names it."""
+
+
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Row],
+    total: Row | None = None,
+    styles: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
+    """A table, or where the console has no room for it, each row as a block of lines.
+
+    Args:
+        console: where it goes.
+        headings: of the columns; a line end in one sets its unit below it.
+        rows: cells as users or files have them; any text will do.
+        total: a last row, set apart.
+        styles: of the rows, as rich has them.
+        title: a line above.
+    """
+    console.print(*renderables(console, headings, rows, total, styles, title), sep="\n", soft_wrap=False)
+
+
+def renderables(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Row],
+    total: Row | None = None,
+    styles: Sequence[str] = (),
+    title: str | None = None,
+) -> list[Table | Text]:
+    """What `print_table` prints."""
+    above = [] if title is None else [Text(printable(title), style="bold", overflow="fold")]
+    table = _table(headings, rows, total, styles)
+    if _width(console, table) <= console.width:
+        return [*above, table]
+    names = table.columns.pop(0)
+    room = console.width - _width(console, table) - _GAP
+    if room >= _NARROWEST_NAMES:
+        names.width, names.no_wrap, names.overflow = room, False, "fold"
+        table.columns.insert(0, names)
+        return [*above, table]
+    blocks = [line for row in [*rows, *([total] if total is not None else [])] for line in _block(headings, row)]
+    return [*above, *blocks]
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns that the table takes where there is room for all of it."""
+    return Measurement.get(console, console.options.update(max_width=_UNLIMITED), table).maximum
+
+
+def _table(headings: Sequence[str], rows: Sequence[Row], total: Row | None, styles: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, no_wrap=True)
-    table.add_column("frames", justify="right")
-    for name in ("E MAE", "E RMSE", "F MAE", "F RMSE", "S MAE", "S RMSE"):
-        unit = {"E": "meV/atom", "F": "meV/Å", "S": "GPa"}[name[0]]
-        table.add_column(f"{name}\n{unit}", justify="right", no_wrap=True)
-    for name, row in found.items():
-        values = (
-            (row.energy_mae, ".2f"),
-            (row.energy_rmse, ".2f"),
-            (row.forces_mae, ".1f"),
-            (row.forces_rmse, ".1f"),
-            (row.stress_mae, ".3f"),
-            (row.stress_rmse, ".3f"),
-        )
-        cells = ["-" if value is None else format(value, form) for value, form in values]
-        table.add_row(name or "(none)", str(row.n_frames), *cells)
-    # Files and pipes get the table as wide as it is, not cut at the 80 columns that rich assumes for them.
-    console.print(table, width=None if console.is_terminal else 200)
+    for i, heading in enumerate(headings):
+        # A column of words begins on the left, one of numbers ends on the right.
+        left = i == 0 or any(_is_words(row[i]) for row in rows)
+        table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(printable(cell)) for cell in row), style=styles[i] if styles else None)
+    if total is not None:
+        table.add_row()
+        table.add_row(*(Text(printable(cell)) for cell in total))
+    return table
+
+
+def _is_words(cell: str) -> bool:
+    return cell != "-" and not any(character.isdigit() for character in cell)
+
+
+def _block(headings: Sequence[str], row: Row) -> list[Text]:
+    lines = [Text(printable(row[0]), style="bold", overflow="fold")]
+    for heading, cell in zip(headings[1:], row[1:], strict=True):
+        name, _, unit = heading.partition("\n")
+        lines.append(Text(f"  {name.strip()}: {printable(cell)}{f' {unit}' if unit else ''}", overflow="fold"))
+    return lines
+
+
+def print_facts(console: Console, facts: Mapping[str, object], title: str | None = None, indent: str = "") -> None:
+    """Names and what there is to say of them, a line or more for each."""
+    if not facts:
+        return
+    if title is not None:
+        console.print(Text(f"\n{title}", style="bold"))
+    names = {name: indent + printable(name).replace("_", " ") for name in facts}
+    width = max(len(name) for name in names.values())
+    # Where there is no room beside the names, the rest of a line goes below.
+    beside = console.width - width - 2 >= width
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        text = printable(", ".join(str(part) for part in value) if isinstance(value, (list, tuple)) else value)
+        if beside:
+            table.add_row(Text(names[name]), Text(text))
+        else:
+            console.print(Text(f"{names[name]}: {text}"), overflow="fold", soft_wrap=False)
+    if beside:
+        console.print(table)
+
+
+def group_label(name: str) -> str:
+    """How a group of frames is called in a table; one that is named like another row stands in quotation marks."""
+    if not name:
+        return NO_GROUP
+    return f'"{name}"' if name in (NO_GROUP, ALL_FRAMES) else name
+
+
+def print_errors(
+    console: Console, title: str, found: Sequence[tuple[str, Errors]], total: Errors | None = None
+) -> None:
+    """MAE and RMSE of energy, forces (F) and stress (S), a row for each entry, and a last one for all frames."""
+    units = {"E": "meV/atom", "F": "meV/Å", "S": "GPa"}
+    headings = [f"{name}\n{units[name[0]]}" for name in ("E MAE", "E RMSE", "F MAE", "F RMSE", "S MAE", "S RMSE")]
+    print_table(
+        console,
+        [title, "frames", *headings],
+        [_error_cells(group_label(name), row) for name, row in found],
+        None if total is None else _error_cells(ALL_FRAMES, total),
+    )
+
+
+def _error_cells(name: str, row: Errors) -> Row:
+    values = (
+        (row.energy_mae, ".2f"),
+        (row.energy_rmse, ".2f"),
+        (row.forces_mae, ".1f"),
+        (row.forces_rmse, ".1f"),
+        (row.stress_mae, ".3f"),
+        (row.stress_rmse, ".3f"),
+    )
+    return name, str(row.n_frames), *("-" if value is None else format(value, form) for value, form in values)
 
 
 def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, float | None, float | None]]) -> None:
     """MAE and RMSE of the forces on each element."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("element", "atoms", "F MAE\nmeV/Å", "F RMSE\nmeV/Å"):
-        table.add_column(name, justify="left" if name == "element" else "right")
-    for symbol, (count, mae, rmse) in found.items():
-        table.add_row(symbol, str(count), *("-" if value is None else f"{value:.1f}" for value in (mae, rmse)))
-    console.print(table)
+    print_table(
+        console,
+        ("element", "atoms", "F MAE\nmeV/Å", "F RMSE\nmeV/Å"),
+        [
+            (symbol, str(count), *("-" if value is None else f"{value:.1f}" for value in (mae, rmse)))
+            for symbol, (count, mae, rmse) in found.items()
+        ],
+    )
 
 
 def print_mirror_change(console: Console, found: MirrorChange | None) -> None:
     """How far predictions of frames and of their mirror images are apart; nothing for a model with O(3) symmetry."""
     if found is None:
         return
-    console.print(
+    sentence = (
         "The model may give a structure and its mirror image different energies (docs/conventions.md). Mirroring these "
         f"frames changes energies by {found.energy_mean:.2f} meV/atom on average and {found.energy_max:.2f} at most, "
-        f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most.",
-        highlight=False,
-        soft_wrap=True,
+        f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most."
     )
+    console.print(Text(sentence), soft_wrap=True)
 
 
 def print_architectures(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     """What `hienet.info.describe_architectures` found, for a person."""
     for family in found:
-        console.print(f"[bold]{family['architecture']}[/bold]: {family['summary']}", highlight=False)
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        heading = Text(family["architecture"], style="bold").append(f": {family['summary']}", style="not bold")
+        console.print(heading, soft_wrap=False)
         n_elements = family["presets"][0]["n_elements"]
-        parameters = f"parameters, {n_elements} elements"
-        for name in ("  preset", "symmetry", parameters, "cutoff, Å", "numbers exchanged, per atom"):
-            table.add_column(name, justify="right" if name in (parameters, "cutoff, Å") else "left")
-        for row in family["presets"]:
-            exchanged = " + ".join(str(width) for width in row["exchanged"]) or "none"
-            parameters = f"{row['parameters']:,}"
-            table.add_row(f"  {row['preset']}", row["symmetry"], parameters, f"{row['cutoff']:g}", exchanged)
-        console.print(table, width=None if console.is_terminal else 200, highlight=False)
+        print_table(
+            console,
+            ("  preset", "symmetry", f"parameters, {n_elements} elements", "cutoff, Å", "numbers exchanged, per atom"),
+            [
+                (
+                    f"  {row['preset']}",
+                    row["symmetry"],
+                    f"{row['parameters']:,}",
+                    f"{row['cutoff']:g}",
+                    " + ".join(str(width) for width in row["exchanged"]) or "none",
+                )
+                for row in family["presets"]
+            ],
+        )
         console.print()
 
 
 def print_description(console: Console, description: Mapping[str, Any]) -> None:
     """What `hienet.info.describe_file` found, for a person."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    shown = {"stages", "hyperparameters", "training", "notes", "verification", "reference_energies"}
+    elsewhere = {"stages", "hyperparameters", "training", "notes", "verification", "reference_energies"}
+    facts: dict[str, object] = {}
     for name, value in description.items():
         if name == "elements":
-            table.add_row("elements", f"{len(value)}: {' '.join(value)}")
+            facts[name] = f"{len(value)}: {' '.join(value)}"
         elif name == "cutoff":
-            table.add_row("cutoff", f"{value:g} Å")
+            facts[name] = f"{value:g} Å"
         elif name == "symmetry":
-            table.add_row("symmetry", f"{value}{SYMMETRY_IN_WORDS[value]}")
+            facts[name] = f"{value}{SYMMETRY_IN_WORDS[value]}"
         elif name == "parameters":
-            table.add_row(
-                "parameters",
+            facts[name] = (
                 f"{value:,} trainable; {description['parameters_with_constants']:,} with the scales, "
-                "reference energies and neighbour normalisation",
+                "reference energies and neighbour normalisation"
             )
-        elif name not in shown and name != "parameters_with_constants" and value is not None:
-            table.add_row(name.replace("_", " "), str(value))
-    console.print(table)
+        elif name not in elsewhere and name != "parameters_with_constants" and value is not None:
+            facts[name] = value
+    print_facts(console, facts)
     _print_stages(console, description["stages"])
-    _print_mapping(console, "hyperparameters", _short_hyperparameters(description["hyperparameters"]))
-    _print_reference(console, description["hyperparameters"])
+    hyperparameters = description["hyperparameters"]
+    if hyperparameters is not None:
+        constants = ("elements", "cutoff", "scale", "shift")
+        print_facts(
+            console, {k: v for k, v in hyperparameters.items() if k not in constants}, "hyperparameters", indent="  "
+        )
+        _print_reference(console, hyperparameters)
     _print_training(console, description["training"])
     _print_rows(console, "largest errors at export, against the source model", description.get("verification") or [])
-    _print_mapping(console, "notes", description.get("notes") or {})
+    print_facts(console, description.get("notes") or {}, "notes", indent="  ")
 
 
-def _print_stages(console: Console, stages: list[Mapping[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "reads columns", "of which exchanged between ranks"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage in stages:
-        table.add_row(stage["name"], str(stage["width"]), str(stage["exchanged_width"]))
+def _print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
+    edges = any("edge_width" in stage for stage in stages)
     console.print()
-    console.print(table)
-
-
-def _short_hyperparameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("elements", "cutoff", "scale", "shift")}
+    print_table(
+        console,
+        ("stage", "reads columns", "of which exchanged between ranks", *(["columns of edges"] if edges else [])),
+        [
+            (
+                stage["name"],
+                str(stage["width"]),
+                str(stage["exchanged_width"]),
+                *([str(stage["edge_width"])] if edges else []),
+            )
+            for stage in stages
+        ],
+    )
 
 
 def _print_reference(console: Console, values: Mapping[str, Any]) -> None:
@@ -131,21 +271,33 @@ def _print_reference(console: Console, values: Mapping[str, Any]) -> None:
     rows: dict[tuple[float, float], list[str]] = {}
     for symbol, scale, shift in zip(values["elements"], values["scale"], values["shift"], strict=True):
         rows.setdefault((scale, shift), []).append(symbol)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("element", overflow="fold")
-    table.add_column("scale", justify="right")
-    table.add_column("reference energy (eV)", justify="right")
-    for (scale, shift), symbols in rows.items():
-        table.add_row(" ".join(symbols), f"{scale:.6g}", f"{shift:.6f}")
     console.print()
-    console.print(table)
+    print_table(
+        console,
+        ("element", "scale", "reference energy (eV)"),
+        [(" ".join(symbols), f"{scale:.6g}", f"{shift:.6f}") for (scale, shift), symbols in rows.items()],
+    )
 
 
 def _print_training(console: Console, training: Mapping[str, Any] | None) -> None:
     if training is None:
-        console.print("\nnot trained, or trained elsewhere", highlight=False)
+        console.print("\nnot trained, or trained elsewhere")
         return
-    facts = {
+    try:
+        facts, found = _training_facts(training)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise HIENetError(
+            f"the file's summary of its training is damaged ({type(error).__name__}: {error}); "
+            "`hienet info --json` shows all of it"
+        ) from error
+    print_facts(console, facts, "training", indent="  ")
+    if found:
+        console.print()
+        print_errors(console, "set", found)
+
+
+def _training_facts(training: Mapping[str, Any]) -> tuple[dict[str, object], list[tuple[str, Errors]]]:
+    facts: dict[str, object] = {
         "frames": ", ".join(f"{name} {count}" for name, count in training["n_frames"].items()),
         "labels": ", ".join(f"{name} {count}" for name, count in training["labels"].items()),
         "files": ", ".join(training["files"]["train"]),
@@ -153,39 +305,20 @@ def _print_training(console: Console, training: Mapping[str, Any] | None) -> Non
         "seed": training["seed"],
         "time": f"{training['seconds'] / 60:.1f} min, finished {training['finished']}",
     }
-    _print_mapping(console, "training", facts)
-    if training["errors"]:
-        console.print()
-        print_errors(console, "set", {name: errors_from_dict(row) for name, row in training["errors"].items()})
-
-
-def errors_from_dict(row: Mapping[str, Any]) -> Errors:
-    """The inverse of `Errors.as_dict`."""
-    return Errors(*row.values())
-
-
-def _print_mapping(console: Console, title: str, values: Mapping[str, Any]) -> None:
-    if not values:
-        return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in values.items():
-        text = ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
-        table.add_row(f"  {name.replace('_', ' ')}", text)
-    console.print(f"\n[bold]{title}[/bold]")
-    console.print(table, highlight=False)
+    return facts, [(name, Errors.from_dict(row)) for name, row in training["errors"].items()]
 
 
 def _print_rows(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows with the same keys as a table; keys are the headings."""
     if not rows:
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        cells = ("-" if value is None else value for value in row.values())
-        table.add_row(*(f"{value:.1e}" if isinstance(value, float) else str(value) for value in cells))
-    console.print(f"\n[bold]{title}[/bold]")
-    console.print(table)
+    console.print()
+    print_table(
+        console,
+        [name.replace("_", " ") for name in rows[0]],
+        [
+            ["-" if value is None else f"{value:.1e}" if isinstance(value, float) else str(value) for value in each]
+            for each in (row.values() for row in rows)
+        ],
+        title=title,
+    )

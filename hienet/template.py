@@ -12,10 +12,14 @@ import yaml
 from pydantic import BaseModel
 
 from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection
+from hienet.console import printable
+from hienet.data.checks import check_frames
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
+from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import DEFAULT_PRESET, find_architecture
+from hienet.tables import NO_GROUP, group_label
 
 _CUTOFFS = (4.0, 5.0, 6.0)
 _STEPS = 8000
@@ -34,6 +38,7 @@ class DataSummary:
         elements: number of atoms of each element.
         groups: number of frames of each `config_type`.
         labels: which labels there are.
+        remarks: what is suspicious about frames and labels, one sentence each.
         neighbors: mean number of neighbours for each cutoff (Å), in a sample of the frames.
     """
 
@@ -43,23 +48,35 @@ class DataSummary:
     elements: dict[str, int]
     groups: dict[str, int]
     labels: LabelReport
+    remarks: list[str]
     keys: dict[str, str]
     neighbors: dict[float, float]
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """For a person; each on one line, whatever names the files have."""
         low, mean, high = self.n_atoms
         atoms = f"{low} atoms each" if low == high else f"{low} to {high} atoms, {mean:.1f} on average"
         groups = ", ".join(f"{name} {count}" for name, count in list(self.groups.items())[:12])
         rest = f", ... {len(self.groups)} in all" if len(self.groups) > 12 else ""
-        return [
+        lines = [
             f"{self.n_frames} frames of {atoms}",
             "elements (atoms): " + ", ".join(f"{symbol} {count}" for symbol, count in self.elements.items()),
-            str(self.labels),
+            *self.labels.lines(),
+            *self._what_stops_training(),
+            *self.remarks,
             *([f"config_type (frames): {groups}{rest}"] if self.groups else []),
             "neighbours of an atom: "
             + ", ".join(f"{n:.0f} within {cutoff:g} Å" for cutoff, n in self.neighbors.items()),
         ]
+        return [printable(line) for line in lines]
+
+    def _what_stops_training(self) -> Iterator[str]:
+        for quantity in ("energy", "forces"):
+            if any(file.lacks(quantity) for file in self.labels.files):
+                yield (
+                    f"WARNING: `hienet train` will stop for want of {quantity}, unless you name it, or set "
+                    f"`data.allow_missing: [{quantity}]`"
+                )
 
 
 def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummary:
@@ -70,17 +87,18 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
     """
     frames = read_frames(files)
     keys = keys or LabelKeys()
-    _, labels = read_labels(frames, keys)
+    labels, report = read_labels(frames, keys)
     sizes = np.array([len(frame.atoms) for frame in frames])
     elements = Counter(symbol for frame in frames for symbol in frame.atoms.get_chemical_symbols())
-    groups = Counter(frame.group("config_type") or "(none)" for frame in frames)
+    groups = Counter(group_label(frame.group("config_type")) for frame in frames)
     return DataSummary(
         files=tuple(files),
         n_frames=len(frames),
         n_atoms=(int(sizes.min()), float(sizes.mean()), int(sizes.max())),
         elements=dict(sorted(elements.items())),
-        groups=dict(sorted(groups.items())) if set(groups) != {"(none)"} else {},
-        labels=labels,
+        groups=dict(sorted(groups.items())) if set(groups) != {NO_GROUP} else {},
+        labels=report,
+        remarks=check_frames(frames, labels, report),
         keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},
         neighbors=_mean_neighbors(frames, tuple(sorted(elements))),
     )
@@ -89,10 +107,14 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
 def _mean_neighbors(frames: Sequence[Frame], elements: Sequence[str]) -> dict[float, float]:
     sample = frames[:: max(1, len(frames) // _FRAMES_LOOKED_AT)]
     n_atoms = sum(len(frame.atoms) for frame in sample)
-    return {
-        cutoff: sum(len(graph_from_atoms(frame.atoms, elements, cutoff).center) for frame in sample) / n_atoms
-        for cutoff in _CUTOFFS
-    }
+    return {cutoff: sum(_n_neighbors(frame, elements, cutoff) for frame in sample) / n_atoms for cutoff in _CUTOFFS}
+
+
+def _n_neighbors(frame: Frame, elements: Sequence[str], cutoff: float) -> int:
+    try:
+        return len(graph_from_atoms(frame.atoms, elements, cutoff).center)
+    except HIENetError as error:
+        raise HIENetError(f"{frame.source}: {error}") from error
 
 
 def suggestions(summary: DataSummary) -> dict[str, Any]:
@@ -113,7 +135,7 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
         "#",
     ]
-    lines += [f"# {line}" for line in summary.lines()]
+    lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
     lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1, **summary.keys})]

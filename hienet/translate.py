@@ -18,8 +18,10 @@ from hienet.errors import HIENetError
 from hienet.nn.convolution import CouplingPath
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.radial import RadialNetwork
+from hienet.torch_state import own_torch_state
 
 
+@own_torch_state()
 def convert(path: str | Path) -> Checkpoint:
     """A checkpoint of the HIENet authors or of SevenNet as one of ours, in float64.
 

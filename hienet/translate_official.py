@@ -60,8 +60,7 @@ def convert_official(path: str | Path) -> Checkpoint:
 
     Raises:
         HIENetError: not such a file, an option that this architecture does not have, or Wigner 3j symbols that are
-            neither
-            today's nor those of older e3nn versions.
+            neither today's nor those of older e3nn versions.
     """
     contents = read_foreign(path)
     official = contents["config"]
@@ -73,7 +72,7 @@ def convert_official(path: str | Path) -> Checkpoint:
     try:
         state = state_in_float64(contents)
         config = make_config("hienet", None, _hyperparameters(official, state))
-        model = build_model("hienet", config)
+        model = build_model("hienet", config, seed=0)
         weights = dict(_translated_weights(official, state))
         flipped = match_wigner_signs(path, model, official["num_invariant_conv"], state, weights)
         model.load_state_dict(weights)

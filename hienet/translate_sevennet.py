@@ -62,7 +62,7 @@ def convert_sevennet(path: str | Path) -> Checkpoint:
     try:
         state = state_in_float64(contents)
         config = cast(SevenNetConfig, make_config("sevennet", None, _hyperparameters(theirs, state)))
-        model = build_model("sevennet", config)
+        model = build_model("sevennet", config, seed=0)
         weights = dict(_translated_weights(theirs, config, state))
         flipped = match_wigner_signs(path, model, 0, state, weights)
         model.load_state_dict(weights)

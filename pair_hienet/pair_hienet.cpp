@@ -2,6 +2,8 @@
 
 #include "pair_hienet.h"
 
+#include "deviation_readers.h"
+#include "evaluation_marker.h"
 #include "force_deviation.h"
 #include "ghost_exchange.h"
 #include "neighbor_graph.h"
@@ -69,6 +71,7 @@ struct PairHIENet::Member {
   std::string file;
   std::unique_ptr<hienet::StagedModel> model;
   hienet::Tables tables;
+  std::set<int64_t> tabulated;           // species that they are for
   std::vector<int> species_of_type;      // [ntypes + 1], -1 for NULL
   int index;                             // in pair_coeff, from 0
   size_t graph;                          // the one that it reads, among `graphs`
@@ -90,10 +93,25 @@ struct PairHIENet::Implementation {
   hienet::ChosenTransport transport;    // on several ranks
   double energy_unit = 1.0;             // eV in LAMMPS' unit of energy
 
-  // fix adapt and hybrid/scaled reach these through extract()
-  double scale = 1.0;
-  double cutoff = 0.0;             // the largest of the members
-  int force_deviation_flag = 0;    // set and cleared by `fix pair`
+  // types of atoms for which the members have their tables, and those for which they may have to build some
+  std::vector<int> tabulated, not_tabulated;
+
+  double cutoff = 0.0;    // the largest of the members
+
+  // [ntypes + 1][ntypes + 1], of which the half with i <= j counts: given away by extract(), and never reallocated,
+  // because `compute fep` keeps the address for life
+  double **scale_of_types = nullptr;
+  double scale = 1.0;    // the one value in it, in an evaluation
+
+  // `fix pair`
+  hienet::DeviationReaders readers;
+  bool readers_known = false;    // for this run
+  int reads_expected = 0;        // calls of extract_peratom() that follow an evaluation
+  int reads_announced =
+      0;    // other calls, of fixes when they are created, which have not asked for the trigger yet
+  hienet::EvaluationMarker *marker = nullptr;
+
+  explicit Implementation(LAMMPS *lmp) : readers(lmp) {}
 
   // one evaluation; members of equal cutoff and order of elements share a graph
   size_t n_graphs = 0;
@@ -135,7 +153,7 @@ struct PairHIENet::Implementation {
 
 // ----------------------------------------------------------------------
 
-PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
+PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation(lmp))
 {
   one_coeff = 1;
   manybody_flag = 1;
@@ -159,6 +177,8 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation)
 
 PairHIENet::~PairHIENet()
 {
+  if (impl->marker && modify->get_fix_by_id(impl->marker->id)) modify->delete_fix(impl->marker->id);
+  memory->destroy(impl->scale_of_types);
   delete impl;
   delete[] pvector;
   if (allocated) {
@@ -172,10 +192,12 @@ void PairHIENet::allocate()
   const int n = atom->ntypes + 1;
   memory->create(setflag, n, n, "pair:setflag");
   memory->create(cutsq, n, n, "pair:cutsq");
+  memory->create(impl->scale_of_types, n, n, "pair:scale");
   for (int i = 0; i < n; i++)
     for (int j = 0; j < n; j++) {
       setflag[i][j] = 0;
       cutsq[i][j] = 0.0;
+      impl->scale_of_types[i][j] = 1.0;
     }
   allocated = 1;
 }
@@ -190,9 +212,14 @@ void PairHIENet::forget_model()
   impl->planned.clear();
   impl->deviation_known = false;
   impl->list_atoms = -1;
+  impl->tabulated.clear();
+  impl->not_tabulated.clear();
   if (allocated)
     for (int i = 1; i <= atom->ntypes; i++)
-      for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
+      for (int j = 1; j <= atom->ntypes; j++) {
+        setflag[i][j] = 0;
+        impl->scale_of_types[i][j] = 1.0;
+      }
 }
 
 // ----------------------------------------------------------------------
@@ -455,6 +482,10 @@ void PairHIENet::load(const std::vector<std::string> &files,
     comm_reverse = std::max(comm_reverse, 3 * static_cast<int>(impl->members.size()));
   publish_comm_size();
   prepare_timing();
+  const auto &species = impl->members[0].species_of_type;
+  for (int type = 1; type <= atom->ntypes; type++)
+    if (species[type] >= 0) impl->not_tabulated.push_back(type);
+  tabulate_elements(false);
   report(device);
 }
 
@@ -476,7 +507,6 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
   member.file = file;
   member.index = static_cast<int>(impl->members.size());
   member.species_of_type.assign(atom->ntypes + 1, -1);
-  std::set<int64_t> species;
   for (int type = 1; type <= atom->ntypes; type++) {
     const auto &symbol = symbols[type - 1];
     if (symbol == "NULL") continue;
@@ -487,13 +517,10 @@ void PairHIENet::add_member(const std::string &file, const std::vector<std::stri
           "pair_style hienet: element `{}` of type {} is not in the model `{}`; it knows: {}",
           symbol, type, file, joined(metadata.elements));
     member.species_of_type[type] = static_cast<int>(found - metadata.elements.begin());
-    species.insert(member.species_of_type[type]);
   }
 
   try {
     member.model = std::make_unique<hienet::StagedModel>(bytes, metadata, device, impl->precision);
-    const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
-    member.tables = member.model->load_elements({species.begin(), species.end()});
   } catch (const std::exception &exception) {
     problem = fmt::format("model file `{}`: {}", file, exception.what());
   }
@@ -600,11 +627,71 @@ std::string PairHIENet::describe(const Member &member) const
     else
       text += fmt::format("  type {} -> {} -> species {}\n", type, m.elements[species], species);
   }
-  if (const auto &tables = member.tables; tables.bytes > 0)
-    text += fmt::format("  tables for these elements: {:.1f} MB, built in {:.1f} s\n",
-                        1e-6 * tables.bytes, tables.seconds);
+  if (const std::string tables = describe_tables(member); !tables.empty())
+    text += fmt::format("  {}\n", tables);
   text += fmt::format("  training set: {}\n", m.training);
   return text;
+}
+
+/// What is tabulated, or an empty string for a model without tables.
+std::string PairHIENet::describe_tables(const Member &member) const
+{
+  const auto &tables = member.tables;
+  if (tables.bytes == 0) return "";
+  const bool all = impl->not_tabulated.empty();
+  std::vector<std::string> elements;
+  for (const int type : impl->tabulated) {
+    const auto &symbol = member.model->metadata().elements[member.species_of_type[type]];
+    if (std::find(elements.begin(), elements.end(), symbol) == elements.end())
+      elements.push_back(symbol);
+  }
+  return fmt::format("tables for {}: {:.1f} MB, built in {:.1f} s{}",
+                     all ? "these elements" : joined(elements), 1e-6 * tables.bytes, tables.seconds,
+                     all ? "" : "; other elements follow when atoms of them appear");
+}
+
+/// Have the models tabulate the elements of atoms, on any rank, for which they have not done so: a universal potential
+/// may be given a type for each of its elements. Collective.
+void PairHIENet::tabulate_elements(bool reported)
+{
+  auto &missing = impl->not_tabulated;
+  if (missing.empty()) return;
+  std::vector<char> has_atoms(atom->ntypes + 1);
+  for (int i = 0; i < atom->nlocal + atom->nghost; i++) has_atoms[atom->type[i]] = 1;
+  std::vector<int> present;
+  for (const int type : missing) present.push_back(has_atoms[type]);
+  if (comm->nprocs > 1)
+    MPI_Allreduce(MPI_IN_PLACE, present.data(), static_cast<int>(present.size()), MPI_INT, MPI_MAX,
+                  world);
+  std::vector<int> rest;
+  for (size_t k = 0; k < missing.size(); k++)
+    (present[k] ? impl->tabulated : rest).push_back(missing[k]);
+  if (rest.size() == missing.size()) return;
+  missing = rest;
+
+  std::string text;
+  for (auto &member : impl->members) {
+    std::set<int64_t> species;
+    for (const int type : impl->tabulated) species.insert(member.species_of_type[type]);
+    if (species == member.tabulated) continue;    // types may share an element
+    std::string problem;
+    try {
+      const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
+      member.tables = member.model->load_elements({species.begin(), species.end()});
+    } catch (const std::exception &exception) {
+      problem = fmt::format("model file `{}`: {}", member.file, exception.what());
+    }
+    agree(problem);
+    member.tabulated = species;
+    if (member.tables.bytes > 0)
+      text += fmt::format("HIENet model {}: {}\n", member.file, describe_tables(member));
+  }
+  // A model without tables for some elements has none for any.
+  if (std::none_of(impl->members.begin(), impl->members.end(), [](const Member &member) {
+        return member.tables.bytes > 0;
+      }))
+    missing.clear();
+  if (reported && comm->me == 0 && !text.empty()) utils::logmesg(lmp, text);
 }
 
 /// Of what a user may not have meant. Called on rank 0.
@@ -653,6 +740,7 @@ void PairHIENet::init_style()
 
   check_exclusions();
   publish_comm_size();
+  mark_evaluations();
   impl->list_atoms = -1;
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
@@ -735,21 +823,31 @@ double PairHIENet::init_one(int i, int j)
   return impl->cutoff;
 }
 
+/// What LAMMPS' commands may write to.
+///
+/// `fix adapt`, `fix adapt/fep` and `compute fep` change the factor of the energy, in the half i <= j of an array of
+/// type pairs. The trigger of `fix pair` is an int, which nobody else may take for an array or a double: it is given only in
+/// answer to a fix that has just named its field. The cutoff is given to nobody, since it is the model's own.
 void *PairHIENet::extract(const char *name, int &dim)
 {
+  dim = 2;
+  if (strcmp(name, "scale") == 0) return impl->scale_of_types;
   dim = 0;
-  if (strcmp(name, "scale") == 0) return &impl->scale;
-  if (strcmp(name, "cutoff") == 0) return &impl->cutoff;
-  if (strcmp(name, "force_deviation_flag") == 0) return &impl->force_deviation_flag;
-  return nullptr;
+  if (strcmp(name, "force_deviation_flag") != 0 || impl->reads_announced == 0) return nullptr;
+  impl->reads_announced--;
+  return impl->readers.trigger();
 }
 
-/// Called by `fix pair`, for the number of columns (0: a vector) when it is created, and after each evaluation
-/// that it wants to see. Without a deviation of the last evaluation it gets nothing, and stops with an error.
+/// Called by `fix pair`, for the number of columns (0: a vector) when it is created, and after the first evaluation of
+/// a step that it wants to see. Without a deviation of the last evaluation it gets nothing, and stops with an error.
 void *PairHIENet::extract_peratom(const char *name, int &n_columns)
 {
   if (strcmp(name, "force_deviation") != 0) return nullptr;
   n_columns = 0;
+  if (impl->reads_expected > 0)
+    impl->reads_expected--;
+  else
+    impl->reads_announced++;
   return impl->deviation_known ? impl->deviation.of_atoms().data() : nullptr;
 }
 
@@ -837,6 +935,7 @@ void PairHIENet::finish()
                      all_buffers / 1024.0 / std::max<bigint>(atom->natoms, 1), largest_peak);
   }
   impl->timing.reset();
+  impl->reads_expected = 0;
 }
 
 // ----------------------------------------------------------------------
@@ -848,9 +947,13 @@ void PairHIENet::compute(int eflag, int vflag)
   auto &timing = impl->timing;
   timing.start();
   ev_init(eflag, vflag);
+  const bool trial = is_trial();
+  const std::vector<double> counts_before(pvector, pvector + nextra);
   std::fill(pvector, pvector + nextra, 0.0);
+  impl->scale = common_scale();
+  tabulate_elements(true);
   const hienet::ThreadsGuard threads(impl->threads ? impl->threads : comm->nthreads);
-  const bool deviation_wanted = wants_deviation();
+  const bool deviation_wanted = !trial && wants_deviation();
   const bool compared = deviation_wanted && impl->is_committee();
   if (compared)
     impl->deviation.begin(atom->nlocal + atom->nghost, static_cast<int>(impl->members.size()));
@@ -864,16 +967,79 @@ void PairHIENet::compute(int eflag, int vflag)
     accumulate(member, compared);
     timing.stamp(impl->sections.scatter);
   }
-  find_deviation(deviation_wanted);
+  if (trial)
+    std::copy(counts_before.begin(), counts_before.end(), pvector);
+  else
+    find_deviation(deviation_wanted);
 
   // LAMMPS' timers begin with the first step of the run.
   if (update->setupflag) timing.reset();
 }
 
-/// Whether `fix pair` has asked for the deviation, or a `compute pair` may: it reads on steps with an energy alone.
-bool PairHIENet::wants_deviation() const
+/// Have LAMMPS say which evaluations move atoms, if there is somebody who reads what remains of one.
+void PairHIENet::mark_evaluations()
 {
-  if (impl->force_deviation_flag) return true;
+  impl->readers_known = false;
+  const bool is_read = !modify->get_fix_by_style("^pair$").empty() ||
+      !modify->get_compute_by_style("^pair$").empty();
+  const std::string id = fmt::format("HIENET_EVALUATION_{}", instance_me);
+  impl->marker = static_cast<hienet::EvaluationMarker *>(modify->get_fix_by_id(id));
+  if (is_read && !impl->marker) impl->marker = hienet::EvaluationMarker::add(lmp, id);
+}
+
+/// Whether this evaluation only tries something, as those of `compute fep` and `fix numdiff`: `fix pair` and `compute
+/// pair` go on showing the one before it.
+bool PairHIENet::is_trial()
+{ return impl->marker && !impl->marker->take(); }
+
+/// The factor of the energy. The array of `scale` has a value for each pair of types, the energy of many bodies one.
+double PairHIENet::common_scale() const
+{
+  const auto &species = impl->members[0].species_of_type;
+  double found = 1.0;
+  int first = 0;    // type of the network
+  for (int i = 1; i <= atom->ntypes; i++)
+    for (int j = i; j <= atom->ntypes; j++) {
+      if (species[i] < 0 || species[j] < 0) continue;
+      const double scale = impl->scale_of_types[i][j];
+      if (first == 0) {
+        first = i;
+        found = scale;
+      }
+      if (!std::isfinite(scale))
+        error->all(FLERR,
+                   "pair_style hienet: the scale of types {} and {} is {} at step {}; look at the "
+                   "variable of the command that changes it",
+                   i, j, scale, update->ntimestep);
+      if (scale != found)
+        error->all(
+            FLERR,
+            "pair_style hienet: the scale is {} for types {} and {}, and {} for types {} and "
+            "{}, but a many-body energy has one scale; give one for all types of the "
+            "network at once, such as `scale * *`",
+            found, first, first, scale, i, j);
+    }
+  return found;
+}
+
+/// Whether `fix pair` has asked for the deviation, or a `compute pair` may: it reads on steps with an energy alone.
+bool PairHIENet::wants_deviation()
+{
+  if (impl->reads_announced > 0)
+    error->all(FLERR,
+               "pair_style hienet: a `fix pair` that does not trigger the deviation would show old "
+               "numbers; write `force_deviation 1`, and the fix behind pair_style");
+  if (!impl->readers_known) {
+    const std::string lost = impl->readers.find();
+    if (!lost.empty())
+      error->all(
+          FLERR,
+          "pair_style hienet: `fix {} pair` was made for a pair style that has been replaced "
+          "since; give it again behind pair_style",
+          lost);
+  }
+  impl->readers_known = true;
+  if (impl->readers.any(impl->reads_expected)) return true;
   return eflag_global && !modify->get_compute_by_style("^pair$").empty();
 }
 
@@ -883,7 +1049,10 @@ void PairHIENet::find_deviation(bool wanted)
   auto &deviation = impl->deviation;
   impl->deviation_known = wanted;
   if (!impl->is_committee()) {
-    if (wanted) deviation.set_zero(atom->nlocal);
+    if (wanted) {
+      deviation.set_zero(atom->nlocal);
+      impl->readers.show(deviation.of_atoms());
+    }
     return;
   }
   double maximum =
@@ -897,6 +1066,7 @@ void PairHIENet::find_deviation(bool wanted)
       if (comm->me == 0) pvector[0] += 1.0;
     }
     deviation.finish(atom->nlocal);
+    impl->readers.show(deviation.of_atoms());
     double sums[2] = {deviation.sum(), static_cast<double>(impl->n_local(0))};
     MPI_Allreduce(MPI_IN_PLACE, sums, 2, MPI_DOUBLE, MPI_SUM, world);
     maximum = deviation.maximum();

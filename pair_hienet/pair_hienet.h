@@ -70,6 +70,7 @@ class PairHIENet : public Pair {
   void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
   void report(const std::string &);
   std::string describe(const Member &) const;
+  std::string describe_tables(const Member &) const;
   void warn(const Member &);
 
   void prepare_timing();
@@ -77,7 +78,11 @@ class PairHIENet : public Pair {
   double buffer_bytes();
 
   double weight(const Member &) const;
-  bool wants_deviation() const;
+  void mark_evaluations();
+  bool is_trial();
+  double common_scale() const;
+  void tabulate_elements(bool);
+  bool wants_deviation();
   void look_at_list();
   const double (*positions() const)[3];
   void find_owners();

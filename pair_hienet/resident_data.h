@@ -43,8 +43,9 @@ struct DeviceResults {
 ///     for each model:  update(graph, ...); model.begin(graph(k)); ...; readout(model); ...; finish(model, k, ...)
 ///
 /// Where LAMMPS keeps the atoms on the device itself, `begin_step` gets them: then the neighbour list and positions are
-/// read there, and forces are added there. On a GPU all copies are made by way of pinned memory on the current stream, and the host waits twice for each model:
-/// in `update` for the number of edges, in `finish` for the results. Every member throws ModelError.
+/// read there, and forces are added there. On a GPU all copies are made by way of pinned memory on the current stream,
+/// and the host waits twice for each model: in `update` for the number of edges, in `finish` for the results. Every
+/// member throws ModelError.
 class ResidentData {
  public:
   explicit ResidentData(const std::string &device);

@@ -182,12 +182,13 @@ std::string choose_device(const std::string &keyword, int node_rank)
 // the model
 // ----------------------------------------------------------------------
 
-/// For the calls into the model: its device is the current one, gradients are on (a caller in Python may have
-/// switched them off), and the profiling executor does not re-optimise, which costs many steps' time each time
-/// a shape changes. All three hold for this thread and while the guard lives.
+/// For the calls into the model: its device is the current one, the profiling executor does not re-optimise, which
+/// costs many steps' time each time a shape changes, and gradients are on in an ordinary mode. All of it holds for
+/// this thread and while the guard lives.
 struct CallGuard {
   explicit CallGuard(torch::Device where) : device(where) {}
   c10::DeviceGuard device;
+  OrdinaryMode ordinary;
   at::AutoGradMode grad{true};
   torch::jit::GraphOptimizerEnabledGuard optimizer{false};
 };
@@ -272,6 +273,7 @@ StagedModel::StagedModel(const std::string &bytes, const Metadata &metadata,
     torch_(std::make_unique<Torch>()), metadata_(metadata), device_(device)
 {
   check_operators(metadata, device);
+  const OrdinaryMode ordinary;
   translated("the file is damaged or was written for another version of torch", [&] {
     std::istringstream stream(bytes);
     torch_->module = torch::jit::load(stream, torch::kCPU);
@@ -309,8 +311,6 @@ Tables StagedModel::load_elements(const std::vector<int64_t> &species)
   if (!torch_->module.find_method("load_elements")) return tables;
   translated("tabulating the pairs of elements", [&] {
     const CallGuard guard(torch_->device);
-    // Whatever mode a caller in Python is in: the tables are used where gradients are wanted.
-    const c10::InferenceMode no_inference_mode(false);
     const at::NoGradGuard no_grad;
     const auto start = std::chrono::steady_clock::now();
     const auto list = torch::tensor(species, torch::kInt64).to(torch_->device);
@@ -353,7 +353,10 @@ static GraphTensors tensors_of(const NeighborGraph &graph)
 }
 
 void StagedModel::begin(const NeighborGraph &graph)
-{ begin(tensors_of(graph)); }
+{
+  const OrdinaryMode ordinary;
+  begin(tensors_of(graph));
+}
 
 void StagedModel::begin(const DeviceGraph &graph)
 { begin(graph.tensors()); }

@@ -87,7 +87,8 @@ class StagedModel {
   const std::string &device() const { return device_; }
   bool single_precision() const;
 
-  /// Build what the model tabulates for these species, all that will ever be evaluated; call it before anything else.
+  /// Build what the model tabulates for these species: before anything else, and again, with those of before, when
+  /// others are to be evaluated.
   Tables load_elements(const std::vector<int64_t> &species);
 
   /// Bytes of the weights and tables of the file.

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import ase
+import ase.data
 import numpy as np
 import pytest
 import torch
@@ -31,6 +31,7 @@ from hienet.testing import (
     rotated,
     silicon_carbide,
     tiny_checkpoint,
+    write_tiny_checkpoint,
 )
 
 pytestmark = pytest.mark.usefixtures("operators")
@@ -197,6 +198,27 @@ def test_tables_follow_the_elements_in_use(files):
     alone = model.predict(carbon)
     model.predict(silicon_carbide())
     torch.testing.assert_close(model.predict(carbon).forces, alone.forces, rtol=0, atol=1e-15)
+
+
+def test_a_file_of_many_elements_is_verified_with_the_tables_of_a_few(tmp_path, monkeypatch):
+    """All elements, in groups of eight, without the tables of all their pairs."""
+    elements = tuple(ase.data.chemical_symbols[1:18])
+    source = write_tiny_checkpoint(tmp_path / "m.pt", elements=elements)
+    tabulated: list[set[int]] = []
+    load_elements = LoadedModel.load_elements
+
+    def recorded(model: LoadedModel, species: torch.Tensor) -> None:
+        load_elements(model, species)
+        if isinstance(model.module, torch.jit.ScriptModule):
+            tabulated.append(set(model._loaded))
+
+    monkeypatch.setattr(LoadedModel, "load_elements", recorded)
+    deployment = export(source)
+    assert max(map(len, tabulated)) == 8
+    assert set.union(*tabulated) == set(range(17))
+    crystals = [row.name for row in deployment.comparisons if row.name.startswith("crystal")]
+    assert crystals == ["crystal H..O", "crystal F..S", "crystal Cl"]
+    assert all(row.passed for row in deployment.comparisons)
 
 
 @pytest.mark.parametrize(("tolerance", "n_intervals"), [(1e-4, 64), (1e-9, 256)])

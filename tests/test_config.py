@@ -87,7 +87,7 @@ def test_defaults_are_the_papers() -> None:
             {"data": {"train": "a", "validation": 0.6, "test": 0.4}},
             r"`validation` and `test` take 1 of the frames; together they must take less than 1",
         ),
-        ({"data": {"train": "a", "reference_energies": "dft"}}, r"must be least_squares, or an energy in eV"),
+        ({"data": {"train": "a", "reference_energies": "dft"}}, r"must be auto, least_squares, or an energy in eV"),
         ({"data": {"train": "a", "reference_energies": {"Q": 1.0}}}, r"`Q` is not a chemical symbol"),
         ({"data": {"train": "a", "reference_energies": {"Si": "x"}}}, r"the energy of Si must be a number in eV"),
         ({"data": {"train": "a", "stress_key": "s", "virial_key": "v"}}, r"either `stress_key` or `virial_key`"),

@@ -54,8 +54,12 @@ def test_a_frame_without_atoms_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_ase_cannot_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data.extxyz"
     path.write_text("not a number\n\n")
-    with pytest.raises(HIENetError, match=r"ASE cannot read `.*data.extxyz`: .*; give extxyz"):
+    with pytest.raises(HIENetError, match=r"data.extxyz`, frame 0, line 1: expected the number of atoms, got `not a n"):
         read_frames([path])
+    other = tmp_path / "data.traj"
+    other.write_text("not a trajectory")
+    with pytest.raises(HIENetError, match=r"ASE cannot read `.*data.traj`, frame 0: .*; mend the file, or give extxyz"):
+        read_frames([other])
 
 
 def test_the_order_of_sources_is_key_then_ref_then_calculator_then_alias() -> None:
@@ -155,8 +159,8 @@ def test_partial_labels_are_nan_in_the_targets() -> None:
     assert targets.energy.isfinite().tolist() == [True, True, False]
     assert targets.forces.isfinite().all(dim=1).tolist() == [True, True, False, False, False, False]
     assert targets.stress.isfinite().all(dim=1).tolist() == [False, False, True]
-    assert dataset.report.counts == {"energy": 2, "forces": 1, "stress": 1}
-    assert dataset.subset([2]).report.counts == {"energy": 0, "forces": 0, "stress": 1}
+    assert dataset.report.counts == dataset.label_counts() == {"energy": 2, "forces": 1, "stress": 1}
+    assert dataset.subset([2]).label_counts() == {"energy": 0, "forces": 0, "stress": 1}
 
 
 def test_targets_are_in_the_order_of_the_atoms_and_of_voigt() -> None:
@@ -217,7 +221,7 @@ def test_shifted_to_the_mean_reference_energies_leave_nothing_on_average(tmp_pat
     for atoms in frames:
         atoms.calc = SinglePointCalculator(atoms, forces=atoms.get_forces())
     without = write_frames(tmp_path / "forces.extxyz", frames)
-    section = DataSection(train=str(without), shift_to_mean=True)  # type: ignore[arg-type]
+    section = DataSection(train=str(without), shift_to_mean=True, allow_missing="energy")  # type: ignore[arg-type]
     with pytest.raises(HIENetError, match=r"`data.shift_to_mean` needs energies, but no training frame has one"):
         prepare_data(section, ModelSection.model_validate(TINY_MODEL), torch.float64, 0)
 
@@ -261,7 +265,7 @@ def test_a_validation_set_without_labels_is_refused(tmp_path: Path) -> None:
     values = tiny_values(write_frames(tmp_path / "data.extxyz"), tmp_path)
     values["data"]["validation"] = str(write_frames(tmp_path / "validation.extxyz", unlabelled(2)))
     config = parse_config(values)
-    with pytest.raises(HIENetError, match=r"no frame of `data.validation` has a label; give labelled frames"):
+    with pytest.raises(HIENetError, match=r"no frame of `.*validation.extxyz` has an energy under a known name; keys"):
         prepare_data(config.data, config.model, torch.float64, 0)
 
 
@@ -309,4 +313,6 @@ def test_frames_whose_only_label_has_another_name_are_pointed_out() -> None:
     frames = [structure(REF_energy=-8.0), structure(dft_energy=-8.1), structure(dft_energy=-8.2)]
     labels, report = read_labels(as_frames(frames))
     assert [label.energy for label in labels] == [-8.0, None, None]
-    assert "2 frames have only `dft_energy (frame)`, which is not used; set `energy_key`" in str(report)
+    assert report.lines()[1].startswith(
+        "WARNING: 2 frames of `data.extxyz` have only `dft_energy (frame)`, which is not used; set `energy_key`"
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -19,10 +22,14 @@ from typer.testing import CliRunner
 
 from hienet.calculator import HIENetCalculator, load_model
 from hienet.checkpoint import load_checkpoint, save_checkpoint
+from hienet.console import make_console
 from hienet.deployed import METADATA_NAME, load_deployed
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.graph import graph_from_atoms
+from hienet.info import describe_file
+from hienet.metrics import Errors
+from hienet.tables import print_description
 from hienet.testing import silicon_carbide, tiny_checkpoint, write_tiny_checkpoint
 
 
@@ -242,13 +249,97 @@ def test_a_newer_deployed_format_is_refused(deployed, tmp_path):
         load_model(tmp_path / "newer.hienet.pt")
 
 
-@pytest.mark.parametrize("key", ["format_version", "elements", "dtype"])
-def test_a_deployed_file_with_an_incomplete_description_is_refused(deployed, tmp_path, key):
+def described(deployed: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The file with another description."""
     module, metadata = load_deployed(deployed)
-    del metadata[key]
-    torch.jit.save(module, str(tmp_path / "bad.hienet.pt"), _extra_files={METADATA_NAME: json.dumps(metadata)})
+    change(metadata)
+    path = folder / "bad.hienet.pt"
+    torch.jit.save(module, str(path), _extra_files={METADATA_NAME: json.dumps(metadata)})
+    return path
+
+
+REQUIRED = ["format_version", "architecture", "elements", "cutoff", "dtype", "n_parameters", "edge_width", "stages"]
+
+
+@pytest.mark.parametrize("read", [load_model, describe_file])
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_deployed_file_with_an_incomplete_description_is_refused(deployed, tmp_path, key, read):
+    path = described(deployed, tmp_path, lambda metadata: metadata.pop(key))
     with pytest.raises(HIENetError, match=f"is damaged: its description lacks `{key}`; deploy it again"):
-        load_model(tmp_path / "bad.hienet.pt")
+        read(path)
+
+
+@pytest.mark.parametrize("read", [load_model, describe_file])
+@pytest.mark.parametrize("key", ["name", "width", "exchanged_width"])
+def test_a_deployed_file_with_an_incomplete_stage_is_refused(deployed, tmp_path, key, read):
+    path = described(deployed, tmp_path, lambda metadata: metadata["stages"][1].pop(key))
+    with pytest.raises(HIENetError, match=rf"its description lacks `stages\.1\.{key}`; deploy it again"):
+        read(path)
+
+
+def with_edges(metadata: dict[str, Any], *widths: object) -> None:
+    for stage, width in zip(metadata["stages"], widths, strict=False):
+        stage["edge_width"] = width
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a name as a width": (lambda m: with_edges(m, "not a number"), r"says `stages\.0\.edge_width: not a number`"),
+    "a negative width": (lambda m: with_edges(m, -1), r"says `stages\.0\.edge_width: -1`"),
+    "a width as text": (lambda m: m.update(edge_width="8"), "says `edge_width: 8`"),
+    "widths of some stages": (lambda m: with_edges(m, 8), "contradicts itself .some stages have `edge_width`"),
+    "no stages": (lambda m: m.update(stages=[]), r"says `stages: \[\]`"),
+    "more exchanged than there is": (
+        lambda m: m["stages"][1].update(exchanged_width=10**6),
+        "exchanges more columns than its state has",
+    ),
+    "parameters as text": (lambda m: m.update(n_parameters="many"), "says `n_parameters: many`"),
+    "an architecture as a number": (lambda m: m.update(architecture=3), "says `architecture: 3`"),
+    "shifts of other elements": (
+        lambda m: m["hyperparameters"].update(shift=[0.0]),
+        "`scale` and `shift` must have one number for each element",
+    ),
+    "no elements in the hyperparameters": (
+        lambda m: m["hyperparameters"].pop("elements"),
+        r"lacks `hyperparameters\.elements`",
+    ),
+    "hyperparameters as a list": (lambda m: m.update(hyperparameters=[1]), "says `hyperparameters: "),
+    "a verification as text": (lambda m: m.update(verification="fine"), "says `verification: fine`"),
+    "a training as text": (lambda m: m.update(training="long"), "says `training: long`"),
+}
+
+
+@pytest.mark.parametrize("read", [load_model, describe_file])
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_deployed_file_whose_description_cannot_be_true_is_refused(deployed, tmp_path, name, read):
+    change, sentence = CONTRADICTIONS[name]
+    with pytest.raises(HIENetError, match=f"is damaged: its description .*{sentence}.*; deploy it again"):
+        read(described(deployed, tmp_path, change))
+
+
+def test_the_widths_of_edges_are_shown(tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "g.pt", architecture="nemp")
+    path = export(source, compiled=False).path
+    widths = [stage["edge_width"] for stage in describe_file(path)["stages"]]
+    output = io.StringIO()
+    print_description(make_console(output), describe_file(path))
+    lines = output.getvalue().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.rstrip().endswith("columns of edges"))
+    assert [int(line.split()[-1]) for line in lines[first + 1 : first + 1 + len(widths)]] == widths
+
+
+def test_a_damaged_summary_of_the_training_is_one_sentence(deployed, tmp_path):
+    path = described(deployed, tmp_path, lambda metadata: metadata.update(training={"epochs": 3}))
+    with pytest.raises(HIENetError, match=r"summary of its training is damaged \(KeyError.*hienet info --json"):
+        print_description(make_console(io.StringIO()), describe_file(path))
+
+
+def test_errors_are_read_by_name():
+    """Whatever order JSON has them in, and whatever a later version adds."""
+    found = Errors(1, 2, 3.0, 4.0, 5.0, 6.0, None, 8.0)
+    row = {"charges_mae": 9.0, **dict(reversed(found.as_dict().items()))}
+    assert Errors.from_dict(row) == found
+    with pytest.raises(KeyError, match="stress_mae_gpa"):
+        Errors.from_dict({key: value for key, value in row.items() if key != "stress_mae_gpa"})
 
 
 def test_foreign_torchscript_is_refused(tmp_path):

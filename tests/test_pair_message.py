@@ -306,6 +306,29 @@ def test_species_without_tables_are_refused_and_loaded_later():
         tabulated.load_elements(torch.tensor([4]))
 
 
+def test_tables_that_are_there_are_not_built_again(monkeypatch):
+    """In any order of calls they are those of one call."""
+    layer, features, embedding = parts()
+    whole, parted = (TabulatedInvariantLayer(layer, features, embedding, 64) for _ in range(2))
+    whole.load_elements(torch.arange(4))
+    built = []
+    messages = parted.messages
+
+    def counted(center, neighbors, *others):
+        built.extend((center, int(neighbor)) for neighbor in neighbors)
+        return messages(center, neighbors, *others)
+
+    monkeypatch.setattr(parted, "messages", counted)
+    for species in ([2], [1, 2], [1, 2, 3], [0, 1, 2, 3]):
+        parted.load_elements(torch.tensor(species))
+    assert sorted(built) == [(a, b) for a in range(4) for b in range(4)]
+    torch.testing.assert_close(parted.table[parted.pair_row], whole.table[whole.pair_row], rtol=0, atol=1e-14)
+    parted.load_elements(torch.tensor([3, 1]))
+    assert len(built) == 16
+    assert len(parted.table) == 4
+    torch.testing.assert_close(parted.table[parted.pair_row[3, 1]], whole.table[whole.pair_row[3, 1]], rtol=0, atol=0)
+
+
 def test_the_state_has_no_columns():
     layer, features, embedding = parts()
     tabulated = TabulatedInvariantLayer(layer, features, embedding, 8)

@@ -2,11 +2,21 @@
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
 
-from hienet.ops.spline import LANES, evaluate_spline, in_lanes, tabulate
+from hienet.ops.spline import (
+    LANES,
+    SAMPLES,
+    evaluate_spline,
+    fit_matrix,
+    in_lanes,
+    sample_distances,
+    spline_coefficients,
+    tabulate,
+)
 
 CUTOFF = 5.0
 
@@ -65,3 +75,15 @@ def test_lanes_hold_every_column_once(columns: int) -> None:
     flat = lanes.permute(1, 2, 0, 3).reshape(4, 6, -1)
     assert torch.equal(flat[..., :columns], coefficients)
     assert not flat[..., columns:].any()
+
+
+def test_torchscript_tabulates_in_double_precision() -> None:
+    """A deployed model fits its tables itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = [torch.jit.script(function) for function in (fit_matrix, sample_distances, spline_coefficients)]
+    torch.testing.assert_close(scripted[0](SAMPLES), fit_matrix(SAMPLES), rtol=0, atol=1e-15)
+    distance = sample_distances(CUTOFF, 32, SAMPLES)
+    torch.testing.assert_close(scripted[1](CUTOFF, 32, SAMPLES), distance, rtol=0, atol=1e-15)
+    found = scripted[2](functions(distance).view(32, SAMPLES, -1), scripted[0](SAMPLES))
+    torch.testing.assert_close(found, fitted(32), rtol=0, atol=1e-12)

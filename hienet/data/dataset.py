@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hienet.data.labels import LabelKeys, LabelReport, Labels, read_labels
+from hienet.data.checks import check_frames
+from hienet.data.labels import QUANTITIES, LabelKeys, LabelReport, Labels, read_labels
 from hienet.data.reader import Frame
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -49,31 +51,35 @@ class Dataset:
         frames: structures and their origin.
         graphs: one for each frame.
         targets: one for each frame.
-        report: which labels were found.
+        labels: one for each frame, from which the targets are made.
+        report: which labels were found in the files, of which this may be a part.
+        remarks: what is suspicious about the frames and labels of the files, one sentence each.
     """
 
     frames: list[Frame]
     graphs: list[AtomicGraph]
     targets: list[Targets]
+    labels: list[Labels]
     report: LabelReport
+    remarks: list[str]
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The frames with these indices."""
-        targets = [self.targets[i] for i in indices]
-        counts = {
-            "energy": sum(bool(target.energy.isfinite()) for target in targets),
-            "forces": sum(bool(target.forces.isfinite().all()) for target in targets),
-            "stress": sum(bool(target.stress.isfinite().all()) for target in targets),
-        }
         return Dataset(
             [self.frames[i] for i in indices],
             [self.graphs[i] for i in indices],
-            targets,
-            LabelReport(self.report.used, counts, len(targets)),
+            [self.targets[i] for i in indices],
+            [self.labels[i] for i in indices],
+            self.report,
+            self.remarks,
         )
+
+    def label_counts(self) -> dict[str, int]:
+        """For each quantity the number of frames that have it."""
+        return {quantity: sum(getattr(label, quantity) is not None for label in self.labels) for quantity in QUANTITIES}
 
     def labelled(self) -> list[int]:
         """Indices of the frames that have a label which can be used."""
@@ -87,6 +93,7 @@ class Dataset:
         """Labels `[n_frames]` (eV), NaN where missing."""
         return torch.cat([targets.energy for targets in self.targets]).numpy()
 
+    @own_torch_state()
     def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
         """These frames as one graph, and their targets."""
         targets = [self.targets[i] for i in indices]
@@ -108,12 +115,14 @@ def elements_of(frames: Sequence[Frame]) -> tuple[str, ...]:
     return tuple(sorted({symbol for frame in frames for symbol in set(frame.atoms.get_chemical_symbols())}))
 
 
+@own_torch_state()
 def build_dataset(
     frames: Sequence[Frame],
     elements: Sequence[str],
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     keys: LabelKeys | None = None,
+    may_lack_all: bool = False,
 ) -> Dataset:
     """Read labels and find neighbours.
 
@@ -123,13 +132,14 @@ def build_dataset(
         cutoff: Å.
         dtype: of edge vectors, forces and stresses.
         keys: names of labels, where not to be found automatically.
+        may_lack_all: see `read_labels`.
 
     Raises:
         HIENetError: no frames, an unknown element, bad positions, or bad labels; the message names file and frame.
     """
     if not frames:
         raise HIENetError("the data set is empty; give at least one frame")
-    labels, report = read_labels(frames, keys)
+    labels, report = read_labels(frames, keys, may_lack_all)
 
     def graph(frame: Frame) -> AtomicGraph:
         try:
@@ -141,7 +151,12 @@ def build_dataset(
     with ThreadPoolExecutor(max_workers=2) as pool:
         graphs = list(pool.map(graph, frames))
     return Dataset(
-        list(frames), graphs, [_targets(f, label, dtype) for f, label in zip(frames, labels, strict=True)], report
+        frames=list(frames),
+        graphs=graphs,
+        targets=[_targets(frame, label, dtype) for frame, label in zip(frames, labels, strict=True)],
+        labels=labels,
+        report=report,
+        remarks=check_frames(frames, labels, report),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import ase
@@ -55,10 +57,16 @@ class Source:
         return f"{self.name} ({'calculator' if self.place == 'calculator' else 'frame'})"
 
     def read(self, atoms: ase.Atoms) -> object | None:
-        """The value in a frame, or None."""
+        """The value in a frame, or None. What belongs into `arrays` is found in `info`, too."""
         if self.place == "calculator":
             return None if atoms.calc is None else atoms.calc.results.get(self.name)
-        return atoms.arrays.get(self.name) if self.place == "arrays" else atoms.info.get(self.name)
+        if self.place == "arrays" and self.name in atoms.arrays:
+            return atoms.arrays[self.name]
+        return atoms.info.get(self.name)
+
+
+QUANTITIES = ("energy", "forces", "stress")
+"""What can be labelled."""
 
 
 def _sources(quantity: str, place: str, calculator: Sequence[str], aliases: Sequence[str]) -> tuple[Source, ...]:
@@ -70,12 +78,15 @@ def _sources(quantity: str, place: str, calculator: Sequence[str], aliases: Sequ
 
 
 _PREFIXES = ("dft", "DFT", "vasp", "pbe")
+FREE_ENERGY = Source("free_energy", "calculator")
+ZERO_BROADENING_ENERGY = Source("energy", "calculator")
 SEARCH_ORDER: dict[str, tuple[Source, ...]] = {
     "energy": _sources(
         "energy",
         "info",
-        ("energy", "free_energy"),
+        (FREE_ENERGY.name, ZERO_BROADENING_ENERGY.name),
         (
+            "free_energy",
             "energy",
             "Energy",
             *(f"{p}_energy" for p in _PREFIXES),
@@ -107,71 +118,262 @@ SEARCH_ORDER: dict[str, tuple[Source, ...]] = {
 }
 """Where labels are looked for when the configuration names no key, in this order; virials are turned into stresses."""
 
+_LOOKS_LIKE = {
+    "energy": re.compile(r"energ|toten|etot|(^|_)(e|e0|e_?tot|u)($|_)", re.IGNORECASE),
+    "forces": re.compile(r"forc|grad|^f(xyz)?$|(^|_)f(rc|xyz)?($|_)", re.IGNORECASE),
+    "stress": re.compile(r"stress|virial|pressure", re.IGNORECASE),
+}
+_IS_SOMETHING_ELSE = re.compile(r"weight|cutoff|kinetic|error|std|sigma|mask|uncert|variance", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FileLabels:
+    """What was found in one file.
+
+    Attributes:
+        file: the file.
+        n_frames: number of frames.
+        used: for each quantity the source that was read, or None.
+        counts: for each quantity the number of frames that have it.
+        unused: for a quantity another source, and the number of frames that have only this one.
+        similar: for a quantity that was not found, entries that look like it, and the number of frames with them.
+        needs_forces: whether any frame has more than one atom.
+        seen: all names in the frames.
+        ignored: number of frames whose stress is not used, because they are not periodic in three directions.
+        given: for each quantity the name that the user gave, or None.
+        options: for each quantity the key of the configuration that gives its name.
+    """
+
+    file: str
+    n_frames: int
+    used: dict[str, Source | None]
+    counts: dict[str, int]
+    unused: dict[str, tuple[Source, int]]
+    similar: dict[str, dict[str, int]]
+    needs_forces: bool
+    seen: str
+    ignored: int
+    given: dict[str, str | None]
+    options: dict[str, str]
+
+    def lacks(self, quantity: str) -> bool:
+        """Whether no frame has a label that it could have; forces on a single atom vanish by symmetry."""
+        return self.counts[quantity] == 0 and (quantity != "forces" or self.needs_forces)
+
+    def missing(self, quantity: str) -> str:
+        """What is said where no frame has a label: what looks like it instead, and what to do."""
+        article = "an" if quantity == "energy" else "a" if quantity == "stress" else "any"
+        name = f"named `{self.given[quantity]}`" if self.given.get(quantity) else "under a known name"
+        sentence = f"no frame of `{self.file}` has {article} {quantity} {name}"
+        similar = self.similar.get(quantity, {})
+        if not similar:
+            return sentence
+        names = " and ".join(f"`{name}` (in {count})" for name, count in similar.items())
+        if self.given.get(quantity):
+            return (
+                f"{sentence}, but {names}; give the labels one name in all files, or leave `{self.options[quantity]}` "
+                "out, so that names are found file by file"
+            )
+        settings = "` or `".join(f"{_key_of(quantity, name)}: {name}" for name in similar)
+        looks = "looks like it; if it is, set" if len(similar) == 1 else "look like it; set the right one,"
+        return f"{sentence}, but {names} {looks} `{settings}` in `data` of the configuration"
+
+    def option(self, quantity: str) -> str:
+        """The same as an option of a command; empty if nothing looks like the label."""
+        similar = self.similar.get(quantity, {})
+        if not similar or self.given.get(quantity):
+            return ""
+        return " or ".join(f"--{_key_of(quantity, name).replace('_', '-')} {name}" for name in similar)
+
+
+def _key_of(quantity: str, name: str) -> str:
+    """The key of the configuration that names an entry."""
+    return "virial_key" if quantity == "stress" and "virial" in name.lower() else f"{quantity}_key"
+
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What was found in a set of frames.
+    """What was found, file by file."""
 
-    Attributes:
-        used: for each quantity the source that was read, or None.
-        counts: for each quantity the number of frames that have it.
-        n_frames: number of frames.
-        unused: for a quantity another source, and the number of frames that have only this one.
-    """
+    files: tuple[FileLabels, ...]
 
-    used: dict[str, Source | None]
-    counts: dict[str, int]
-    n_frames: int
-    unused: dict[str, tuple[Source, int]] = field(default_factory=dict)
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return sum(file.n_frames for file in self.files)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For each quantity the number of frames that have it."""
+        return {quantity: sum(file.counts[quantity] for file in self.files) for quantity in QUANTITIES}
+
+    def __add__(self, other: LabelReport) -> LabelReport:
+        return LabelReport(self.files + other.files)
 
     def __str__(self) -> str:
-        parts = []
-        for quantity, source in self.used.items():
-            parts.append(
-                f"no {quantity}"
-                if source is None
-                else f"{quantity} from `{source}` in {self.counts[quantity]} of {self.n_frames}"
+        return "labels: " + ", ".join(self._describe(quantity) for quantity in QUANTITIES)
+
+    def lines(self) -> list[str]:
+        """One line that says which labels were read, and a line for each warning."""
+        return [str(self), *self._warnings()]
+
+    def _describe(self, quantity: str) -> str:
+        sources: dict[Source, list[FileLabels]] = {}
+        for file in self.files:
+            source = file.used[quantity]
+            if source is not None:
+                sources.setdefault(source, []).append(file)
+        if not sources:
+            return f"no {quantity}"
+        n_frames = self.n_frames if len(sources) == 1 else None
+        found = []
+        for source, files in sources.items():
+            count = sum(file.counts[quantity] for file in files)
+            found.append(f"`{source}` in {count} of {n_frames or sum(file.n_frames for file in files)}")
+        return f"{quantity} from " + " and ".join(found)
+
+    def _warnings(self) -> Iterator[str]:
+        """Files of which the same is to be said are named together."""
+        grouped: dict[str, list[FileLabels]] = {}
+        for file in self.files:
+            for quantity in QUANTITIES:
+                for sentence in self._warnings_of(file, quantity):
+                    grouped.setdefault(sentence.replace(f"`{file.file}`", "FILES"), []).append(file)
+        for sentence, files in grouped.items():
+            names = ", ".join(f"`{file.file}`" for file in files[:3])
+            names += f" and {len(files) - 3} more files" if len(files) > 3 else ""
+            yield sentence.replace("FILES", names)
+
+    def _warnings_of(self, file: FileLabels, quantity: str) -> Iterator[str]:
+        if quantity in file.unused:
+            source, count = file.unused[quantity]
+            yield (
+                f"WARNING: {count} frames of `{file.file}` have only `{source}`, which is not used; set "
+                f"`{quantity}_key`, or give these frames in a file of their own"
             )
-        for quantity, (source, count) in self.unused.items():
-            parts.append(f"WARNING: {count} frames have only `{source}`, which is not used; set `{quantity}_key`")
-        return "labels: " + ", ".join(parts)
+        if quantity == "stress" and file.ignored:
+            yield f"note: the stress of frames of `{file.file}` that are not periodic in three directions is ignored"
+        elif file.lacks(quantity) and (quantity != "stress" or file.similar.get(quantity) or self.counts[quantity]):
+            option = file.option(quantity)
+            yield f"WARNING: {file.missing(quantity)}" + (
+                f" (`hienet init` and `hienet eval`: {option})" if option else ""
+            )
 
 
-def read_labels(frames: Sequence[Frame], keys: LabelKeys | None = None) -> tuple[list[Labels], LabelReport]:
+def read_labels(
+    frames: Sequence[Frame], keys: LabelKeys | None = None, may_lack_all: bool = False
+) -> tuple[list[Labels], LabelReport]:
     """The labels of frames.
 
-    One source is chosen for each quantity: the given key, or else the first of `SEARCH_ORDER` that any frame has.
+    For each file and quantity one source is chosen: the given key, or else the first of `SEARCH_ORDER` that any frame
+    of the file has. A free energy is chosen before the energy extrapolated to zero broadening, because forces are its
+    derivatives, where all frames of the file with the one have the other.
+
+    Args:
+        frames: at least one.
+        keys: names of labels, where not to be found automatically.
+        may_lack_all: leave it to the caller to `require_any_labels` of these and other frames together.
 
     Raises:
         HIENetError: a given key is in no frame, no labels at all, a wrong shape, or a value that is not finite.
     """
     keys = keys or LabelKeys()
+    labels: list[Labels] = []
+    files = []
+    for _, group in itertools.groupby(frames, key=lambda frame: frame.file):
+        read, found = _read_file_labels(list(group), keys)
+        labels += read
+        files.append(found)
+    report = LabelReport(tuple(files))
+    if not may_lack_all:
+        require_any_labels(report)
+    return labels, report
+
+
+def require_any_labels(report: LabelReport) -> None:
+    """Stop where a key that was given is in no frame, or where there are no labels at all.
+
+    Raises:
+        HIENetError: in these cases, with the names that there are.
+    """
+    first = report.files[0]
+    for quantity in QUANTITIES:
+        key = first.given[quantity]
+        if key is not None and all(file.used[quantity] is None for file in report.files):
+            raise HIENetError(
+                f"`data.{first.options[quantity]}` is `{key}`, which no frame of `{first.file}` has; keys seen: "
+                f"{first.seen}"
+            )
+    if all(source is None for file in report.files for source in file.used.values()):
+        raise HIENetError(
+            f"no energy, forces or stress found in `{first.file}`; keys seen: {first.seen}; "
+            "name the labels with `data.energy_key`, `data.forces_key` and `data.stress_key` of the configuration, "
+            "or the options --energy-key, --forces-key and --stress-key of `hienet init` and `hienet eval`"
+        )
+
+
+def _read_file_labels(frames: Sequence[Frame], keys: LabelKeys) -> tuple[list[Labels], FileLabels]:
+    """The labels of the frames of one file."""
     used = {
         "energy": _choose("energy", frames, keys.energy),
         "forces": _choose("forces", frames, keys.forces),
         "stress": _choose("stress", frames, keys.virial or keys.stress, keys.virial is not None),
     }
-    if not any(used.values()):
-        raise HIENetError(
-            f"no energy, forces or stress found in `{frames[0].file}`; keys seen: {seen_keys(frames)}; "
-            "name the labels with `data.energy_key`, `data.forces_key` and `data.stress_key` of the configuration, "
-            "or the options --energy-key, --forces-key and --stress-key of `hienet init` and `hienet eval`"
-        )
     labels = [
         Labels(
             _read(used["energy"], frame, _as_energy),
             _read(used["forces"], frame, _as_forces),
-            _read(used["stress"], frame, _as_stress),
+            _read(used["stress"], frame, as_stress),
         )
         for frame in frames
     ]
-    counts = {quantity: sum(getattr(label, quantity) is not None for label in labels) for quantity in used}
+    stress = used["stress"]
+    given = {"energy": keys.energy, "forces": keys.forces, "stress": keys.virial or keys.stress}
     unused = {
         quantity: other
         for quantity, source in used.items()
-        if source is not None and getattr(keys, quantity) is None and (other := _unused(quantity, source, frames))
+        if source is not None and given[quantity] is None and (other := _unused(quantity, source, frames))
     }
-    return labels, LabelReport(used, counts, len(frames), unused)
+    return labels, FileLabels(
+        file=frames[0].file,
+        n_frames=len(frames),
+        used=used,
+        counts={quantity: sum(getattr(label, quantity) is not None for label in labels) for quantity in used},
+        unused=unused,
+        similar={quantity: _similar(quantity, frames) for quantity, source in used.items() if source is None},
+        needs_forces=any(len(frame.atoms) > 1 for frame in frames),
+        seen=seen_keys(frames),
+        ignored=sum(
+            stress is not None and stress.read(frame.atoms) is not None and label.stress is None
+            for frame, label in zip(frames, labels, strict=True)
+        ),
+        given=given,
+        options={
+            "energy": "energy_key",
+            "forces": "forces_key",
+            "stress": "stress_key" if keys.virial is None else "virial_key",
+        },
+    )
+
+
+def require_labels(report: LabelReport, may_lack: Collection[str]) -> None:
+    """Stop where energies or forces are missing in a whole file.
+
+    Args:
+        report: of all files that are used in training.
+        may_lack: the quantities of which the user said so.
+
+    Raises:
+        HIENetError: the first such file, what looks like the label in it, and what the user may do.
+    """
+    for file in report.files:
+        for quantity in ("energy", "forces"):
+            if quantity not in may_lack and file.lacks(quantity):
+                keys = "" if file.similar.get(quantity) else f"; keys seen: {file.seen}"
+                raise HIENetError(
+                    f"{file.missing(quantity)}{keys}; to train without, set `data.allow_missing: [{quantity}]`, "
+                    f"or `training.{quantity}_weight: 0` for all files"
+                )
 
 
 def _unused(quantity: str, chosen: Source, frames: Sequence[Frame]) -> tuple[Source, int] | None:
@@ -184,11 +386,32 @@ def _unused(quantity: str, chosen: Source, frames: Sequence[Frame]) -> tuple[Sou
     return (source, count) if count else None
 
 
+def _similar(quantity: str, frames: Sequence[Frame]) -> dict[str, int]:
+    """Entries whose name and shape are such as a label has, and the number of frames that have them."""
+    seen: Counter[str] = Counter()
+    for frame in frames:
+        atoms = frame.atoms
+        entries = {**atoms.info, **atoms.arrays, **({} if atoms.calc is None else atoms.calc.results)}
+        for name, value in entries.items():
+            pattern = _LOOKS_LIKE[quantity]
+            if not isinstance(name, str) or not pattern.search(name) or _IS_SOMETHING_ELSE.search(name):
+                continue
+            try:
+                array = np.asarray(value)
+            except ValueError:
+                continue
+            if array.dtype.kind not in "iuf":
+                continue
+            fits = {"energy": array.size == 1, "forces": array.shape == (len(atoms), 3), "stress": array.size in (6, 9)}
+            seen[name] += fits[quantity]
+    return {name: count for name, count in sorted(seen.items()) if count}
+
+
 def seen_keys(frames: Sequence[Frame]) -> str:
     """All names in the frames' info, arrays and calculators, for messages."""
     seen: Counter[str] = Counter()
     for frame in frames:
-        seen.update(name for name in frame.atoms.info if name != "config_type")
+        seen.update(str(name) for name in frame.atoms.info if name != "config_type")
         seen.update(name for name in frame.atoms.arrays if name not in ("numbers", "positions"))
         if frame.atoms.calc is not None:
             seen.update(f"{name} (calculator)" for name, value in frame.atoms.calc.results.items() if value is not None)
@@ -196,18 +419,21 @@ def seen_keys(frames: Sequence[Frame]) -> str:
 
 
 def _choose(quantity: str, frames: Sequence[Frame], key: str | None, is_virial: bool = False) -> Source | None:
+    """The first source that any frame has."""
     candidates = SEARCH_ORDER[quantity]
     if key is not None:
         place = "arrays" if quantity == "forces" else "info"
         candidates = (Source(key, place, is_virial), Source(key, "calculator", is_virial))
     for source in candidates:
-        if any(source.read(frame.atoms) is not None for frame in frames):
-            return source
-    if key is not None:
-        option = "virial_key" if is_virial else f"{quantity}_key"
-        raise HIENetError(
-            f"`data.{option}` is `{key}`, which no frame of `{frames[0].file}` has; keys seen: {seen_keys(frames)}"
-        )
+        having = [frame for frame in frames if source.read(frame.atoms) is not None]
+        if not having:
+            continue
+        if key is None and source == FREE_ENERGY and len(having) < len(frames):
+            # Never the free energy of some frames and nothing of those that have only the other energy.
+            energies = [ZERO_BROADENING_ENERGY.read(frame.atoms) for frame in frames]
+            if sum(energy is not None for energy in energies) > len(having):
+                continue
+        return source
     return None
 
 
@@ -219,6 +445,8 @@ def _read(
     if source is None or value is None:
         return None
     try:
+        if np.asarray(value).dtype.kind == "b":
+            raise ValueError("it is true or false, not a number; a name without `=` is read as true")
         array = np.asarray(value, dtype=np.float64)
         converted = convert(array, frame.atoms, source.is_virial)
     except (TypeError, ValueError) as error:
@@ -244,8 +472,13 @@ def _as_forces(value: NDArray[np.float64], atoms: ase.Atoms, is_virial: bool) ->
     return value
 
 
-def _as_stress(value: NDArray[np.float64], atoms: ase.Atoms, is_virial: bool) -> NDArray[np.float64] | None:
-    """`[3, 3]` from six components in ASE's order or from nine; None for a cell without volume."""
+def as_stress(value: object, atoms: ase.Atoms, is_virial: bool) -> NDArray[np.float64] | None:
+    """`[3, 3]` from six components in ASE's order or from nine; None for a cell without volume.
+
+    Raises:
+        ValueError, TypeError: not six or nine numbers.
+    """
+    value = np.asarray(value, dtype=np.float64)
     if value.size not in (6, 9):
         raise ValueError(f"expected 6 components (xx, yy, zz, yz, xz, xy) or 9, got the shape {list(value.shape)}")
     if not (atoms.cell.rank == 3 and atoms.pbc.all()):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from hienet.config import DataSection, ModelSection
+from hienet.data.checks import check_overlap
 from hienet.data.dataset import Dataset, build_dataset, elements_of
-from hienet.data.labels import LabelKeys
+from hienet.data.isolated import isolated_atoms
+from hienet.data.labels import LabelKeys, LabelReport, require_any_labels, require_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
@@ -23,6 +25,7 @@ from hienet.data.statistics import (
 )
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -46,33 +49,43 @@ class PreparedData:
     fingerprint: str
 
 
-def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, seed: int) -> PreparedData:
+@own_torch_state()
+def prepare_data(
+    data: DataSection, model: ModelSection, dtype: torch.dtype, seed: int, unneeded: Collection[str] = ()
+) -> PreparedData:
     """Read the files, split the frames, and compute the statistics of the training set.
+
+    Args:
+        data, model: these sections of the configuration.
+        dtype: of edge vectors, forces and stresses.
+        seed: of the split.
+        unneeded: quantities without which training makes sense: those whose loss has no weight.
 
     Raises:
         HIENetError: anything wrong with the data, as described in the modules of this package.
     """
-    frames = read_frames(data.train)
-    elements = model.arguments.get("elements") or elements_of(frames)
+    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    frames = {name: read_frames(part) for name, part in files.items() if isinstance(part, tuple)}
+    elements = model.arguments.get("elements") or elements_of(frames["train"])
     draft = model.hyperparameters({"elements": elements})
-    given = [read_frames(part) if isinstance(part, tuple) else [] for part in (data.validation, data.test)]
-    everything = [*frames, *given[0], *given[1]]
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
-    dataset = build_dataset(everything, draft.elements, draft.cutoff, dtype, keys)
-    first_given = len(frames), len(frames) + len(given[0])
-    labelled = dataset.labelled()
-    split = _split(frames, [i for i in labelled if i < len(frames)], data, seed)
-    given_validation = [i for i in labelled if first_given[0] <= i < first_given[1]]
-    given_test = [i for i in labelled if i >= first_given[1]]
-    for name, files, usable in (("validation", given[0], given_validation), ("test", given[1], given_test)):
-        if files and not usable:
-            raise HIENetError(
-                f"no frame of `data.{name}` has a label; give labelled frames, or leave `data.{name}` out"
-            )
-    train = dataset.subset(split.train)
-    validation = dataset.subset([*split.validation, *given_validation])
-    test = dataset.subset([*split.test, *given_test])
-    reference = _reference_energies(data, train, draft.elements)
+    given = {
+        name: build_dataset(part, draft.elements, draft.cutoff, dtype, keys, may_lack_all=True)
+        for name, part in frames.items()
+    }
+    report = LabelReport(tuple(file for dataset in given.values() for file in dataset.report.files))
+    require_any_labels(report)
+    may_lack = {*data.allow_missing, *unneeded}
+    require_labels(report, may_lack)
+    usable = {name: _usable(name, dataset, data) for name, dataset in given.items()}
+    split = _split(frames["train"], usable["train"], data, seed)
+    sets = {
+        name: given[name].subset(usable[name]) if name != "train" and name in given else given["train"].subset(part)
+        for name, part in vars(split).items()
+    }
+    train = sets["train"]
+    _require_labels_of_training_set(train, may_lack)
+    reference = _reference_energies(data, given["train"], train, draft.elements)
     computed = {
         "elements": draft.elements,
         "scale": (force_rms(train),) * len(draft.elements),
@@ -80,61 +93,106 @@ def prepare_data(data: DataSection, model: ModelSection, dtype: torch.dtype, see
         "avg_num_neighbors": mean_number_of_neighbors(train, draft.cutoff),
     }
     config = model.hyperparameters(computed)
-    unlabelled = len(everything) - len(labelled)
+    remarks = [remark for dataset in given.values() for remark in dataset.remarks]
+    remarks += check_overlap({name: dataset.frames for name, dataset in sets.items()})
     return PreparedData(
         train=train,
-        validation=validation if len(validation) else None,
-        test=test if len(test) else None,
+        validation=sets["validation"] if len(sets["validation"]) else None,
+        test=sets["test"] if len(sets["test"]) else None,
         split=split,
         model=config,
-        notes=[
-            *_notes(dataset, train, validation, test, config, reference),
-            *([f"frames without any label, left out: {unlabelled}"] if unlabelled else []),
-        ],
-        fingerprint=_fingerprint(dataset, split),
+        notes=[*_notes(sets, report, config, reference), *remarks, *_left_out(given, data)],
+        fingerprint=_fingerprint(given.values(), split),
     )
 
 
-def _split(frames: Sequence[Frame], labelled: Sequence[int], data: DataSection, seed: int) -> Split:
-    """Sets of frames of the training files; those without labels are in none."""
-    if not labelled:
-        raise HIENetError("no frame of `data.train` has a label; give labelled frames")
-    groups = [frames[i].group(data.stratify) for i in labelled]
+def _usable(name: str, dataset: Dataset, data: DataSection) -> list[int]:
+    """Indices of the frames that have labels, converged ones unless the others are wanted."""
+    usable = [i for i in dataset.labelled() if dataset.frames[i].converged or data.keep_unconverged]
+    if not usable:
+        without = any(not frame.converged for frame in dataset.frames) and bool(dataset.labelled())
+        raise HIENetError(
+            f"no frame of `data.{name}` is converged; set `data.keep_unconverged: true` to use them all the same"
+            if without
+            else f"no frame of `data.{name}` has a label; give labelled frames"
+            + ("" if name == "train" else f", or leave `data.{name}` out")
+        )
+    return usable
+
+
+def _require_labels_of_training_set(train: Dataset, may_lack: Collection[str]) -> None:
+    """The files have labels, but it may be that none is among the frames that were drawn for training."""
+    counts = train.label_counts()
+    for quantity in ("energy", "forces"):
+        if counts[quantity] == 0 and quantity not in may_lack and any(len(frame.atoms) > 1 for frame in train.frames):
+            raise HIENetError(
+                f"no frame of the training set has {'an energy' if quantity == 'energy' else 'forces'}: the few that "
+                "have went to validation or test; give more of them, or validation and test sets as files, or set "
+                f"`data.allow_missing: [{quantity}]`"
+            )
+
+
+def _left_out(given: Mapping[str, Dataset], data: DataSection) -> list[str]:
+    """How many frames are in none of the sets, and why."""
+    unlabelled = sum(len(dataset) - len(dataset.labelled()) for dataset in given.values())
+    notes = [f"frames without any label, left out: {unlabelled}"] if unlabelled else []
+    unconverged = sum(not frame.converged for dataset in given.values() for frame in dataset.frames)
+    if unconverged:
+        notes.append(
+            f"frames without electronic convergence, used all the same (`keep_unconverged`): {unconverged}"
+            if data.keep_unconverged
+            else f"frames without electronic convergence, left out (`data.keep_unconverged: true` uses them): "
+            f"{unconverged}"
+        )
+    return notes
+
+
+def _split(frames: Sequence[Frame], usable: Sequence[int], data: DataSection, seed: int) -> Split:
+    """Sets of frames of the training files; those that cannot be used are in none."""
+    groups = [frames[i].group(data.stratify) for i in usable]
     fractions = [part if isinstance(part, float) else 0.0 for part in (data.validation, data.test)]
     split = split_frames(groups, fractions[0], fractions[1], seed)
-    return Split(*([labelled[i] for i in part] for part in (split.train, split.validation, split.test)))
+    return Split(*([usable[i] for i in part] for part in (split.train, split.validation, split.test)))
 
 
-def _reference_energies(data: DataSection, train: Dataset, elements: Sequence[str]) -> ReferenceEnergies:
+def _reference_energies(
+    data: DataSection, files: Dataset, train: Dataset, elements: Sequence[str]
+) -> ReferenceEnergies:
+    """As the configuration says; isolated atoms may be in any part of the training files."""
     if isinstance(data.reference_energies, dict):
         reference = given_reference_energies(data.reference_energies, elements)
-    else:
+    elif data.reference_energies == "least_squares":
         reference = fit_reference_energies(train, elements)
+    else:
+        isolated = isolated_atoms(files.frames, files.labels)
+        reference = fit_reference_energies(train, elements, isolated.energies)
+        if isolated.energies:
+            reference = replace(reference, note=f"{reference.note}; isolated atoms: {isolated.note}")
     return shifted_to_mean(reference, train, elements) if data.shift_to_mean else reference
 
 
 def _notes(
-    dataset: Dataset,
-    train: Dataset,
-    validation: Dataset,
-    test: Dataset,
-    config: ModelConfig,
-    reference: ReferenceEnergies,
+    sets: Mapping[str, Dataset], report: LabelReport, config: ModelConfig, reference: ReferenceEnergies
 ) -> list[str]:
     energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in zip(config.elements, config.shift, strict=True))
     scale = ", ".join(f"{value:.4f}" for value in sorted(set(config.scale)))
+    frames = ", ".join(
+        f"{len(sets[name])} for {word}"
+        for name, word in (("train", "training"), ("validation", "validation"), ("test", "test"))
+    )
     return [
-        f"frames: {len(train)} for training, {len(validation)} for validation, {len(test)} for test",
-        str(dataset.report),
+        f"frames: {frames}",
+        *report.lines(),
         f"reference energies ({reference.note}): {energies} eV",
         f"scale (RMS of training forces unless given): {scale}",
         f"mean number of neighbours: {config.avg_num_neighbors:.2f}",
     ]
 
 
-def _fingerprint(dataset: Dataset, split: Split) -> str:
+def _fingerprint(datasets: Iterable[Dataset], split: Split) -> str:
     digest = hashlib.sha256(repr((split.train, split.validation, split.test)).encode())
-    for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
-        for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
-            digest.update(tensor.numpy().tobytes())
+    for dataset in datasets:
+        for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
+            for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
+                digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

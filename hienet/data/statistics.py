@@ -26,26 +26,44 @@ def compositions(dataset: Dataset, elements: Sequence[str]) -> NDArray[np.float6
     return np.array(counts, dtype=np.float64)
 
 
-def fit_reference_energies(dataset: Dataset, elements: Sequence[str]) -> ReferenceEnergies:
+def fit_reference_energies(
+    dataset: Dataset, elements: Sequence[str], known: Mapping[str, float] | None = None
+) -> ReferenceEnergies:
     """Least squares of the total energies on the composition; of all solutions the one of least norm.
 
     An element that cannot be told from others (all frames of one composition) shares the energy with them.
+
+    Args:
+        dataset: the training set.
+        elements: the model's, in species order.
+        known: energies (eV) of elements that are not fitted, such as those of isolated atoms.
     """
+    known = {symbol: energy for symbol, energy in (known or {}).items() if symbol in elements}
+    energies = np.array([known.get(symbol, 0.0) for symbol in elements])
+    fitted = np.array([symbol not in known for symbol in elements])
     energy = dataset.energies()
-    labelled = np.isfinite(energy)
-    if not labelled.any():
-        return ReferenceEnergies((0.0,) * len(elements), "no energies: reference energies are 0")
-    counts = compositions(dataset, elements)[labelled]
+    counts = compositions(dataset, elements)
+    # A frame of elements that are known says nothing of the others.
+    chosen = np.isfinite(energy) & (counts[:, fitted].sum(axis=1) > 0)
+    if not fitted.any():
+        return ReferenceEnergies(tuple(energies.tolist()), "known")
+    if not chosen.any():
+        note = "no energies: reference energies are 0"
+        return ReferenceEnergies(tuple(energies.tolist()), f"known; of other elements {note}" if known else note)
     # Per atom, so that every frame counts the same.
-    n_atoms = counts.sum(axis=1, keepdims=True)
-    solution, _, rank, _ = np.linalg.lstsq(counts / n_atoms, energy[labelled] / n_atoms[:, 0], rcond=1e-10)
-    note = f"least squares on {int(labelled.sum())} frames"
-    if rank < len(elements):
+    n_atoms = counts[chosen].sum(axis=1, keepdims=True)
+    left = energy[chosen] - counts[chosen] @ energies
+    solution, _, rank, _ = np.linalg.lstsq(counts[chosen][:, fitted] / n_atoms, left / n_atoms[:, 0], rcond=1e-10)
+    energies[fitted] = solution
+    note = f"least squares on {int(chosen.sum())} frames"
+    if rank < fitted.sum():
         note += (
-            f"; the compositions determine only {rank} of {len(elements)} reference energies, "
+            f"; the compositions determine only {rank} of {int(fitted.sum())} reference energies, "
             "so the solution of least norm is taken"
         )
-    return ReferenceEnergies(tuple(float(value) for value in solution), note)
+    if known:
+        note = f"{', '.join(known)} known, the rest by {note}"
+    return ReferenceEnergies(tuple(energies.tolist()), note)
 
 
 def given_reference_energies(energies: Mapping[str, float], elements: Sequence[str]) -> ReferenceEnergies:

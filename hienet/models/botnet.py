@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import nn
 
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import reachable_irreps
 from hienet.nn.layer_readout import LayerWithReadout, ScalarReadout, SummedReadout
-from hienet.nn.zbl import repulsion_of
 
 
 class BOTNetConfig(ModelConfig):

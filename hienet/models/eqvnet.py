@@ -7,9 +7,9 @@ from pydantic import Field
 
 from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.readout import EnergyReadout
-from hienet.nn.zbl import repulsion_of
 
 
 class EqvNetConfig(EquivariantConfig):

@@ -14,6 +14,7 @@ from hienet.errors import HIENetError
 from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
 from hienet.models.staged import ModelConfig, Symmetry
 from hienet.nn.zbl import ZBLRepulsion
+from hienet.torch_state import own_torch_state
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def symmetry_of(architecture: str, hyperparameters: Mapping[str, object]) -> Sym
     return make_config(architecture, None, hyperparameters).symmetry
 
 
+@own_torch_state()
 def build_model(architecture: str, config: ModelConfig, seed: int | None = None) -> nn.Module:
     """The untrained module, in float64 and in evaluation mode.
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
 from hienet.nn.scalar_layer import LayerOnScalars
-from hienet.nn.zbl import repulsion_of
 
 
 class HIENetConfig(EquivariantConfig):

@@ -8,11 +8,11 @@ from torch import nn
 
 from hienet.models.equivariant import equivariant_layers
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.models.sevennet import L3I5_O3, SevenNetConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
-from hienet.nn.zbl import repulsion_of
 
 
 class InvSevNetConfig(SevenNetConfig):

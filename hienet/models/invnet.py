@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
-from hienet.nn.zbl import repulsion_of
 
 
 class InvNetConfig(ModelConfig):

@@ -7,6 +7,7 @@ from e3nn import o3
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from hienet.models.repulsion import repulsion_of
 from hienet.models.staged import ModelConfig, Stage
 from hienet.nn.degrees import scale_degrees, sum_components, sum_components_of_edges
 from hienet.nn.node_product import NodeTensorProduct, SpeciesChannelMix
@@ -15,7 +16,7 @@ from hienet.nn.readout import as_float32_pairs, scaled_and_shifted
 from hienet.nn.residual_network import ResidualNetwork
 from hienet.nn.scatter import sum_over_neighbors
 from hienet.nn.species_pairs import SpeciesPairs
-from hienet.nn.zbl import ZBLRepulsion, repulsion_of
+from hienet.nn.zbl import ZBLRepulsion
 
 
 class NEMPConfig(ModelConfig):

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from hienet.models.equivariant import EquivariantConfig, equivariant_layers
 from hienet.models.layered import LayeredModel
+from hienet.models.repulsion import repulsion_of
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.irreps import reachable_irreps
 from hienet.nn.readout import EnergyReadout
-from hienet.nn.zbl import repulsion_of
 
 
 class SevenNetConfig(EquivariantConfig):

@@ -7,7 +7,6 @@ import torch
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor, nn
 
-from hienet.models.staged import ModelConfig
 from hienet.nn.radial import polynomial_envelope
 from hienet.nn.readout import as_float32_pairs
 from hienet.units import COULOMB_CONSTANT
@@ -108,8 +107,3 @@ class ZBLRepulsion(nn.Module):
         )
         total = torch.zeros(n_local, dtype=torch.float64, device=distance.device)
         return total.index_add(0, close_center, 0.5 * energy).to(distance.dtype).unsqueeze(1)
-
-
-def repulsion_of(config: ModelConfig) -> ZBLRepulsion | None:
-    """What the configuration of a model asks for."""
-    return ZBLRepulsion(config.elements, config.cutoff, config.zbl_outer) if config.zbl else None

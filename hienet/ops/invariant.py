@@ -129,7 +129,9 @@ class TabulatedInvariantLayer(nn.Module):
         return features[:, :0]
 
     def load_elements(self, species: Tensor) -> int:
-        """Build the tables of all pairs of these species, `[n]` int64 on any device; returns their bytes.
+        """Have the tables of all pairs of these species, `[n]` int64 on any device, and no others; returns their bytes.
+
+        It may be called again: tables of pairs that stay are kept.
 
         Raises:
             ValueError: a species that the model does not have.
@@ -150,18 +152,26 @@ class TabulatedInvariantLayer(nn.Module):
         shape = [len(chosen) * len(chosen), self.table.size(1), self.n_intervals, self.table.size(3), self.lanes]
         table = torch.empty(shape, dtype=self.table.dtype, device=device)
         rows = torch.full_like(self.pair_row, -1)
-        row = 0
-        for center in chosen:
-            # A few neighbours at once keep several threads busy and little memory in use.
-            for neighbors in kinds.split(max(1, 2048 // distance.size(0))):
-                samples = self.messages(center, neighbors, radial, envelope)
+        # A few neighbours at once keep several threads busy and little memory in use.
+        at_once = max(1, 2048 // distance.size(0))
+        for place, center in enumerate(chosen):
+            first = place * len(chosen)
+            rows[center, kinds] = torch.arange(first, first + len(chosen), device=device)
+            before: list[int] = self.pair_row[center, kinds].tolist()
+            missing: list[int] = []
+            for k, row in enumerate(before):
+                if row >= 0:
+                    table[first + k] = self.table[row]
+                else:
+                    missing.append(k)
+            for start in range(0, len(missing), at_once):
+                some = missing[start : start + at_once]
+                samples = self.messages(center, kinds[torch.tensor(some, device=device)], radial, envelope)
                 splines = spline_coefficients(samples.view(self.n_intervals, self.samples, -1), fit)
                 # The map after the sum is linear: it takes the coefficients, which are fewer than the samples.
                 mapped = splines.view(self.n_intervals, splines.size(1), -1, self.channels) @ output
-                for i in range(neighbors.size(0)):
-                    table[row] = in_lanes(mapped[:, :, i], self.lanes)
-                    rows[center, chosen[row % len(chosen)]] = row
-                    row += 1
+                for i, k in enumerate(some):
+                    table[first + k] = in_lanes(mapped[:, :, i], self.lanes)
         self.pair_row = rows
         self.table = table
         return table.numel() * table.element_size()

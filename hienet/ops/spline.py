@@ -44,7 +44,8 @@ def fit_matrix(n_samples: int) -> Tensor:
     order = torch.arange(n_samples, dtype=torch.float64).unsqueeze(1)
     polynomials = torch.cos(order * (math.pi - _angles(n_samples)))
     to_coefficients = polynomials * (2.0 / n_samples)
-    to_coefficients[0] = 1.0 / n_samples
+    # No number is written into the tensor: TorchScript would round it to single precision.
+    to_coefficients[0] = 0.5 * to_coefficients[0]
     squared = (order * order).squeeze(1)
     sign = 1.0 - 2.0 * torch.remainder(order.squeeze(1), 2.0)
     # The fraction runs over half the length of [-1, 1].

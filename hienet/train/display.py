@@ -10,8 +10,9 @@ from typing import Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
+from hienet.tables import renderables
 from hienet.train.logs import Row, describe_row
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -70,7 +71,7 @@ class LineDisplay:
             self.held_back = line
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(line), soft_wrap=True)
         self.console.file.flush()
         self.last = time.monotonic()
         self.held_back = None
@@ -93,6 +94,7 @@ class LiveDisplay:
         self.of_epoch = self.bars.add_task("epoch", total=1.0, text="")
         self.of_run = self.bars.add_task("run", total=1.0, text="")
         self.live = Live(console=console, refresh_per_second=4)
+        self.console = console
 
     def __enter__(self) -> LiveDisplay:
         self.live.start()
@@ -125,25 +127,28 @@ class LiveDisplay:
         minutes, seconds = divmod(int(seconds), 60)
         return f"{100 * progress:.0f} %, {minutes} min {seconds:02d} s left"
 
-    def _table(self) -> Table:
-        table = Table(title="validation errors are those of the averaged weights", title_style="dim", min_width=76)
-        for name in ("epoch", "lr", "loss", "val. loss", "E meV/atom", "F meV/Å", "stress GPa"):
-            table.add_column(name, justify="right")
-        for row, is_best in self.rows:
-            cells = [
-                _cell(row[key], form)
-                for key, form in (
-                    ("epoch", "d"),
-                    ("learning_rate", ".2e"),
-                    ("train_loss", ".3e"),
-                    ("validation_loss", ".3e"),
-                    ("energy_mae_mev_per_atom", ".2f"),
-                    ("forces_mae_mev_per_angstrom", ".1f"),
-                    ("stress_mae_gpa", ".3f"),
-                )
-            ]
-            table.add_row(*cells, style="bold green" if is_best else None)
-        return table
+    def _table(self) -> Group:
+        """The latest epochs; where the terminal is too narrow for a table, a few lines for the latest one."""
+        headings = ("epoch", "lr", "loss", "val. loss", "E\nmeV/atom", "F\nmeV/Å", "stress\nGPa")
+        rows = [[_cell(row[key], form) for key, form in _COLUMNS] for row, _ in self.rows]
+        styles = ["bold green" if is_best else "" for _, is_best in self.rows]
+        note = "validation errors are those of the averaged weights"
+        parts = renderables(self.console, headings, rows, styles=styles)
+        if len(parts) > 1:
+            parts = renderables(self.console, headings, rows[-1:])
+        return Group(Text(note, style="dim"), *parts)
+
+
+_COLUMNS = (
+    ("epoch", "d"),
+    ("learning_rate", ".2e"),
+    ("train_loss", ".3e"),
+    ("validation_loss", ".3e"),
+    ("energy_mae_mev_per_atom", ".2f"),
+    ("forces_mae_mev_per_angstrom", ".1f"),
+    ("stress_mae_gpa", ".3f"),
+)
+"""What is shown of an epoch, and in which format."""
 
 
 def _cell(value: float | int | None, form: str) -> str:

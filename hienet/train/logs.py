@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from hienet.console import printable
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 
@@ -60,7 +61,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Append a line with the time."""
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-        _append(self.text_path, f"{now}  {text}\n")
+        _append(self.text_path, f"{now}  {printable(text)}\n")
 
 
 def _append(path: Path, text: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph
 from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
+from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import Row
 from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
@@ -27,6 +29,10 @@ from hienet.train.schedule import Schedule
 _MEMORY_REMEDY = (
     "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more memory"
 )
+
+
+RandomState = tuple[Tensor, Tensor | None]
+"""Of torch's random numbers on the CPU, and on the GPU of the training if it has one."""
 
 
 class StoppedBySignal(Exception):  # noqa: N818 - not an error
@@ -66,7 +72,7 @@ class Trainer:
     """Model, optimizer, averaged weights and data, and the loop over them."""
 
     def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
-        """`model` is on the device and in the precision of training."""
+        """`model` is on the device and in the precision of training. The caller's random numbers are left alone."""
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
@@ -82,7 +88,9 @@ class Trainer:
         self.state = LoopState()
         self.n_batches = -(-len(train) // settings.batch_size)
         self._clock = 0.0
-        torch.manual_seed(settings.seed)
+        with self._caller_undisturbed():
+            torch.manual_seed(settings.seed)
+            self._random = self._random_state()
 
     @property
     def progress(self) -> float:
@@ -120,13 +128,35 @@ class Trainer:
             NonFiniteLossError: the loss is not a number any more.
             OutOfMemoryError: a batch is too large.
         """
-        self._clock = time.monotonic()
-        try:
-            while not self.finished:
-                self._run_epoch(on_step, should_stop)
-                on_epoch(*self._end_epoch())
-        finally:
-            self.state.seconds, self._clock = self.seconds, 0.0
+        with self._caller_undisturbed():
+            self._set_random_state(self._random)
+            self._clock = time.monotonic()
+            try:
+                while not self.finished:
+                    self._run_epoch(on_step, should_stop)
+                    on_epoch(*self._end_epoch())
+            finally:
+                self.state.seconds, self._clock = self.seconds, 0.0
+                self._random = self._random_state()
+
+    @contextmanager
+    def _caller_undisturbed(self) -> Iterator[None]:
+        """Torch with modes and random numbers of its own."""
+        callers = self._random_state()
+        with own_torch_state():
+            try:
+                yield
+            finally:
+                self._set_random_state(callers)
+
+    def _random_state(self) -> RandomState:
+        there = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return torch.get_rng_state(), there
+
+    def _set_random_state(self, state: RandomState) -> None:
+        torch.set_rng_state(state[0])
+        if self.device.type == "cuda" and state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
 
     def _run_epoch(self, on_step: Callable[[float], None], should_stop: Callable[[], bool]) -> None:
         order, reflected = self._order(self.state.epoch), self._reflected(self.state.epoch)
@@ -225,12 +255,14 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors on the CPU."""
+        # While the loop runs, its random numbers are torch's.
+        random = self._random_state() if self._clock else self._random
         return {
             "loop": {**vars(self.state), "seconds": self.seconds},
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "random": random[0],
+            "random_device": random[1],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -238,9 +270,9 @@ class Trainer:
         self.state = LoopState(**state["loop"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_device"] is not None:
-            torch.cuda.set_rng_state(state["random_device"], self.device)
+        # A run that went on elsewhere has no random numbers of this GPU: those of the seed stay.
+        there = self._random[1] if state["random_device"] is None else state["random_device"]
+        self._random = state["random"], there
 
 
 def _on_cpu(value: Any) -> Any:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, save_config
+from hienet.console import printable
+from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
+from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, make_folder
 from hienet.metrics import Comparison, Errors, compare, errors
 from hienet.models.factory import build_model
+from hienet.torch_state import number_of_threads, own_torch_state
 from hienet.train.display import make_display
 from hienet.train.logs import Row, RunLog, describe_row
 from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
@@ -65,11 +70,22 @@ class Run:
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
         last = self._last_checkpoint(resume)
         make_folder(self.folder, "output")
-        if config.training.threads is not None:
-            torch.set_num_threads(config.training.threads)
+        with self._torch():
+            self._prepare(last)
+
+    @contextmanager
+    def _torch(self) -> Iterator[None]:
+        """Within, torch is as the run wants it, whatever the caller has chosen; afterwards as the caller has it."""
+        with own_torch_state(), number_of_threads(self.config.training.threads):
+            yield
+
+    def _prepare(self, last: Checkpoint | None) -> None:
+        config = self.config
         self.dtype = getattr(torch, config.training.dtype)
         self.device = parse_device(config.training.device)
-        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed)
+        weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
+        unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
+        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded)
         if last is not None and last.config != self.data.model:
             # A preset has changed since the run began; what goes on is the model that was begun.
             self.data = replace(self.data, model=last.config)
@@ -89,12 +105,16 @@ class Run:
         self._announce(model, last is not None)
 
     def train(self) -> TrainingResult:
-        """Train to the end and write the report.
+        """Train to the end and write the report; the caller's modes of torch, and its random numbers, are left alone.
 
         Raises:
             InterruptedTrainingError: a signal arrived.
             NonFiniteLossError: the loss is not a number any more; the last good models are kept.
         """
+        with self._torch():
+            return self._train()
+
+    def _train(self) -> TrainingResult:
         trainer = self.trainer
         try:
             with StopRequest() as request, make_display(self.console, self.config.training.epochs) as display:
@@ -130,7 +150,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
         self.log.say(text)
 
     def save_last(self) -> None:
@@ -171,7 +191,7 @@ class Run:
         return {
             "files": self.config.data.model_dump(mode="json", include={"train", "validation", "test"}),
             "n_frames": {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()},
-            "labels": dict(data.train.report.counts),
+            "labels": data.train.label_counts(),
             "elements": list(data.model.elements),
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
@@ -245,8 +265,7 @@ class Run:
             temporary.write_text(json.dumps(split, indent=1))
         for name, dataset in (("validation", self.data.validation), ("test", self.data.test)):
             if dataset is not None:
-                with atomic_path(self.folder / f"{name}.extxyz") as temporary:
-                    ase.io.write(temporary, [frame.atoms for frame in dataset.frames], format="extxyz")
+                write_frames(dataset, self.folder / f"{name}.extxyz")
 
     def _announce(self, model: torch.nn.Module, resumed: bool) -> None:
         n_parameters = sum(parameter.numel() for parameter in model.parameters())

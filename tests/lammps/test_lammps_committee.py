@@ -201,7 +201,7 @@ def test_a_deviation_that_was_not_asked_for_is_an_error_and_not_an_old_number(me
     setup = committee(members[:2])
     setup.write(tmp_path / "data.test", ATOMS)
     commands = "uncompute counts\nthermo_style custom step pe\nfix d all pair 1 hienet force_deviation 0\nrun 1\n"
-    with pytest.raises(HIENetError, match=r"Fix pair cannot extract property force_deviation from pair style"):
+    with pytest.raises(HIENetError, match=r"`fix pair` that does not trigger the deviation would show old numbers"):
         run_deck(setup.preamble(ATOMS, tmp_path / "data.test") + commands, timeout=TIMEOUT, cwd=tmp_path)
 
 
