@@ -18,9 +18,8 @@ from hienet.data.labels import LabelKeys
 from hienet.data.mirror import of_mirror_images
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, make_folder
-from hienet.metrics import Comparison, Errors, compare, errors, mae_and_rmse
+from hienet.metrics import Comparison, Errors, MirrorChange, compare, errors, mae_and_rmse, mirror_change
 from hienet.tables import group_label
-from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -46,32 +45,6 @@ class Evaluation:
     mirror: MirrorChange | None
 
 
-@dataclass(frozen=True)
-class MirrorChange:
-    """How far a model's predictions of frames and of their mirror images are apart. The labels of both are equal, so
-    that this is an error of the model, and part of those that are found against labels.
-
-    Attributes:
-        energy_mean, energy_max: over frames (meV/atom).
-        forces_mean, forces_max: over components, the mirror image's turned back (meV/Å).
-    """
-
-    energy_mean: float
-    energy_max: float
-    forces_mean: float
-    forces_max: float
-
-    def as_dict(self) -> dict[str, float]:
-        """With the units in the names."""
-        return {
-            "energy_mean_mev_per_atom": self.energy_mean,
-            "energy_max_mev_per_atom": self.energy_max,
-            "forces_mean_mev_per_angstrom": self.forces_mean,
-            "forces_max_mev_per_angstrom": self.forces_max,
-        }
-
-
-@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -103,7 +76,7 @@ def evaluate(
     mirror = None
     if model.info["symmetry"] != "O(3)":
         other = compare(of_mirror_images(model.module), dataset, batch_size, model.device, remedy)
-        mirror = _change(comparison, other)
+        mirror = mirror_change(comparison, other)
     groups = np.array([frame.group(group_key) for frame in dataset.frames])
     names = sorted(set(groups.tolist()))
     return Evaluation(
@@ -114,12 +87,6 @@ def evaluate(
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
         mirror=mirror,
     )
-
-
-def _change(comparison: Comparison, other: Comparison) -> MirrorChange:
-    energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
-    forces = 1e3 * np.abs(other.forces - comparison.forces)
-    return MirrorChange(float(energy.mean()), float(energy.max()), float(forces.mean()), float(forces.max()))
 
 
 def _dataset(model: LoadedModel, files: Sequence[str | Path], keys: LabelKeys | None) -> Dataset:

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from hienet.console import printable
 from hienet.errors import HIENetError
-from hienet.evaluate import MirrorChange
-from hienet.metrics import Errors
+from hienet.metrics import Errors, MirrorChange
 
 ALL_FRAMES = "all frames"
 """Name of the row that is about all frames; it is the last, below an empty line."""
