@@ -1,8 +1,10 @@
-"""The ablation of HIENet's paper: error against throughput, with and without invariant and equivariant layers.
+"""The ablation of HIENet's paper: error against throughput, with and without invariant and equivariant layers, and
+with and without parity.
 
     ablation.py train FOLDER --mlearn DATA    # trains what is not yet trained; hours on one core
     ablation.py measure FOLDER                # steps a second of every trained model, deployed
     ablation.py report FOLDER --plot P.png    # the tables, the plot
+    ablation.py train FOLDER --parity --mlearn DATA --minutes 20    # twelve trainings of twenty minutes each
 
 All models of a data set are trained on the same frames, for the same number of epochs, with the same batches, schedule
 and loss, and the weights of the last epoch count: nothing is selected, and nothing depends on the speed of the machine.
@@ -18,11 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from ablation_plan import ARCHITECTURES, SI_EVERY, SYSTEMS, Training, configuration, trainings, write_data
 from common import (
@@ -41,7 +44,10 @@ from structures import structure
 
 from hienet.calculator import LoadedModel, load_model
 from hienet.config import parse_config
+from hienet.data.prepare import prepare_data
 from hienet.files import atomic_path
+from hienet.models.factory import build_model
+from hienet.train.loop import Trainer
 
 # Training
 
@@ -51,8 +57,13 @@ def train(arguments: argparse.Namespace) -> None:
     chosen = [
         one
         for one in trainings()
-        if one.system in arguments.systems and any(fnmatch.fnmatch(one.name, pattern) for pattern in arguments.only)
+        if one.system in arguments.systems
+        and any(fnmatch.fnmatch(one.name, pattern) for pattern in arguments.only)
+        and (one.concerns_parity or not arguments.parity)
+        and not (one.equal_cost and not arguments.parity)
     ]
+    if arguments.minutes is not None and not arguments.parity:
+        raise SystemExit("--minutes is for the trainings with and without parity; give --parity with it")
     if not chosen:
         raise SystemExit(f"no training is called like {', '.join(arguments.only)}; `--list` names them all")
     if arguments.list:
@@ -62,6 +73,9 @@ def train(arguments: argparse.Namespace) -> None:
     data.mkdir(parents=True, exist_ok=True)
     for system in sorted({one.system for one in chosen}):
         write_data(system, data, arguments.mlearn)
+    if arguments.parity:
+        costs = costs_of_epochs(arguments.folder, sorted({one.system for one in chosen}))
+        arguments.epochs_of = {one.name: epochs_at_equal_cost(one, costs[one.system], arguments) for one in chosen}
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for name, seconds in pool.map(lambda one: train_one(one, arguments), chosen):
             print(f"{name}: " + ("finished before" if seconds is None else f"{seconds:.0f} s"), flush=True)
@@ -76,7 +90,7 @@ def train_one(training: Training, arguments: argparse.Namespace) -> tuple[str, f
     output = arguments.folder / training.name
     config = output.with_suffix(".yaml")
     text = yaml.safe_dump(
-        parse_config(configuration(training, arguments.folder, arguments.epochs)).model_dump(mode="json")
+        parse_config(configuration(training, arguments.folder, epochs_for(training, arguments))).model_dump(mode="json")
     )
     if config.exists() and config.read_text() != text:
         raise SystemExit(f"`{config}` says something else than this command would; take another folder, or remove it")
@@ -90,6 +104,76 @@ def train_one(training: Training, arguments: argparse.Namespace) -> tuple[str, f
     if process.returncode != 0:
         raise SystemExit(f"the training `{training.name}` failed:\n{(process.stdout + process.stderr).strip()[-2000:]}")
     return training.name, read_results(output)["seconds"]
+
+
+def epochs_for(training: Training, arguments: argparse.Namespace) -> int | None:
+    """Those of the command line; None for the system's own."""
+    return arguments.epochs_of[training.name] if arguments.parity else arguments.epochs
+
+
+def epochs_at_equal_cost(training: Training, cost: Mapping[str, float], arguments: argparse.Namespace) -> int:
+    """How long a model is trained that is compared with and without parity."""
+    epochs = arguments.epochs or SYSTEMS[training.system].epochs
+    if arguments.minutes is not None:
+        epochs = max(1, int(60.0 * arguments.minutes / cost["seconds_of_epoch"]))
+    return round(epochs * cost["ratio"]) if training.equal_cost else int(epochs)
+
+
+def costs_of_epochs(folder: Path, systems: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For each system what an epoch costs: `seconds_of_epoch` of the model without parity, and the `ratio` of that to
+    the model with it. Measured in turns on one thread, CPU time, and kept in the folder: epochs follow from it.
+
+    `hienet train` needs a little more than these seconds: it also writes models and logs.
+    """
+    path = folder / "cost.json"
+    found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    for system in systems:
+        if system not in found:
+            found[system] = cost_of_epoch(system, folder)
+            write_json(path, found)
+        cost = found[system]
+        print(
+            f"{system}: an epoch without parity takes {cost['seconds_of_epoch']:.3g} s of one thread, "
+            f"{cost['ratio']:.3f} times what it takes with parity",
+            flush=True,
+        )
+    return found
+
+
+def cost_of_epoch(system: str, folder: Path, rounds: int = 9) -> dict[str, float]:
+    """As `costs_of_epochs`, of one system."""
+    set_threads(1)
+    works: dict[str, Callable[[], object]] = {}
+    for label in ("hienet", "hienet-o3"):
+        (training,) = [one for one in trainings() if one.name == f"{system}-{label}-medium-0"]
+        config = parse_config(configuration(training, folder, None))
+        data = prepare_data(config.data, config.model, torch.float32, config.training.seed)
+        model = build_model("hienet", data.model, config.training.seed).float()
+        works[label] = training_steps(Trainer(model, data.train, None, config.training))
+    turns = in_turns(works, rounds, seconds_each=0.0, warm_up=1)
+    without, with_parity = works
+    measured = min(len(data.train), STEPS_MEASURED * config.training.batch_size)
+    return {
+        "seconds_of_epoch": statistics.median(turns.cpu_seconds[without]) * len(data.train) / measured,
+        "ratio": turns.cpu_ratio(without, with_parity),
+    }
+
+
+STEPS_MEASURED = 20
+"""Steps of training in one turn, of frames all over the data set."""
+
+
+def training_steps(trainer: Trainer) -> Callable[[], object]:
+    """A function that makes some steps on the same frames each time; it trains the model all the while."""
+    size, n = trainer.settings.batch_size, len(trainer.train)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def work() -> None:
+        trainer.model.train()
+        for start in range(0, min(n, STEPS_MEASURED * size), size):
+            trainer._step(order[start : start + size])
+
+    return work
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -193,11 +277,13 @@ def summary(folder: Path) -> list[dict[str, Any]]:
                 "seeds": [],
                 "test": {key: [] for key in ERRORS},
                 "train": {key: [] for key in ERRORS},
+                "epochs": [],
                 "training_seconds": [],
                 "steps_per_second": measured.get(training.model, {}).get("steps_per_second"),
             },
         )
         row["seeds"].append(training.seed)
+        row["epochs"].append(results["epochs"])
         row["training_seconds"].append(results["seconds"])
         for part in ("test", "train"):
             for key in ERRORS:
@@ -209,13 +295,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """A row for each model: means over seeds, and half of the distance between the largest and the smallest."""
     if not rows:
         return
-    table = Table("model", "size", "seeds", "steps/s", *ERRORS.values(), "training's force MAE", title=title)
+    table = Table("model", "size", "seeds", "epochs", "steps/s", *ERRORS.values(), "training's force MAE", title=title)
     for row in rows:
         speed = row["steps_per_second"]
         table.add_row(
             row["label"],
             row["size"],
             str(len(row["seeds"])),
+            " ".join(str(value) for value in sorted(set(row["epochs"]))),
             "" if speed is None else f"{speed:.3g}",
             *(_with_spread(row["test"][key]) for key in ERRORS),
             _with_spread(row["train"]["forces_mae_mev_per_angstrom"]),
@@ -287,6 +374,17 @@ def main() -> None:
                 "--only", nargs="+", default=["*"], help="names of trainings, such as 'sic-*-medium-0'"
             )
             command.add_argument("--epochs", type=int, help="in place of the systems' own")
+            command.add_argument(
+                "--parity",
+                action="store_true",
+                help="only the trainings of HIENet with and without parity: of the same number of epochs, and with "
+                "parity also of as many as cost what those without do",
+            )
+            command.add_argument(
+                "--minutes",
+                type=float,
+                help="with --parity, in place of epochs: about so long a training without parity takes on one thread",
+            )
             command.add_argument("--jobs", type=int, default=1, help="trainings at a time [default: 1]")
             command.add_argument("--list", action="store_true", help="name the trainings, and do nothing")
         elif function is measure:

@@ -1,4 +1,4 @@
-"""What the ablation compares: data sets, architectures and sizes, HIENet's layers in number and order."""
+"""What the ablation compares: data sets, architectures and sizes, HIENet's layers in number and order, parity."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ SI_EVERY = 4
 
 _IRREPS = {"small": "32x0e+16x1e", "medium": "32x0e+16x1e+8x2e"}
 SIZES: dict[str, dict[str, object]] = {
-    size: {"equivariant_irreps": [irreps, irreps, "32x0e"], "l_max": irreps.count("+")}
+    size: {"parity": False, "equivariant_irreps": [irreps, irreps, "32x0e"], "l_max": irreps.count("+")}
     for size, irreps in _IRREPS.items()
 }
-"""Three equivariant layers of the `small` presets' widths, l up to 1 or up to 2."""
+"""Three equivariant layers of the `small` presets' widths, l up to 1 or up to 2, in the published form."""
+O3: dict[str, object] = {"parity": True, "equivariant_irreps": ["32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"]}
+"""The medium size with parity: SO(3) becomes O(3), and the tensor products have fewer paths."""
 INVNET_SIZES: dict[str, dict[str, object]] = {"small": {"n_layers": 2}, "medium": {"n_layers": 3}}
 ARCHITECTURES: dict[str, dict[str, object]] = {
     "invnet": {},
@@ -60,6 +62,7 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "inv_sevennet": {"species_self_connection": True},
 }
 """SevenNet as in SevenNet-0, with self-connections for each species: without them it is EqvNet."""
+PARITY_SEEDS = (0, 1)
 ORDERS = ("invariant_first", "alternating", "invariant_last")
 
 
@@ -69,10 +72,11 @@ class Training:
 
     Attributes:
         system: key of `SYSTEMS`.
-        label: architecture, or `hienet` with number and order of its invariant layers.
+        label: architecture, or `hienet` with number and order of its invariant layers, or with parity.
         size: `small` or `medium`.
         seed: of weights and of the order of frames, not of the split.
         values: `model` section of the configuration, without what the data set says.
+        equal_cost: as many epochs as cost what those of the same model without parity do, not as many as that has.
     """
 
     system: str
@@ -80,6 +84,12 @@ class Training:
     size: str
     seed: int
     values: Mapping[str, object] = field(compare=False)
+    equal_cost: bool = False
+
+    @property
+    def concerns_parity(self) -> bool:
+        """Whether it is one of those that compare the model with and without parity."""
+        return self.size == "medium" and self.label in ("hienet", "hienet-o3", "hienet-o3-equal-cost")
 
     @property
     def model(self) -> str:
@@ -100,6 +110,19 @@ def trainings() -> list[Training]:
     row += [_architecture(system, name, "small", 0) for system in SYSTEMS for name in ARCHITECTURES]
     row += _layers(seed=1)
     row += [_architecture("sic", name, "small", 1) for name in ARCHITECTURES]
+    return row + [one for one in _parity() if one not in row]
+
+
+def _parity() -> list[Training]:
+    """HIENet without and with parity, two seeds each: at equal training, and at equal cost."""
+    row = []
+    for seed in PARITY_SEEDS:
+        for system in SYSTEMS:
+            base = _architecture(system, "hienet", "medium", seed)
+            values = {**base.values, **O3}
+            row.append(base)
+            row.append(Training(system, "hienet-o3", "medium", seed, values))
+            row.append(Training(system, "hienet-o3-equal-cost", "medium", seed, values, equal_cost=True))
     return row
 
 
@@ -158,7 +181,7 @@ def silicon_frames(mlearn: Path | None) -> dict[str, list[ase.Atoms]]:
 
 
 def configuration(training: Training, folder: Path, epochs: int | None) -> dict[str, Any]:
-    """What `hienet train` is given."""
+    """What `hienet train` is given; `epochs` in place of the system's own."""
     system = SYSTEMS[training.system]
     return {
         "model": {**training.values, "cutoff": system.cutoff},

@@ -155,6 +155,10 @@ class Turns:
         """How many times as long, round by round."""
         return [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
 
+    def cpu_ratio(self, slow: str, fast: str) -> float:
+        """The same of the time of the processor, all threads together."""
+        return statistics.median(a / b for a, b in zip(self.cpu_seconds[slow], self.cpu_seconds[fast], strict=True))
+
     def ratio(self, slow: str, fast: str) -> float:
         """How many times as long, as the median over rounds."""
         return statistics.median(self.ratios(slow, fast))

@@ -77,8 +77,9 @@ class EagerEquivariantLayer(nn.Module):
         )
         gated = o3.Irreps([(channels, irrep) for channels, irrep in layer.gate.irreps_in if irrep.l > 0])
         gates = o3.Irreps([(gated.num_irreps, (0, 1))] if gated else [])
-        scalars = o3.Irreps([(layer.gate.n_scalars, (0, 1))])
-        self.gate = Gate(scalars, [F.silu], gates, [F.silu] if gates else [], gated)
+        scalars = o3.Irreps([(layer.gate.n_odd, (0, -1)), (layer.gate.n_scalars, (0, 1))]).remove_zero_multiplicities()
+        activations = [F.silu if irrep.p == 1 else torch.tanh for _, irrep in scalars]
+        self.gate = Gate(scalars, activations, gates, [F.silu] if gates else [], gated)
         self.linear_in = _linear(layer.linear_in, product.irreps_features, product.irreps_features)
         self.linear_skip = _linear(layer.linear_skip, product.irreps_features, self.gate.irreps_in)
         self.linear_out = _linear(layer.linear_out, messages.simplify(), self.gate.irreps_in)

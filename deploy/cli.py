@@ -49,7 +49,7 @@ def deploy(
 
 
 def _report(deployment: Deployment, compiled: bool) -> None:
-    from hienet.tables import print_table
+    from hienet.tables import SYMMETRY_IN_WORDS, print_table
 
     metadata = deployment.metadata
     print_table(
@@ -89,6 +89,7 @@ def _report(deployment: Deployment, compiled: bool) -> None:
             f"plain TorchScript, for any device: `{metadata['architecture']}` with these hyperparameters has no "
             "compiled form, so the file is slower on a CPU than a compiled one would be"
         )
+    say(f"symmetry {metadata['symmetry']}{SYMMETRY_IN_WORDS[metadata['symmetry']]}")
     if not metadata["smooth_cutoff"]:
         say(
             "WARNING: this model was made with `smooth_cutoff: false`: its energy jumps "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint, load_checkpoint
-from hienet.deployed import is_torchscript, load_deployed, read_deployed
+from hienet.deployed import is_torchscript, load_deployed, read_deployed, symmetry_of_file
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
@@ -59,7 +59,7 @@ class LoadedModel:
         cutoff: Å.
         dtype: of the network.
         device: of the network.
-        info: hyperparameters and training summary, plain values.
+        info: symmetry, hyperparameters and training summary, plain values.
         archive: the deployed file that the module was read from; None for a checkpoint.
     """
 
@@ -170,7 +170,8 @@ def load_model(path: str | Path, device: str = "cpu", dtype: str | None = None) 
         archive = DeployedArchive(str(path), read_deployed(path))
         script, metadata = archive.load(target, None if dtype is None else DTYPES[dtype])
         chosen = DTYPES[dtype or metadata["dtype"]]
-        return LoadedModel(script, tuple(metadata["elements"]), metadata["cutoff"], chosen, target, metadata, archive)
+        info = {**metadata, "symmetry": symmetry_of_file(metadata)}
+        return LoadedModel(script, tuple(metadata["elements"]), metadata["cutoff"], chosen, target, info, archive)
     return model_of(load_checkpoint(path), DTYPES[dtype or "float64"], target)
 
 
@@ -187,6 +188,7 @@ def model_of(
     module = checkpoint.build(dtype).to(device).requires_grad_(False)
     info = {
         "architecture": checkpoint.architecture,
+        "symmetry": config.symmetry,
         "hyperparameters": config.model_dump(mode="json"),
         "training": checkpoint.training,
         "notes": checkpoint.notes,

@@ -126,7 +126,7 @@ def evaluate_model(
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
     from hienet.files import make_folder
-    from hienet.tables import print_errors, print_forces_by_element
+    from hienet.tables import print_errors, print_forces_by_element, print_mirror_change
 
     make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
@@ -136,6 +136,7 @@ def evaluate_model(
         say(line)
     print_errors(console, "config_type", list(evaluation.by_group.items()), evaluation.total)
     print_forces_by_element(console, evaluation.forces_by_element)
+    print_mirror_change(console, evaluation.mirror)
     paths = write_evaluation(evaluation, output)
     say("wrote " + ", ".join(str(path) for path in paths))
 
@@ -198,7 +199,7 @@ def new(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(
         f"wrote {output}: {architecture} {preset}, {len(config.elements)} elements, {parameters:,} parameters, "
-        "random weights"
+        f"symmetry {config.symmetry}, random weights"
     )
 
 
@@ -216,7 +217,10 @@ def convert(
     checkpoint = converted(file)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
-    say(f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å")
+    say(
+        f"wrote {output}: {checkpoint.architecture}, {len(config.elements)} elements, cutoff {config.cutoff:g} Å, "
+        f"symmetry {config.symmetry}"
+    )
     for name, note in checkpoint.notes.items():
         say(f"{name}: {note}")
 

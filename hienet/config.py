@@ -114,7 +114,11 @@ class ModelSection(BaseModel):
             raise HIENetError(
                 "`model.scale` and `model.shift` are in the order of `model.elements`; give `model.elements` too"
             )
-        self.hyperparameters({"elements": ("H",)})
+        config = self.hyperparameters({"elements": ("H",)})
+        try:
+            config.check_for_training()
+        except ValueError as error:
+            raise HIENetError(f"`model`: {error}") from error
 
 
 class DataSection(Section):
@@ -214,8 +218,16 @@ class TrainingSection(Section):
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training")
     device: str = Field("cpu", description="torch device: cpu, cuda, cuda:1, ...")
+    reflect: bool = Field(
+        False,
+        description="take the mirror image of half of the frames, chosen anew in each epoch; teaches a model with "
+        "`parity: false` what one with parity has by construction",
+    )
     seed: int = Field(
-        0, ge=0, lt=2**63, description="of the initial weights, the split, the order of frames, and dropout"
+        0,
+        ge=0,
+        lt=2**63,
+        description="of the initial weights, the split, the order of frames, dropout, and which frames are reflected",
     )
     threads: int | None = Field(None, ge=1, description="threads on the CPU; null: torch's choice")
     max_minutes: float | None = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import hienet
 from hienet.archive import check_archive
 from hienet.errors import HIENetError
 from hienet.memory import is_out_of_memory
+from hienet.models.factory import symmetry_of
 from hienet.ops.library import compiled_devices, require_operators
 from hienet.torch_state import torchscript
 
@@ -142,6 +144,19 @@ def load_deployed(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HIENetError(f"`{path}` cannot be read as a deployed model: {reason}; deploy it again") from error
     return module.eval(), metadata
+
+
+def symmetry_of_file(metadata: Mapping[str, Any]) -> str:
+    """O(3) or SO(3), of the energy of a deployed model; `unknown` where a file neither says nor allows to derive it.
+
+    Files of before this key have the hyperparameters, from which it follows.
+    """
+    if metadata.get("symmetry") in ("O(3)", "SO(3)"):
+        return str(metadata["symmetry"])
+    try:
+        return symmetry_of(metadata["architecture"], metadata["hyperparameters"])
+    except (HIENetError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return "unknown"
 
 
 def read_metadata(path: str | Path, contents: bytes | None = None) -> dict[str, Any]:

@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from hienet.calculator import LoadedModel, load_model
 from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
+from hienet.data.mirror import of_mirror_images
 from hienet.data.reader import read_frames
 from hienet.files import atomic_path, json_text, make_folder
-from hienet.metrics import Comparison, Errors, compare, describe_not_finite, errors, mae_and_rmse
+from hienet.metrics import (
+    Comparison,
+    Errors,
+    MirrorChange,
+    compare,
+    describe_not_finite,
+    errors,
+    mae_and_rmse,
+    mirror_change,
+)
 from hienet.tables import group_label
-from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -34,6 +43,7 @@ class Evaluation:
         by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
         notes: what else is to be said, one line each.
+        mirror: what changes when the frames are replaced by their mirror images; None for a model with O(3) symmetry.
     """
 
     dataset: Dataset
@@ -42,9 +52,9 @@ class Evaluation:
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
     notes: list[str]
+    mirror: MirrorChange | None
 
 
-@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -73,6 +83,10 @@ def evaluate(
     model.load_elements(torch.cat([graph.species for graph in dataset.graphs]))
     remedy = "give a smaller --batch-size, --dtype float32, or a compiled file (`hienet-deploy`)"
     comparison = compare(model.module, dataset, batch_size, model.device, remedy)
+    mirror = None
+    if model.info["symmetry"] != "O(3)":
+        other = compare(of_mirror_images(model.module), dataset, batch_size, model.device, remedy)
+        mirror = mirror_change(comparison, other)
     groups = np.array([frame.group(group_key) for frame in dataset.frames])
     names = sorted(set(groups.tolist()))
     return Evaluation(
@@ -82,6 +96,7 @@ def evaluate(
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
         notes=[*dataset.describe_masked_atoms(), *describe_not_finite(comparison, dataset, "frames")],
+        mirror=mirror,
     )
 
 
@@ -206,6 +221,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
             symbol: {"n_atoms": count, "forces_mae_mev_per_angstrom": mae, "forces_rmse_mev_per_angstrom": rmse}
             for symbol, (count, mae, rmse) in evaluation.forces_by_element.items()
         },
+        "mirror": None if evaluation.mirror is None else evaluation.mirror.as_dict(),
     }
 
 

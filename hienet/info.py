@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hienet.checkpoint import load_checkpoint
-from hienet.deployed import is_torchscript, read_metadata
+from hienet.deployed import is_torchscript, read_metadata, symmetry_of_file
 from hienet.elements import MPTRJ_ELEMENTS
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 
@@ -34,6 +34,7 @@ def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
         "architecture": checkpoint.architecture,
         "elements": list(config.elements),
         "cutoff": config.cutoff,
+        "symmetry": config.symmetry,
         "dtype": _dtype_name(checkpoint.weights.values()),
         "parameters": parameters,
         "parameters_with_constants": parameters + 2 * len(config.elements) + 1,
@@ -58,6 +59,7 @@ def _describe_deployed(path: str | Path) -> dict[str, Any]:
         "architecture": metadata["architecture"],
         "elements": metadata["elements"],
         "cutoff": metadata["cutoff"],
+        "symmetry": symmetry_of_file(metadata),
         "dtype": metadata["dtype"],
         "parameters": metadata["n_parameters"],
         "parameters_with_constants": metadata["n_parameters"] + 2 * len(metadata["elements"]) + 1,
@@ -82,16 +84,16 @@ def _describe_deployed(path: str | Path) -> dict[str, Any]:
 
 
 def describe_architectures() -> list[dict[str, Any]]:
-    """Name, summary, symmetry and presets of every architecture.
+    """Name, summary and presets of every architecture.
 
-    `parameters` are the trainable ones of a preset with the 89 elements of MPtrj; `exchanged` are the numbers per atom
-    that ranks send each other before each stage but the first; as many gradients travel back.
+    `symmetry` is that of a preset's energy; `parameters` are its trainable ones with the 89 elements of MPtrj;
+    `exchanged` are the numbers per atom that ranks send each other before each stage but the first; as many gradients
+    travel back.
     """
     return [
         {
             "architecture": name,
             "summary": family.summary,
-            "symmetry": family.symmetry,
             "presets": [_describe_preset(name, preset) for preset in family.presets],
         }
         for name, family in ARCHITECTURES.items()
@@ -104,6 +106,7 @@ def _describe_preset(architecture: str, preset: str) -> dict[str, Any]:
     stages = model.stages()  # type: ignore[operator]
     return {
         "preset": preset,
+        "symmetry": config.symmetry,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "n_elements": len(config.elements),
         "cutoff": config.cutoff,

@@ -184,3 +184,36 @@ def mae_and_rmse(predicted: Array, label: Array, factor: Array | float) -> tuple
         return None, None
     with np.errstate(over="ignore"):
         return float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+
+
+@dataclass(frozen=True)
+class MirrorChange:
+    """How far a model's predictions of frames and of their mirror images are apart. The labels of both are equal, so
+    that this is an error of the model, and part of those that are found against labels.
+
+    Attributes:
+        energy_mean, energy_max: over frames (meV/atom).
+        forces_mean, forces_max: over components, the mirror image's turned back (meV/Å).
+    """
+
+    energy_mean: float
+    energy_max: float
+    forces_mean: float
+    forces_max: float
+
+    def as_dict(self) -> dict[str, float]:
+        """With the units in the names."""
+        return {
+            "energy_mean_mev_per_atom": self.energy_mean,
+            "energy_max_mev_per_atom": self.energy_max,
+            "forces_mean_mev_per_angstrom": self.forces_mean,
+            "forces_max_mev_per_angstrom": self.forces_max,
+        }
+
+
+@own_torch_state()
+def mirror_change(comparison: Comparison, other: Comparison) -> MirrorChange:
+    """From predictions of frames and of their mirror images, forces of these turned back."""
+    energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
+    forces = 1e3 * np.abs(other.forces - comparison.forces)
+    return MirrorChange(float(energy.mean()), float(energy.max()), float(forces.mean()), float(forces.max()))

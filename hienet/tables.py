@@ -12,10 +12,17 @@ from rich.text import Text
 
 from hienet.console import printable
 from hienet.errors import HIENetError
-from hienet.metrics import Errors
+from hienet.metrics import Errors, MirrorChange
 
 ALL_FRAMES = "all frames"
 """Name of the row that is about all frames; it is the last, below an empty line."""
+
+SYMMETRY_IN_WORDS = {
+    "O(3)": ": a structure and its mirror image have the same energy",
+    "SO(3)": ": a structure and its mirror image may have different energies",
+    "unknown": ": the file does not say it, and its architecture is not known here",
+}
+"""What a symmetry means for the energy."""
 
 NO_GROUP = "(none)"
 """Name of the frames without an entry by which frames are grouped."""
@@ -173,20 +180,31 @@ def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, flo
     )
 
 
+def print_mirror_change(console: Console, found: MirrorChange | None) -> None:
+    """How far predictions of frames and of their mirror images are apart; nothing for a model with O(3) symmetry."""
+    if found is None:
+        return
+    sentence = (
+        "The model may give a structure and its mirror image different energies (docs/conventions.md). Mirroring these "
+        f"frames changes energies by {found.energy_mean:.2f} meV/atom on average and {found.energy_max:.2f} at most, "
+        f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most."
+    )
+    console.print(Text(sentence), soft_wrap=True)
+
+
 def print_architectures(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     """What `hienet.info.describe_architectures` found, for a person."""
     for family in found:
-        heading = Text(family["architecture"], style="bold").append(
-            f": {family['summary']}; {family['symmetry']}", style="not bold"
-        )
+        heading = Text(family["architecture"], style="bold").append(f": {family['summary']}", style="not bold")
         console.print(heading, soft_wrap=False)
         n_elements = family["presets"][0]["n_elements"]
         print_table(
             console,
-            ("  preset", f"parameters, {n_elements} elements", "cutoff, Å", "numbers exchanged, per atom"),
+            ("  preset", "symmetry", f"parameters, {n_elements} elements", "cutoff, Å", "numbers exchanged, per atom"),
             [
                 (
                     f"  {row['preset']}",
+                    row["symmetry"],
                     f"{row['parameters']:,}",
                     f"{row['cutoff']:g}",
                     " + ".join(str(width) for width in row["exchanged"]) or "none",
@@ -206,6 +224,8 @@ def print_description(console: Console, description: Mapping[str, Any]) -> None:
             facts[name] = f"{len(value)}: {' '.join(value)}"
         elif name == "cutoff":
             facts[name] = f"{value:g} Å"
+        elif name == "symmetry":
+            facts[name] = f"{value}{SYMMETRY_IN_WORDS[value]}"
         elif name == "parameters":
             facts[name] = (
                 f"{value:,} trainable; {description['parameters_with_constants']:,} with the scales, "

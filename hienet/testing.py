@@ -85,8 +85,32 @@ TINY: dict[str, dict[str, object]] = {
 }
 """For each architecture, hyperparameters of a model that evaluates in milliseconds and still has every kind of path."""
 
+NATURAL: dict[str, object] = {
+    "parity": True,
+    "equivariant_irreps": ("8x0e+4x1o+3x2e+2x3o", "8x0e+5x1o+2x2e", "6x0e"),
+}
+"""Irreps of the parity of the spherical harmonics, as new models have them."""
+
+BOTH_PARITIES: dict[str, object] = {
+    "parity": True,
+    "equivariant_irreps": (
+        "8x0e+4x1o+3x2e",
+        "8x0e+3x1o+3x1e+2x2o+2x2e",
+        "3x0o+8x0e+2x1o+3x1e+2x2e",
+        "3x0o+8x0e+3x1o+2x1e",
+        "8x0e+4x1o+2x1e",
+        "6x0e",
+    ),
+    "l_max": 2,
+}
+"""Both parities of each l, odd scalars among them. The third layer is the first that can make such, and three more are
+needed until they have changed an even one: 0o, 1e, 1o, 0e."""
+
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in TINY},
+    **{f"{name}-o3": (name, NATURAL) for name in ("hienet", "eqvnet", "inv_sevennet")},
+    "sevennet-both-parities": ("sevennet", BOTH_PARITIES),
+    "hienet-both-parities": ("hienet", {**BOTH_PARITIES, "n_invariant_layers": 3, "layer_order": "alternating"}),
     "hienet-alternating": (
         "hienet",
         {"invariant_channels": 6, "n_invariant_layers": 2, "layer_order": "alternating"},

@@ -16,7 +16,9 @@ from torch import Tensor
 from hienet.checkpoint import Checkpoint
 from hienet.errors import HIENetError
 from hienet.models.factory import build_model, make_config
+from hienet.nn.irreps import sorted_irreps
 from hienet.translate import common_denominator, match_wigner_signs, read_foreign, state_in_float64
+from hienet.translate_layers import ForeignLayer, check_order_of_irreps
 
 _INVARIANT_NAMES = {
     "query": "linear_query",
@@ -42,7 +44,6 @@ _REFUSED_OPTIONS: dict[str, tuple[Any, str]] = {
         False,
         "the ComFormer embedding, made of angles to the cell vectors, depends on the choice of the cell",
     ),
-    "is_parity": (False, "odd irreps are not supported by this architecture"),
     "self_connection_type": ("linear", "only linear self-connections are supported"),
     "readout_as_fcn": (False, "only a linear readout is supported"),
     "use_bias_in_linear": (False, "biases in the equivariant linear maps are not supported"),
@@ -90,10 +91,24 @@ def _refuse_other_options(path: str | Path, official: Mapping[str, Any]) -> None
             raise HIENetError(
                 f"`{path}` cannot be converted: its option `{name}: {official[name]}` is refused, because {reason}"
             )
+    for name in ("act_scalar", "act_gate"):
+        even = official.get(name, {}).get("e", "silu")
+        if even != "silu":
+            raise HIENetError(
+                f"`{path}` cannot be converted: its option `{name}` has `e: {even}`; only SiLU is supported for even "
+                "scalars"
+            )
+    odd = official.get("act_scalar", {}).get("o", "tanh")
+    if official.get("is_parity", False) and odd != "tanh":
+        raise HIENetError(
+            f"`{path}` cannot be converted: its option `act_scalar` has `o: {odd}`, expected `tanh`; an even function "
+            "makes even scalars of odd ones"
+        )
     if not official.get("irreps_manual"):
         raise HIENetError(
             f"`{path}` cannot be converted: its option `irreps_manual` is not set, expected one irreps for each layer"
         )
+    check_order_of_irreps(path, official["irreps_manual"])
     basis = official["radial_basis"].get("radial_basis_name", "bessel")
     if basis != "bessel":
         raise HIENetError(f"`{path}` cannot be converted: its radial basis is `{basis}`, expected `bessel`")
@@ -107,8 +122,7 @@ def _refuse_other_options(path: str | Path, official: Mapping[str, Any]) -> None
 def _hyperparameters(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     atomic_numbers = sorted(official["_type_map"], key=lambda number: official["_type_map"][number])
     elements = [chemical_symbols[int(number)] for number in atomic_numbers]
-    irreps = [str(o3.Irreps(text)) for text in official["irreps_manual"]]
-    l_max = official["lmax"] if official["lmax_edge"] < 0 else official["lmax_edge"]
+    irreps = [str(sorted_irreps(text)) for text in official["irreps_manual"]]
     n_elements = len(elements)
     return {
         "elements": elements,
@@ -119,7 +133,8 @@ def _hyperparameters(official: Mapping[str, Any], state: Mapping[str, Tensor]) -
         "invariant_channels": o3.Irreps(irreps[0]).dim,
         "n_invariant_layers": official["num_invariant_conv"],
         "equivariant_irreps": irreps[1:],
-        "l_max": l_max,
+        "parity": official.get("is_parity", False),
+        "l_max": _harmonics(official).lmax,
         "n_radial": official["radial_basis"]["bessel_basis_num"],
         "envelope_power": official["cutoff_function"]["poly_cut_p_value"],
         "radial_hidden": official["weight_nn_hidden_neurons"],
@@ -128,6 +143,11 @@ def _hyperparameters(official: Mapping[str, Any], state: Mapping[str, Tensor]) -
         "attention_dropout": official.get("dropout_attn", 0.0),
         "smooth_cutoff": False,
     }
+
+
+def _harmonics(official: Mapping[str, Any]) -> o3.Irreps:
+    l_max = official["lmax"] if official["lmax_edge"] < 0 else official["lmax_edge"]
+    return o3.Irreps.spherical_harmonics(l_max, p=-1 if official.get("is_parity", False) else 1)
 
 
 def _translated_weights(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -140,12 +160,18 @@ def _translated_weights(official: Mapping[str, Any], state: Mapping[str, Tensor]
             for part in ("weight", "bias"):
                 yield f"layers.{i}.{ours}.{part}", state[f"{i}_invariant_convolution.{theirs}.{part}"]
     # `num_convolution_layer` of their configuration is not kept up to date when `irreps_manual` is given.
-    for i in range(len(official["irreps_manual"]) - 1):
+    irreps = [o3.Irreps(text) for text in official["irreps_manual"]]
+    n_layers, n_hidden = len(irreps) - 1, len(official["weight_nn_hidden_neurons"])
+    for i in range(n_layers):
         layer = f"layers.{n_invariant + i}"
-        yield f"{layer}.linear_skip.weight", state[f"{i}_self_connection_intro.linear.weight"]
-        yield f"{layer}.linear_in.weight", state[f"{i}_self_interaction_1.linear.weight"]
-        yield f"{layer}.linear_out.weight", state[f"{i}_self_interaction_2.linear.weight"]
-        for j in range(len(official["weight_nn_hidden_neurons"]) + 1):
-            yield f"{layer}.radial_network.weights.{j}", state[f"{i}_convolution.weight_nn.layer{j}.weight"]
+        # The last layer makes even scalars only.
+        odd_messages = official.get("is_parity", False) and i < n_layers - 1
+        foreign = ForeignLayer(irreps[i], irreps[i + 1], _harmonics(official), odd_messages)
+        yield f"{layer}.linear_skip.weight", foreign.linear_skip(state[f"{i}_self_connection_intro.linear.weight"])
+        yield f"{layer}.linear_in.weight", foreign.linear_in(state[f"{i}_self_interaction_1.linear.weight"])
+        yield f"{layer}.linear_out.weight", foreign.linear_out(state[f"{i}_self_interaction_2.linear.weight"])
+        for j in range(n_hidden + 1):
+            weight = state[f"{i}_convolution.weight_nn.layer{j}.weight"]
+            yield f"{layer}.radial_network.weights.{j}", foreign.path_weights(weight) if j == n_hidden else weight
     yield "energy_readout.hidden.weight", state["reduce_input_to_hidden.linear.0.weight"]
     yield "energy_readout.energy.weight", state["reduce_hidden_to_energy.linear.weight"]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from ase.data import chemical_symbols
 from e3nn import o3
 from torch import Tensor
@@ -16,10 +15,9 @@ from hienet.checkpoint import Checkpoint
 from hienet.errors import HIENetError
 from hienet.models.factory import build_model, make_config
 from hienet.models.sevennet import SevenNetConfig, possible_irreps
-from hienet.nn.convolution import CouplingPath, coupling_paths
-from hienet.nn.gate import Gate
-from hienet.nn.irreps import irrep_blocks
+from hienet.nn.irreps import sorted_irreps
 from hienet.translate import common_denominator, match_wigner_signs, read_foreign, state_in_float64
+from hienet.translate_layers import ForeignLayer, check_order_of_irreps
 
 _DEFAULTS: dict[str, Any] = {
     "irreps_manual": False,
@@ -93,6 +91,7 @@ def _refuse_other_options(path: str | Path, theirs: Mapping[str, Any]) -> None:
     basis = theirs.get("radial_basis", {}).get("radial_basis_name", "bessel")
     if basis != "bessel":
         raise HIENetError(f"`{path}` cannot be converted: its radial basis is `{basis}`, expected `bessel`")
+    check_order_of_irreps(path, theirs.get("irreps_manual") or [])
     cutoff_function = theirs["cutoff_function"].get("cutoff_function_name", "poly_cut")
     if cutoff_function not in ("poly_cut", "XPLOR"):
         raise HIENetError(
@@ -110,13 +109,7 @@ def _refuse_other_options(path: str | Path, theirs: Mapping[str, Any]) -> None:
 def _hyperparameters(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
     atomic_numbers = sorted(theirs["_type_map"], key=lambda number: theirs["_type_map"][number])
     elements = [chemical_symbols[int(number)] for number in atomic_numbers]
-    if theirs["irreps_manual"]:
-        first, *irreps = (str(o3.Irreps(text)) for text in theirs["irreps_manual"])
-        channels = o3.Irreps(first).dim
-    else:
-        channels = theirs["channel"]
-        l_node = theirs["lmax_node"] if theirs["lmax_node"] > 0 else theirs["lmax"]
-        irreps = list(possible_irreps(channels, l_node, _harmonics(theirs), theirs["num_convolution_layer"]))
+    channels, *irreps = (sorted_irreps(one) for one in _irreps_of_features(theirs))
     cutoff_function = theirs["cutoff_function"]
     xplor = cutoff_function.get("cutoff_function_name", "poly_cut") == "XPLOR"
     return {
@@ -125,17 +118,27 @@ def _hyperparameters(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         "avg_num_neighbors": common_denominator(state, len(irreps)),
         "scale": state["rescale_atomic_energy.scale"].expand(len(elements)).tolist(),
         "shift": state["rescale_atomic_energy.shift"].expand(len(elements)).tolist(),
-        "channels": channels,
-        "equivariant_irreps": irreps,
+        "channels": channels.dim,
+        "equivariant_irreps": [str(one) for one in irreps],
         "l_max": _harmonics(theirs).lmax,
         "n_radial": theirs.get("radial_basis", {}).get("bessel_basis_num", 8),
         "envelope_power": 6 if xplor else cutoff_function.get("poly_cut_p_value", 6),
         "xplor_onset": cutoff_function["cutoff_on"] if xplor else None,
         "radial_hidden": theirs["weight_nn_hidden_neurons"],
-        "readout_channels": o3.Irreps(irreps[-1]).dim // 2,
+        "readout_channels": irreps[-1].dim // 2,
         "parity": theirs["is_parity"],
         "species_self_connection": "nequip" in theirs["self_connection_type"],
     }
+
+
+def _irreps_of_features(theirs: Mapping[str, Any]) -> list[o3.Irreps]:
+    """Before the first layer, and behind each, in the order of their configuration."""
+    if theirs["irreps_manual"]:
+        return [o3.Irreps(text) for text in theirs["irreps_manual"]]
+    channels = theirs["channel"]
+    l_node = theirs["lmax_node"] if theirs["lmax_node"] > 0 else theirs["lmax"]
+    layers = possible_irreps(channels, l_node, _harmonics(theirs), theirs["num_convolution_layer"])
+    return [o3.Irreps(f"{channels}x0e"), *(o3.Irreps(text) for text in layers)]
 
 
 def _harmonics(theirs: Mapping[str, Any]) -> o3.Irreps:
@@ -149,48 +152,26 @@ def _translated_weights(
     n_species = len(config.elements)
     yield "edge_embedding.basis.frequencies", state["edge_embedding.basis_function.coeffs"]
     yield "species_embedding.weight", state["onehot_to_feature_x.linear.weight"].view(n_species, -1)
-    irreps = o3.Irreps(f"{config.channels}x0e")
-    for i, text in enumerate(config.equivariant_irreps):
+    irreps, harmonics = _irreps_of_features(theirs), _harmonics(theirs)
+    n_layers, n_hidden = len(irreps) - 1, len(config.radial_hidden)
+    for i in range(n_layers):
         layer = f"layers.{i}"
-        yield f"{layer}.linear_in.weight", state[f"{i}_self_interaction_1.linear.weight"]
-        yield f"{layer}.linear_out.weight", state[f"{i}_self_interaction_2.linear.weight"]
+        odd_messages = theirs["is_parity"] and i < n_layers - 1
+        paths_sorted = not _paths_are_unsorted(str(theirs.get("version", "")))
+        foreign = ForeignLayer(irreps[i], irreps[i + 1], harmonics, odd_messages, paths_sorted)
+        yield f"{layer}.linear_in.weight", foreign.linear_in(state[f"{i}_self_interaction_1.linear.weight"])
+        yield f"{layer}.linear_out.weight", foreign.linear_out(state[f"{i}_self_interaction_2.linear.weight"])
         if config.species_self_connection:
-            theirs_flat = state[f"{i}_self_connection_intro.fc_tensor_product.weight"]
-            yield f"{layer}.linear_skip.weight", _by_species(theirs_flat, irreps, Gate(text).irreps_in, n_species)
+            flat = state[f"{i}_self_connection_intro.fc_tensor_product.weight"]
+            yield f"{layer}.linear_skip.weight", foreign.species_skip(flat, n_species)
         else:
-            yield f"{layer}.linear_skip.weight", state[f"{i}_self_connection_intro.linear.weight"]
-        n_radial_layers = len(config.radial_hidden) + 1
-        for j in range(n_radial_layers):
+            flat = state[f"{i}_self_connection_intro.linear.weight"]
+            yield f"{layer}.linear_skip.weight", foreign.linear_skip(flat)
+        for j in range(n_hidden + 1):
             weight = state[f"{i}_convolution.weight_nn.layer{j}.weight"]
-            if j == n_radial_layers - 1:
-                last = i == len(config.equivariant_irreps) - 1
-                weight = weight[:, _columns(theirs, irreps, o3.Irreps(text), last)]
-            yield f"{layer}.radial_network.weights.{j}", weight
-        irreps = o3.Irreps(text)
+            yield f"{layer}.radial_network.weights.{j}", foreign.path_weights(weight) if j == n_hidden else weight
     yield "energy_readout.hidden.weight", state["reduce_input_to_hidden.linear.weight"]
     yield "energy_readout.energy.weight", state["reduce_hidden_to_energy.linear.weight"]
-
-
-def _columns(theirs: Mapping[str, Any], irreps_in: o3.Irreps, irreps_out: o3.Irreps, last: bool) -> Tensor:
-    """Their column of each of our path weights, `[n_weights]` int64.
-
-    They have paths to every irrep up to the largest l of the output, ours only to those of the output. Since version
-    0.11 theirs are sorted by the irrep of the message.
-    """
-    possible = [
-        (1, (l, p)) for l in range(irreps_out.lmax + 1) for p in ((1, -1) if theirs["is_parity"] and not last else (1,))
-    ]
-    harmonics = _harmonics(theirs)
-    paths = coupling_paths(irreps_in, harmonics, o3.Irreps(possible))
-    if not _paths_are_unsorted(str(theirs.get("version", ""))):
-        paths.sort(key=lambda path: (path.l, path.parity))
-    first: dict[CouplingPath, int] = {}
-    n_columns = 0
-    for path in paths:
-        first[path] = n_columns
-        n_columns += path.channels
-    ours = coupling_paths(irreps_in, harmonics, irreps_out)
-    return torch.cat([torch.arange(first[path], first[path] + path.channels) for path in ours])
 
 
 def _paths_are_unsorted(version: str) -> bool:
@@ -201,21 +182,3 @@ def _paths_are_unsorted(version: str) -> bool:
             "unknown; save it again with SevenNet"
         )
     return tuple(int(number) for number in numbers.groups()) < (0, 11) or version == "0.11.0.dev0"
-
-
-def _by_species(flat: Tensor, irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_species: int) -> Tensor:
-    """Weights of e3nn's fully connected tensor product with the one-hot species as those of `SpeciesLinear`.
-
-    Theirs lie irrep by irrep of the input, `[fan-in, n_species, fan-out]` each; all irreps are sorted, so that the
-    order of the output's is the same.
-    """
-    channels = {(block.l, block.parity): block.channels for block in irrep_blocks(irreps_out)}
-    parts: list[Tensor] = []
-    start = 0
-    for block in irrep_blocks(irreps_in):
-        fan_out = channels.get((block.l, block.parity), 0)
-        size = block.channels * n_species * fan_out
-        of_irrep = flat[start : start + size].view(block.channels, n_species, fan_out)
-        parts.append(of_irrep.transpose(0, 1).reshape(n_species, -1))
-        start += size
-    return torch.cat(parts, dim=1)

@@ -624,6 +624,15 @@ void PairHIENet::report(const std::string &device)
   for (const auto &member : impl->members) warn(member);
 }
 
+/// What a model's symmetry means for its energy.
+static std::string symmetry_in_words(const std::string &symmetry)
+{
+  if (symmetry == "O(3)") return "O(3): a structure and its mirror image have the same energy";
+  if (symmetry == "SO(3)")
+    return "SO(3): a structure and its mirror image may have different energies";
+  return "unknown: the file is older than this entry (`hienet info` derives it)";
+}
+
 std::string PairHIENet::describe(const Member &member) const
 {
   const auto &m = member.model->metadata();
@@ -632,6 +641,7 @@ std::string PairHIENet::describe(const Member &member) const
                       m.package_version, m.created);
   text += fmt::format("  architecture {}, {} parameters, {} stages, cutoff {} Angstrom\n",
                       m.architecture, m.n_parameters, m.stages.size(), m.cutoff);
+  text += fmt::format("  symmetry {}\n", symmetry_in_words(m.symmetry));
   text += fmt::format(
       "  dtype {}, evaluated in {}; energies, forces and virial are summed in float64\n", m.dtype,
       member.model->single_precision() ? "float32" : "float64");

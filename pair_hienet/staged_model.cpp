@@ -128,6 +128,7 @@ Metadata read_metadata(const std::string &bytes)
     m.edge_width = data.at("edge_width").get<int>();
     m.n_parameters = data.at("n_parameters").get<int64_t>();
     m.smooth_cutoff = data.value("smooth_cutoff", true);
+    m.symmetry = data.value("symmetry", "unknown");
     for (const auto &stage : data.at("stages"))
       m.stages.push_back({stage.at("name").get<std::string>(), stage.at("width").get<int>(),
                           stage.at("exchanged_width").get<int>(),

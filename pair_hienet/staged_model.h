@@ -43,6 +43,7 @@ struct Metadata {
   bool edges_evolve;    // stages return, beside the state, the edges that the next one reads
   int64_t n_parameters;
   bool smooth_cutoff;
+  std::string symmetry;    // of the energy: O(3), SO(3); "unknown" in files that do not say it
 };
 
 /// Read the description out of the bytes of a deployed file. Throws ModelError.

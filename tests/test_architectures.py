@@ -55,6 +55,7 @@ def test_the_list_tells_parameters_and_what_ranks_exchange(listed, architecture)
     if architecture == "hienet":
         assert presets["paper"] == {
             "preset": "paper",
+            "symmetry": "SO(3)",
             "parameters": 7_859_976,
             "n_elements": 89,
             "cutoff": 5.0,

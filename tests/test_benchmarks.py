@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 
 from hienet.config import parse_config
 from hienet.derivatives import predict
 from hienet.graph import graph_from_atoms
-from hienet.testing import silicon_carbide, tiny_model
+from hienet.testing import BOTH_PARITIES, NATURAL, silicon_carbide, tiny_model
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -29,7 +30,9 @@ def eager_class(monkeypatch) -> type:
     return EagerHIENet
 
 
-@pytest.mark.parametrize("values", [{"n_invariant_layers": 2}, {"smooth_cutoff": False, "l_max": 2}])
+@pytest.mark.parametrize(
+    "values", [{"n_invariant_layers": 2}, {"smooth_cutoff": False, "l_max": 2}, NATURAL, BOTH_PARITIES]
+)
 def test_the_eager_e3nn_model_is_the_same_function(eager_class, values):
     model = tiny_model(scale=(40.0, 55.0), **values)
     graph = graph_from_atoms(silicon_carbide(), model.elements, model.cutoff)
@@ -100,6 +103,29 @@ def test_architectures_writes_a_row_for_each(tmp_path):
     for row in result["architectures"]:
         assert_positive(row, "steps_per_second", "ms_per_atom", "n_parameters", "neighbors")
         assert row["max_force_error_ev_per_angstrom"] < 1e-4
+
+
+@pytest.mark.slow
+def test_architectures_compares_presets_and_steps_of_training(tmp_path):
+    result = run(
+        *(
+            "architectures",
+            tmp_path,
+            "--system",
+            "si8",
+            "--models",
+            "sevennet:small",
+            "hienet:small",
+            "--training",
+            "si8",
+        ),
+        *("--threads", "1", "--rounds", "2", "--seconds", "0.02"),
+    )
+    first, second = result["architectures"]
+    assert (first["first_over_this"], first["training_first_over_this"]) == (1.0, 1.0)
+    assert second["paths"] == [3, 11, 3]
+    assert second["symmetry"] == "O(3)"
+    assert_positive(second, "training_ms_per_step", "training_first_over_this", "first_over_this")
 
 
 def test_peak_growth_sees_what_a_function_holds_and_frees(monkeypatch):
@@ -219,18 +245,50 @@ def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation
     assert abs(first - second) > 1e-6 * first
 
 
+@pytest.mark.slow
+def test_the_ablation_compares_parity_at_equal_cost(ablation, tmp_path, capfd):
+    folder = tmp_path / "models"
+    (folder / "data").mkdir(parents=True)
+    frames = ase.io.read(BENCHMARKS.parent / "demo" / "data" / "sic_pbe.extxyz", ":6")
+    for part in ("train", "test"):
+        ase.io.write(folder / "data" / f"sic-{part}.extxyz", frames)
+    train = ("train", folder, "--parity", "--systems", "sic", "--only", "*-0", "--epochs", "4")
+    ablation(*train)
+    assert "sic: an epoch without parity takes" in capfd.readouterr().out
+    cost = json.loads((folder / "cost.json").read_text())["sic"]
+    assert_positive(cost, "seconds_of_epoch", "ratio")
+    ablation(*train)
+    assert capfd.readouterr().out.count("finished before") == 3
+    ablation("report", folder, "--json", tmp_path / "r.json")
+    epochs = {row["label"]: row["epochs"] for row in json.loads((tmp_path / "r.json").read_text())["models"]}
+    assert epochs == {"hienet": [4], "hienet-o3": [4], "hienet-o3-equal-cost": [round(4 * cost["ratio"])]}
+
+
 def test_every_training_of_the_ablation_has_a_name_and_a_configuration_of_its_own(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from ablation_plan import configuration, trainings
 
-    sections = [parse_config(configuration(one, tmp_path, None)).model for one in trainings()]
+    assert len({one.name for one in trainings()}) == len(trainings())
+    # Those at equal cost differ in epochs alone, which follow from what is measured.
+    chosen = [one for one in trainings() if not one.equal_cost]
+    sections = [parse_config(configuration(one, tmp_path, None)).model for one in chosen]
     for section in sections:
         section.check()
-    assert len({one.name for one in trainings()}) == len(sections)
-    distinct = {
-        (one.system, json.dumps(section.model_dump())) for one, section in zip(trainings(), sections, strict=True)
-    }
-    assert len(distinct) == len({one.model for one in trainings()})
+    distinct = {(one.system, json.dumps(section.model_dump())) for one, section in zip(chosen, sections, strict=True)}
+    assert len(distinct) == len({one.model for one in chosen})
+
+
+def test_parity_is_compared_at_equal_training_and_at_equal_cost_with_two_seeds(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from ablation_plan import SYSTEMS, configuration, trainings
+
+    chosen = [one for one in trainings() if one.concerns_parity]
+    assert len(chosen) == 12 == len({(one.system, one.label, one.seed) for one in chosen})
+    assert {one.system for one in chosen} == set(SYSTEMS)
+    for one in chosen:
+        section = parse_config(configuration(one, tmp_path, 7)).model
+        config = section.hyperparameters({"elements": ("H",)})
+        assert config.symmetry == ("SO(3)" if one.label == "hienet" else "O(3)")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +297,7 @@ def test_every_training_of_the_ablation_has_a_name_and_a_configuration_of_its_ow
         (("train", "{}", "--only", "si-hienet-small-0"), "silicon needs --mlearn, the folder with mlearn's"),
         (("train", "{}", "--mlearn", "{}", "--systems", "si"), "--mlearn must be the folder with mlearn's data"),
         (("train", "{}", "--only", "sic-mace"), "no training is called like sic-mace; `--list` names them all"),
+        (("train", "{}", "--minutes", "3"), "--minutes is for the trainings with and without parity; give --parity"),
         (("measure", "{}"), "there is no finished training in"),
         (("report", "{}"), "there is no finished training in"),
     ],

@@ -52,7 +52,26 @@ def test_defaults_are_the_papers() -> None:
         ),
         (changed(training={"learning_rate": float("nan")}), r"key `training.learning_rate`: .*finite number"),
         (changed(model={"cutoff": -1}), r"key `model.cutoff`: .*greater than 0.*given: `-1`"),
-        (changed(model={"preset": "huge"}), r"unknown preset `huge` .*expected one of: paper, published, small"),
+        (
+            changed(model={"preset": "small", "equivariant_irreps": ["32x0e+16x1e", "32x0e"]}),
+            r"layer 1 of `equivariant_irreps` is to put out `32x0e\+16x1e`, but no product of 0e with harmonics of l "
+            r"up to 2 makes 16x1e; with `parity: true` harmonics of odd l are odd: write 32x0e\+16x1o, and so in all "
+            r"layers, or set `parity: false`",
+        ),
+        (
+            changed(model={"preset": "small", "equivariant_irreps": ["32x0e+16x1o", "8x0o+32x0e+16x1e", "32x0e"]}),
+            r"layer 2 .* but no product of 0e \+ 1o with harmonics of l up to 2 makes 8x0o; leave it out",
+        ),
+        (changed(model={"preset": "paper", "parity": True}), r"write 512x0e\+128x1o\+64x2e\+32x3o, and so in all"),
+        (
+            changed(model={"preset": "small", "parity": False}),
+            r"`32x0e\+16x1o\+8x2e` has odd parity; set `parity: true`, or write 32x0e\+16x1e\+8x2e",
+        ),
+        (changed(training={"reflect": "sometimes"}), r"`training.reflect`: Input should be a valid boolean"),
+        (
+            changed(model={"preset": "huge"}),
+            r"unknown preset `huge` .*expected one of: paper, paper-o3, published, published-o3, small",
+        ),
         (changed(model={"architecture": "resnet"}), r"unknown architecture `resnet`; expected one of: hienet"),
         (changed(model={"elements": ["Si", "Xx"]}), r"`elements` has \['Xx'\], which are not chemical symbols"),
         (changed(model={"scale": [1.0]}), r"give `model.elements` too"),

@@ -14,14 +14,16 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from labelled_frames import emt_frames, write_frames
+from typer.testing import CliRunner
 
 from hienet.calculator import HIENetCalculator
+from hienet.cli import app
 from hienet.data.labels import LabelKeys
 from hienet.errors import HIENetError
 from hienet.evaluate import evaluate, write_evaluation
 from hienet.files import json_text
 from hienet.metrics import Comparison, compare, errors
-from hienet.testing import write_tiny_checkpoint
+from hienet.testing import NATURAL, random_rotation, rotated, write_tiny_checkpoint
 from hienet.train import report
 
 
@@ -90,6 +92,38 @@ def test_a_label_equal_to_the_prediction_has_no_error(model: Path, tmp_path: Pat
     assert total.energy_mae == pytest.approx(0.0, abs=1e-4)
     assert total.forces_mae == pytest.approx(0.0, abs=1e-4)
     assert total.stress_mae == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_mirroring_the_frames_changes_is_told_of_models_without_that_symmetry(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    found = evaluate(model, [data], batch_size=3).mirror
+    assert found is not None
+    calculator = HIENetCalculator(model)
+    energies, forces = [], []
+    for atoms in ase.io.read(data, index=":"):
+        other = rotated(atoms, np.diag([1.0, 1.0, -1.0]) @ random_rotation())
+        atoms.calc = other.calc = calculator
+        energies.append(1e3 * abs(other.get_potential_energy() - atoms.get_potential_energy()) / len(atoms))
+        back = other.get_forces() @ np.diag([1.0, 1.0, -1.0]) @ random_rotation()
+        forces.append(1e3 * np.abs(back - atoms.get_forces()))
+    assert found.energy_mean == pytest.approx(np.mean(energies), rel=1e-6)
+    assert found.energy_max == pytest.approx(np.max(energies), rel=1e-6)
+    assert found.forces_mean == pytest.approx(np.mean(forces), rel=1e-6)
+    assert found.forces_max == pytest.approx(np.max(forces), rel=1e-6)
+    assert found.energy_max > found.energy_mean > 1e-6
+    said = CliRunner().invoke(app, ["eval", str(model), str(data), "-o", str(tmp_path / "out")]).output
+    assert f"components of forces by {found.forces_mean:.1f} meV/Å on average" in " ".join(said.split())
+    assert json.loads((tmp_path / "out" / "errors.json").read_text())["mirror"] == found.as_dict()
+
+
+def test_of_models_with_that_symmetry_nothing_is_told(data: Path, tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path / "m.pt", elements=("Ag", "Cu"), **NATURAL)
+    assert evaluate(path, [data]).mirror is None
+    said = CliRunner().invoke(app, ["eval", str(path), str(data), "-o", str(tmp_path / "out")]).output
+    assert "E MAE" in said
+    assert "mirror" not in said.lower()
+    assert json.loads((tmp_path / "out" / "errors.json").read_text())["mirror"] is None
 
 
 def test_errors_are_listed_by_config_type_and_element(model: Path, data: Path) -> None:

@@ -51,9 +51,23 @@ def test_a_layer_on_scalars_changes_them_as_the_layer_does_and_nothing_else():
     torch.testing.assert_close(found[:, 3:], state[:2, 3:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("irreps", ["2x0e+2x1e", "3x1e+3x0e", "3x0o+3x0e"])
-def test_a_layer_on_scalars_wants_as_many_in_front_as_it_has_channels(irreps):
-    with pytest.raises(ValueError, match=r"`irreps` must begin with 3x0e, the channels of the layer; got"):
+def test_a_layer_on_scalars_leaves_odd_ones_in_front_of_them_and_neighbors_do_not_read_these():
+    torch.manual_seed(0)
+    layer = InvariantLayer(3, 2, 0.0, 0.0, True)
+    wrapped = LayerOnScalars(layer, "2x0o+3x0e+2x1o")
+    features, edges = torch.randn(4, 11, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    center, neighbor, species = torch.tensor([0, 1]), torch.tensor([3, 0]), torch.zeros(4, dtype=torch.int64)
+    state = wrapped.prepare(features, species)
+    state[2:, wrapped.exchanged_width :] = torch.nan
+    found = wrapped(state, edges, species, center, neighbor, 2)
+    torch.testing.assert_close(found[:, 2:5], layer(features[:, 2:5], edges, species, center, neighbor, 2))
+    torch.testing.assert_close(found[:, :2], features[:2, :2], rtol=0, atol=0)
+    torch.testing.assert_close(found[:, 5:], features[:2, 5:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("irreps", ["2x0e+2x1e", "3x0o+3x1e"])
+def test_a_layer_on_scalars_wants_as_many_of_them_as_it_has_channels(irreps):
+    with pytest.raises(ValueError, match=r"`irreps` must have 3x0e, the channels of the layer; got"):
         LayerOnScalars(InvariantLayer(3, 2, 0.0, 0.0, True), irreps)
 
 

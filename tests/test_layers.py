@@ -10,7 +10,7 @@ from e3nn import o3
 from e3nn.math import normalize2mom
 
 from hienet.errors import HIENetError
-from hienet.models.factory import build_model, make_config
+from hienet.models.factory import ARCHITECTURES, DEFAULT_PRESET, build_model, make_config, symmetry_of
 from hienet.nn.activation import normalized_silu
 from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.gate import Gate
@@ -168,6 +168,41 @@ def test_parameter_counts_are_those_of_the_publications(preset, trainable):
     assert 7_859_976 + 2 * 89 + 1 == 7_860_155
 
 
+@pytest.mark.parametrize(
+    ("preset", "layer", "paths"), [("paper", 2, 34), ("paper-o3", 2, 23), ("published", 3, 34), ("published-o3", 3, 23)]
+)
+def test_natural_parity_has_two_thirds_of_the_paths(preset, layer, paths):
+    model = build_model("hienet", make_config("hienet", preset, {"elements": ["Si"]}))
+    assert len(model.layers[layer].convolution.paths) == paths
+
+
+@pytest.mark.parametrize(
+    ("values", "symmetry"),
+    [
+        ({"equivariant_irreps": ["8x0e+4x1e", "8x0e+4x1e", "8x0e"]}, "SO(3)"),
+        ({"equivariant_irreps": ["8x0e", "8x0e+4x1e", "8x0e"]}, "O(3)"),
+        ({"equivariant_irreps": ["8x0e+4x1e", "8x0e"]}, "O(3)"),
+        ({"equivariant_irreps": ["8x0e", "8x0e"]}, "O(3)"),
+        ({"equivariant_irreps": ["8x0e+4x1o+4x1e", "8x0e+4x1o+4x1e", "8x0e"], "parity": True}, "O(3)"),
+    ],
+)
+def test_the_symmetry_follows_from_the_paths(values, symmetry):
+    assert symmetry_of("eqvnet", {"elements": ["Si"], **values}) == symmetry
+
+
+def test_new_models_have_parity_and_the_published_forms_stay():
+    for name in ("hienet", "eqvnet", "sevennet", "inv_sevennet"):
+        presets = {preset: make_config(name, preset, {"elements": ["Si"]}) for preset in ARCHITECTURES[name].presets}
+        assert presets[DEFAULT_PRESET].symmetry == "O(3)"
+        without = {preset for preset, config in presets.items() if config.symmetry == "SO(3)"}
+        assert without == set(presets) & {"paper", "published", "l3i5", "sevennet-0"}
+    assert all(
+        make_config(name, preset, {"elements": ["Si"]}).symmetry == "O(3)"
+        for name in ("invnet", "nemp", "botnet", "geodite")
+        for preset in ARCHITECTURES[name].presets
+    )
+
+
 def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
     config = make_config("hienet", "small", {"elements": ["Si"]})
     before = torch.random.get_rng_state()
@@ -183,7 +218,11 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
         ({"cutof": 5.0}, "unknown key `model.cutof`; allowed here: elements, cutoff"),
         ({"cutoff": float("inf")}, "key `model.cutoff`: Input should be a finite number"),
         ({"cutoff": -1.0}, "key `model.cutoff`: Input should be greater than 0.*given: `-1.0`"),
-        ({"equivariant_irreps": ["8x0e+4x1o", "8x0e"]}, "has odd parity"),
+        (
+            {"parity": False, "equivariant_irreps": ["8x0e+4x1o", "8x0e"]},
+            r"`8x0e\+4x1o` has odd parity; set `parity: true`, or write 8x0e\+4x1e",
+        ),
+        ({"equivariant_irreps": ["8x0e+4x1e+4x1o", "8x0e"]}, "in the order 0o, 0e, 1o, 1e, 2o, 2e"),
         ({"equivariant_irreps": ["8x0e+4x1e"]}, "must be scalars"),
         ({"equivariant_irreps": ["8xe", "8x0e"]}, "are not irreps"),
         ({"elements": ["Si", "Xx"]}, "not chemical symbols"),
@@ -200,6 +239,7 @@ def test_unknown_architecture_and_preset_list_the_known_ones():
     with pytest.raises(HIENetError, match="unknown architecture `mace`; expected one of: hienet"):
         make_config("mace", None, {})
     with pytest.raises(
-        HIENetError, match="unknown preset `huge` of `hienet`; expected one of: paper, published, small"
+        HIENetError,
+        match="unknown preset `huge` of `hienet`; expected one of: paper, paper-o3, published, published-o3, small",
     ):
         make_config("hienet", "huge", {"elements": ["Si"]})

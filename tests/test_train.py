@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,16 @@ from torch import nn
 from hienet.calculator import load_model
 from hienet.checkpoint import load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, parse_config
-from hienet.data.dataset import Targets
+from hienet.data.dataset import Targets, build_dataset
+from hienet.data.mirror import mirrored
 from hienet.data.prepare import prepare_data
+from hienet.data.reader import read_frames
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.metrics import compare, errors
 from hienet.models.factory import build_model
+from hienet.models.hienet import PRESETS
+from hienet.testing import tiny_model
 from hienet.train.display import LineDisplay, LiveDisplay
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import COLUMNS
@@ -176,18 +181,20 @@ def test_training_lowers_the_loss(data: Path) -> None:
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(trainer.schedule(35 / 36))
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])
-def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data: Path, stop_after: int) -> None:
-    whole = make_trainer(data, gradient_clip=1.0)
+@pytest.mark.parametrize(("stop_after", "reflect"), [(2, False), (3, False), (5, False), (4, True)])
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    data: Path, stop_after: int, reflect: bool
+) -> None:
+    whole = make_trainer(data, gradient_clip=1.0, reflect=reflect)
     whole.run()
 
-    first = make_trainer(data, gradient_clip=1.0)
+    first = make_trainer(data, gradient_clip=1.0, reflect=reflect)
     with pytest.raises(StoppedBySignal):
         first.run(should_stop=lambda: first.state.step == stop_after)
     state, raw = first.state_dict(), weights(first.model)
     torch.manual_seed(99)  # what happens in between must not matter
 
-    second = make_trainer(data, gradient_clip=1.0)
+    second = make_trainer(data, gradient_clip=1.0, reflect=reflect)
     second.model.load_state_dict(raw)
     second.load_state_dict(state)
     second.run()
@@ -421,7 +428,106 @@ def test_one_absurd_frame_is_learnt_around(tmp_path: Path) -> None:
         assert found[1][name] < 1.6 * found[0][name]  # type: ignore[operator]
 
 
+# Mirror images
+
+
+def trained_with(data: Path, reflect: bool, **values: object) -> dict[str, torch.Tensor]:
+    """Weights after three epochs in float64 of a model of three equivariant layers."""
+    settings = tiny_values(data, data.parent / "run", dtype="float64", reflect=reflect)
+    settings["model"] |= {"equivariant_irreps": ["8x0e+4x1e", "8x0e+4x1e", "8x0e"], "dropout": 0.0, **values}
+    config = parse_config(settings)
+    prepared = prepare_data(config.data, config.model, torch.float64, config.training.seed)
+    trainer = Trainer(build_model("hienet", prepared.model, 0), prepared.train, prepared.validation, config.training)
+    trainer.run()
+    return weights(trainer.model)
+
+
+def test_reflecting_frames_teaches_a_model_without_parity_something_and_one_with_it_nothing(data: Path) -> None:
+    with_parity = {"parity": True, "equivariant_irreps": ["8x0e+4x1o", "8x0e+4x1o", "8x0e"], "attention_dropout": 0.0}
+    for values, is_taught in ((with_parity, False), ({"attention_dropout": 0.0}, True)):
+        plain, reflected = (trained_with(data, reflect, **values) for reflect in (False, True))
+        largest = max(float((plain[name] - reflected[name]).abs().max()) for name in plain)
+        assert (largest > 1e-7) == is_taught, largest
+        assert is_taught or largest < 1e-9
+
+
+def test_half_of_the_frames_are_reflected_others_in_each_epoch_the_same_for_a_seed(data: Path) -> None:
+    trainer, same, other = (make_trainer(data, reflect=True, seed=seed) for seed in (1, 1, 2))
+    chosen = torch.stack([trainer._reflected(epoch) for epoch in range(200)])  # type: ignore[misc]
+    assert torch.equal(chosen, torch.stack([same._reflected(epoch) for epoch in range(200)]))  # type: ignore[misc]
+    assert not torch.equal(chosen, torch.stack([other._reflected(epoch) for epoch in range(200)]))  # type: ignore[misc]
+    assert 0.4 < float(chosen.double().mean()) < 0.6
+    assert float(chosen.double().mean(0).min()) > 0.3
+    assert make_trainer(data)._reflected(0) is None
+
+
+def test_mirror_images_have_the_labels_of_mirror_images(data: Path) -> None:
+    """As found by inverting the structures themselves; EMT, which the labels are of, knows no hand."""
+    frames = emt_frames(4)
+    graph, targets = build_dataset(read_frames([data]), ["Ag", "Cu"], 3.5, torch.float64).batch(range(4))
+    chosen = torch.tensor([True, False, True, True])
+    for i, atoms in enumerate(frames):
+        if chosen[i]:
+            calculator = atoms.calc
+            atoms.set_cell(-atoms.cell.array)
+            atoms.set_positions(-atoms.positions)
+            calculator.results["forces"] = -calculator.results["forces"]
+            atoms.calc = SinglePointCalculator(atoms, **calculator.results)
+    inverted = build_dataset(read_frames([write_frames(data, frames)]), ["Ag", "Cu"], 3.5, torch.float64)
+    expected_graph, expected = inverted.batch(range(4))
+    found_graph, found = mirrored(graph, targets, chosen)
+    for name in ("energy", "forces", "stress"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-6)
+    model = tiny_model(elements=("Ag", "Cu"))
+    one, other = (predict(model.module, one) for one in (found_graph, expected_graph))
+    torch.testing.assert_close(one.forces, other.forces, rtol=0, atol=1e-6)
+    torch.testing.assert_close(one.stress, other.stress, rtol=0, atol=1e-6)
+
+
 # A run in its folder
+
+
+def without(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a checkpoint in place, into what an earlier version would have written."""
+    contents = torch.load(path, weights_only=True)
+    change(contents)
+    torch.save(contents, path)
+
+
+def test_a_run_of_before_an_option_was_there_goes_on(data: Path) -> None:
+    whole = Run(config_of(data, epochs=2), False, quiet()).train()
+    without(data.parent / "run" / "last.pt", lambda contents: contents["resume"]["config"]["training"].pop("reflect"))
+    assert Run(config_of(data, epochs=2), True, quiet()).train().errors == whole.errors
+
+
+def test_a_run_goes_on_with_its_model_when_a_preset_has_changed_since(data: Path, monkeypatch) -> None:
+    """As the preset `small`, which has parity today, and had not."""
+    values = tiny_values(data, data.parent / "run", epochs=1)
+    values["model"] = {"preset": "small", "cutoff": 3.5}
+    old = {**PRESETS["small"], "parity": False, "equivariant_irreps": ("32x0e+16x1e+8x2e",) * 2 + ("32x0e",)}
+    with monkeypatch.context() as before:
+        before.setitem(PRESETS, "small", old)
+        first = Run(parse_config(values), False, quiet())
+        first.save_last()
+    resumed = Run(parse_config(values), True, quiet())
+    assert resumed.data.model == first.data.model
+    assert resumed.data.model.symmetry == "SO(3)"
+    # Who says it in the configuration may do so, and another model is refused.
+    model = values["model"] | {"parity": False, "equivariant_irreps": old["equivariant_irreps"]}
+    Run(parse_config({**values, "model": model}), True, quiet())
+    model = values["model"] | {"equivariant_irreps": ["32x0e+16x1o", "32x0e"]}
+    with pytest.raises(HIENetError, match=r"the configuration differs from that of the run"):
+        Run(parse_config({**values, "model": model}), True, quiet())
+
+
+def test_a_run_says_its_symmetry_and_where_reflecting_is_no_use(data: Path) -> None:
+    values = tiny_values(data, data.parent / "run", epochs=1, reflect=True)
+    values["model"] |= {"parity": True, "equivariant_irreps": ["8x0e+4x1o", "8x0e"]}
+    console = quiet()
+    Run(parse_config(values), False, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "parameters, symmetry O(3), cutoff 3.5 Å" in said
+    assert "`training.reflect` teaches this model nothing" in said
 
 
 def config_of(data: Path, **training: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 from hienet.translate_official import convert_official
 
-MODELS = ["paper_small", "paper_small_older_e3nn", "trainyaml_small"]
+MODELS = ["paper_small", "paper_small_older_e3nn", "trainyaml_small", "parity_small", "parity_natural"]
 STRUCTURES = ["diamond_16", "small_triclinic_2", "cluster_4", "slab_16"]
 
 
@@ -62,12 +62,64 @@ def saved(contents: dict, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("use_edge_conv", True), ("use_comf_embedding", True), ("is_parity", True), ("self_connection_type", "nequip")],
+    [("use_edge_conv", True), ("use_comf_embedding", True), ("self_connection_type", "nequip")],
 )
 def test_options_that_this_architecture_lacks_are_refused_by_name(official, tmp_path, option, value):
     official["config"][option] = value
     with pytest.raises(HIENetError, match=f"option `{option}: {value}` is refused, because"):
         convert_official(saved(official, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (
+            "act_scalar",
+            {"e": "silu", "o": "abs"},
+            r"`act_scalar` has `o: abs`, expected `tanh`; an even function makes",
+        ),
+        ("act_scalar", {"e": "tanh", "o": "tanh"}, r"`act_scalar` has `e: tanh`; only SiLU is supported"),
+        ("act_gate", {"e": "abs", "o": "tanh"}, r"`act_gate` has `e: abs`; only SiLU is supported"),
+        ("irreps_manual", ["12x0e", "8x1o+16x0e", "16x0e"], r"`8x1o\+16x0e` must have 0e, and scalars in front"),
+        ("irreps_manual", ["12x0e", "8x0o+8x1o", "16x0e"], r"`8x0o\+8x1o` must have 0e, and scalars in front"),
+    ],
+)
+def test_what_has_no_equivalent_with_parity_is_refused_by_name(option, value, message, reference_folder, tmp_path):
+    contents = torch.load(reference_folder / "hienet_official" / "parity_small.pth", weights_only=True)
+    contents["config"][option] = value
+    with pytest.raises(HIENetError, match=message):
+        convert_official(saved(contents, tmp_path))
+
+
+def test_an_activation_of_odd_scalars_that_there_are_not_is_no_obstacle(official, tmp_path):
+    official["config"]["act_scalar"] = {"e": "silu", "o": "abs"}
+    assert convert_official(saved(official, tmp_path)).config.symmetry == "SO(3)"
+
+
+@pytest.mark.parametrize(
+    ("name", "symmetry"), [("paper_small", "SO(3)"), ("parity_small", "O(3)"), ("parity_natural", "O(3)")]
+)
+def test_the_files_parity_is_kept(reference_folder, name, symmetry):
+    config = convert_official(reference_folder / "hienet_official" / f"{name}.pth").config
+    assert config.symmetry == symmetry
+    if name == "parity_small":
+        # In the file 2e stands in front of 2o.
+        assert config.model_dump()["equivariant_irreps"][2] == "8x0o+16x0e+8x1o+4x1e+4x2o+4x2e"
+
+
+def test_an_older_e3nn_is_recognised_with_parity_too(reference_folder, tmp_path):
+    """The sign of a symbol and of the weights of all paths that have it, both changed, leave the model as it is."""
+    path = reference_folder / "hienet_official" / "parity_small.pth"
+    expected = convert_official(path)
+    contents = torch.load(path, weights_only=True)
+    state = contents["model_state_dict"]
+    state["1_convolution.convolution._compiled_main_left_right._w3j_1_1_1"] *= -1.0
+    # Of 8x1o: paths to 1o; to 0e, 1e, 2e; to 1o and 2o. The second of the three of 1o x 1o is that to 1e.
+    first = 3 * 16 + 8 + 8
+    state["1_convolution.weight_nn.layer2.weight"][:, first : first + 8] *= -1.0
+    found = convert_official(saved(contents, tmp_path))
+    assert found.notes["wigner"].endswith("1-1-1")
+    assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
 
 
 def test_a_wigner_symbol_that_is_neither_sign_is_refused(official, tmp_path):

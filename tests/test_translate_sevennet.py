@@ -117,7 +117,11 @@ def saved(contents: dict, folder: Path) -> Path:
         ("cutoff_function", {"cutoff_function_name": "step"}, "its cutoff function is `step`, expected `poly_cut`"),
         ("self_connection_type", ["none", "linear", "linear"], "its self-connections are ['linear', 'none']"),
         ("version", "unknown", "the checkpoint has no version of SevenNet, but `unknown`"),
-        ("irreps_manual", ["16x0e", "8x1e+16x0e", "16x0e", "16x0e"], "must list each irrep once"),
+        (
+            "irreps_manual",
+            ["16x0e", "8x1e+16x0e", "16x0e", "16x0e"],
+            "its irreps `8x1e+16x0e` must have 0e, and scalars in front of all others",
+        ),
     ],
 )
 def test_what_has_no_equivalent_is_refused_by_name(key, value, message, contents, tmp_path):

@@ -21,23 +21,25 @@ class EqvNetConfig(EquivariantConfig):
 
 PRESETS: dict[str, dict[str, object]] = {
     "large": {
+        "parity": True,
         "equivariant_irreps": (
-            "512x0e+128x1e+64x2e+32x3e",
-            "512x0e+128x1e+64x2e+32x3e",
-            "512x0e+128x1e+64x2e+32x3e",
+            "512x0e+128x1o+64x2e+32x3o",
+            "512x0e+128x1o+64x2e+32x3o",
+            "512x0e+128x1o+64x2e+32x3o",
             "512x0e",
-        )
+        ),
     },
     "small": {
         "channels": 32,
-        "equivariant_irreps": ("32x0e+16x1e+8x2e", "32x0e+16x1e+8x2e", "32x0e"),
+        "parity": True,
+        "equivariant_irreps": ("32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"),
         "l_max": 2,
         "radial_hidden": (32, 32),
         "readout_channels": 16,
         "dropout": 0.0,
     },
 }
-"""`large`: HIENet's `paper` with an equivariant layer in the place of the invariant one; `small`: a few elements."""
+"""`large`: HIENet's `paper-o3` with an equivariant layer in the place of the invariant one; `small`: a few elements."""
 
 
 class EqvNet(LayeredModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from reprlib import Repr
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from torch import nn
 
 from hienet.errors import HIENetError
 from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
-from hienet.models.staged import ModelConfig
+from hienet.models.staged import ModelConfig, Symmetry
 from hienet.nn.zbl import ZBLRepulsion
 from hienet.torch_state import own_torch_state
 
@@ -27,15 +26,12 @@ class Architecture:
         module: called with the configuration, makes the untrained module, a `StagedModel`.
         presets: named values of the configuration; `small`, for a few elements on a laptop, is among them.
         summary: one line for a person.
-        symmetry: of the energy: O(3), or SO(3) where a structure and its mirror image may differ; by default
-            hyperparameters.
     """
 
     config: type[ModelConfig]
     module: type[nn.Module]
     presets: Mapping[str, Mapping[str, object]]
     summary: str
-    symmetry: Literal["O(3)", "SO(3)"]
 
 
 _SHORT = Repr()
@@ -47,48 +43,38 @@ ARCHITECTURES: dict[str, Architecture] = {
         hienet.HIENet,
         hienet.PRESETS,
         "invariant layers first, equivariant layers after",
-        symmetry="SO(3)",
     ),
-    "invnet": Architecture(
-        invnet.InvNetConfig, invnet.InvNet, invnet.PRESETS, "HIENet's invariant layers alone", symmetry="O(3)"
-    ),
-    "eqvnet": Architecture(
-        eqvnet.EqvNetConfig, eqvnet.EqvNet, eqvnet.PRESETS, "HIENet's equivariant layers alone", symmetry="SO(3)"
-    ),
+    "invnet": Architecture(invnet.InvNetConfig, invnet.InvNet, invnet.PRESETS, "HIENet's invariant layers alone"),
+    "eqvnet": Architecture(eqvnet.EqvNetConfig, eqvnet.EqvNet, eqvnet.PRESETS, "HIENet's equivariant layers alone"),
     "sevennet": Architecture(
         sevennet.SevenNetConfig,
         sevennet.SevenNet,
         sevennet.PRESETS,
         "equivariant layers of the NequIP family; reads SevenNet's potentials",
-        symmetry="SO(3)",
     ),
     "inv_sevennet": Architecture(
         inv_sevennet.InvSevNetConfig,
         inv_sevennet.InvSevNet,
         inv_sevennet.PRESETS,
         "an invariant layer in front of SevenNet",
-        symmetry="SO(3)",
     ),
     "nemp": Architecture(
         nemp.NEMPConfig,
         nemp.NEMP,
         nemp.PRESETS,
         "tensor products on atoms instead of edges; ranks exchange little",
-        symmetry="O(3)",
     ),
     "geodite": Architecture(
         geodite.GeoditeConfig,
         geodite.Geodite,
         geodite.PRESETS,
         "attention without tensor products, with physical priors",
-        symmetry="O(3)",
     ),
     "botnet": Architecture(
         botnet.BOTNetConfig,
         botnet.BOTNet,
         botnet.PRESETS,
         "linear updates and a readout at each layer; NequIP by its options",
-        symmetry="O(3)",
     ),
 }
 
@@ -123,6 +109,15 @@ def make_config(architecture: str, preset: str | None, values: Mapping[str, obje
         return family.config.model_validate(merged)
     except ValidationError as error:
         raise HIENetError(describe_validation_error(error, family.config, "model")) from error
+
+
+def symmetry_of(architecture: str, hyperparameters: Mapping[str, object]) -> Symmetry:
+    """O(3) or SO(3): of the energy of a model with these hyperparameters.
+
+    Raises:
+        HIENetError: they are not those of the architecture.
+    """
+    return make_config(architecture, None, hyperparameters).symmetry
 
 
 @own_torch_state()

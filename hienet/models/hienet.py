@@ -45,22 +45,39 @@ class HIENetConfig(EquivariantConfig):
         return self
 
 
+_PUBLISHED: dict[str, object] = {
+    "invariant_channels": 384,
+    "equivariant_irreps": (
+        "512x0e+128x1e+64x2e",
+        "512x0e+128x1e+64x2e+32x3e",
+        "512x0e+128x1e+64x2e+32x3e",
+        "512x0e",
+    ),
+    "dropout": 0.04,
+    "attention_dropout": 0.08,
+}
+
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
-    "published": {
-        "invariant_channels": 384,
+    "paper-o3": {
+        "parity": True,
+        "equivariant_irreps": ("512x0e+128x1o+64x2e+32x3o", "512x0e+128x1o+64x2e+32x3o", "512x0e"),
+    },
+    "published": _PUBLISHED,
+    "published-o3": {
+        **_PUBLISHED,
+        "parity": True,
         "equivariant_irreps": (
-            "512x0e+128x1e+64x2e",
-            "512x0e+128x1e+64x2e+32x3e",
-            "512x0e+128x1e+64x2e+32x3e",
+            "512x0e+128x1o+64x2e",
+            "512x0e+128x1o+64x2e+32x3o",
+            "512x0e+128x1o+64x2e+32x3o",
             "512x0e",
         ),
-        "dropout": 0.04,
-        "attention_dropout": 0.08,
     },
     "small": {
         "invariant_channels": 32,
-        "equivariant_irreps": ("32x0e+16x1e+8x2e", "32x0e+16x1e+8x2e", "32x0e"),
+        "parity": True,
+        "equivariant_irreps": ("32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"),
         "l_max": 2,
         "radial_hidden": (32, 32),
         "readout_channels": 16,
@@ -68,7 +85,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "attention_dropout": 0.0,
     },
 }
-"""`paper`: the paper's text and Table 5; `published`: the released checkpoint; `small`: a few elements on a laptop."""
+"""`paper`: the paper's text and Table 5; `published`: the released checkpoint, both SO(3) as they were published;
+`paper-o3`, `published-o3`: the same widths with parities; `small`: a few elements on a laptop."""
 
 
 class HIENet(LayeredModel):

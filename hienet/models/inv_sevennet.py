@@ -9,7 +9,7 @@ from torch import nn
 from hienet.models.equivariant import equivariant_layers
 from hienet.models.layered import LayeredModel
 from hienet.models.repulsion import repulsion_of
-from hienet.models.sevennet import SevenNetConfig
+from hienet.models.sevennet import L3I5_O3, SevenNetConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout
@@ -25,15 +25,17 @@ class InvSevNetConfig(SevenNetConfig):
 
 PRESETS: dict[str, dict[str, object]] = {
     "l3i5": {},
+    "l3i5-o3": L3I5_O3,
     "small": {
         "channels": 32,
-        "equivariant_irreps": ("32x0e+16x1e+8x2e", "32x0e+16x1e+8x2e", "32x0e"),
+        "parity": True,
+        "equivariant_irreps": ("32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"),
         "l_max": 2,
         "radial_hidden": (32, 32),
         "readout_channels": 16,
     },
 }
-"""`l3i5`: SevenNet-l3i5 and one invariant layer; `small`: a few elements."""
+"""`l3i5`: SevenNet-l3i5 and one invariant layer; `l3i5-o3`: that with parities; `small`: a few elements."""
 
 
 class InvSevNet(LayeredModel):
@@ -47,9 +49,7 @@ class InvSevNet(LayeredModel):
             )
             for _ in range(config.n_invariant_layers)
         ]
-        layers += equivariant_layers(
-            config.channels, config, config.parity, n_species if config.species_self_connection else None
-        )
+        layers += equivariant_layers(config.channels, config, n_species if config.species_self_connection else None)
         super().__init__(
             EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max, config.xplor_onset),
             SpeciesEmbedding(n_species, config.channels, config.dropout),

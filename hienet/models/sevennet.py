@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from e3nn import o3
 from pydantic import Field, model_validator
 
@@ -18,16 +16,11 @@ from hienet.nn.readout import EnergyReadout
 class SevenNetConfig(EquivariantConfig):
     """What defines a SevenNet, apart from its weights; the defaults are those of SevenNet-l3i5."""
 
-    odd_irreps_allowed: ClassVar[bool] = True
-
     channels: int = Field(128, ge=1, description="width of the species embedding")
     equivariant_irreps: tuple[str, ...] = Field(
         (*("128x0e+64x1e+32x2e+32x3e",) * 4, "128x0e"),
         min_length=1,
         description="irreps that each layer puts out; the last one 0e only",
-    )
-    parity: bool = Field(
-        False, description="irreps are even or odd and the energy has O(3) symmetry; false: all are labelled even"
     )
     species_self_connection: bool = Field(
         False, description="self-connections have a matrix for each species, as in NequIP; false: one for all"
@@ -38,13 +31,9 @@ class SevenNetConfig(EquivariantConfig):
     readout_channels: int = Field(64, ge=1, description="hidden width of the readout")
 
     @model_validator(mode="after")
-    def _options_agree(self) -> SevenNetConfig:
+    def _onset_lies_within_the_cutoff(self) -> SevenNetConfig:
         if self.xplor_onset is not None and self.xplor_onset >= self.cutoff:
             raise ValueError(f"`xplor_onset` must be below the cutoff {self.cutoff:g} Å, got {self.xplor_onset:g}")
-        if not self.parity:
-            for text in self.equivariant_irreps:
-                if any(irrep.p != 1 for _, irrep in o3.Irreps(text)):
-                    raise ValueError(f"`{text}` has odd parity; set `parity: true`, or write 64x0e+32x1e")
         return self
 
 
@@ -58,10 +47,15 @@ def possible_irreps(channels: int, l_max: int, harmonics: o3.Irreps, n_layers: i
     return (*layers, f"{channels}x0e")
 
 
+L3I5_O3: dict[str, object] = {
+    "parity": True,
+    "equivariant_irreps": (*("128x0e+64x1o+32x2e+32x3o",) * 4, "128x0e"),
+}
 _SEVENNET_0 = ("128x0e+64x1e+32x2e",) * 4
 
 PRESETS: dict[str, dict[str, object]] = {
     "l3i5": {},
+    "l3i5-o3": L3I5_O3,
     "sevennet-0": {"equivariant_irreps": (*_SEVENNET_0, "128x0e"), "l_max": 2, "xplor_onset": 4.5},
     "nequip": {
         "channels": 64,
@@ -73,14 +67,16 @@ PRESETS: dict[str, dict[str, object]] = {
     },
     "small": {
         "channels": 32,
-        "equivariant_irreps": ("32x0e+16x1e+8x2e", "32x0e+16x1e+8x2e", "32x0e"),
+        "parity": True,
+        "equivariant_irreps": ("32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"),
         "l_max": 2,
         "radial_hidden": (32, 32),
         "readout_channels": 16,
     },
 }
-"""`l3i5` and `sevennet-0`: the released potentials; `nequip`: NequIP (Batzner et al., 2022), the same layers with
-parity and a self-connection for each species; `small`: a few elements."""
+"""`l3i5` and `sevennet-0`: the released potentials, which are SO(3); `l3i5-o3`: that with parities; `nequip`: NequIP
+(Batzner et al., 2022), the same layers with both parities of each l and a self-connection for each species; `small`: a
+few elements."""
 
 
 class SevenNet(LayeredModel):
@@ -91,9 +87,7 @@ class SevenNet(LayeredModel):
         super().__init__(
             EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max, config.xplor_onset),
             SpeciesEmbedding(n_species, config.channels, dropout=0.0),
-            equivariant_layers(
-                config.channels, config, config.parity, n_species if config.species_self_connection else None
-            ),
+            equivariant_layers(config.channels, config, n_species if config.species_self_connection else None),
             EnergyReadout(
                 o3.Irreps(config.equivariant_irreps[-1]).dim,
                 config.readout_channels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ase.data import atomic_numbers, chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +11,9 @@ from torch import Tensor
 
 LAST_WITH_RADIUS = 96
 """Atomic number of the last element, curium, whose covalent radius Cordero et al. (2008) tabulated."""
+
+Symmetry = Literal["O(3)", "SO(3)"]
+"""What leaves the energy as it is: rotations and reflections, or rotations alone."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ class ModelConfig(BaseModel):
     zbl_outer: float | None = Field(
         None, gt=0, description="Å, where that repulsion ends; null: at the sum of each pair's covalent radii"
     )
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """Of the energy: O(3), or SO(3) where a structure and its mirror image may differ."""
+        return "O(3)"
+
+    def check_for_training(self) -> None:
+        """Refuse what is no use to train, though models that have it may be read and used.
+
+        Raises:
+            ValueError: one sentence for the user.
+        """
 
     @model_validator(mode="before")
     @classmethod

@@ -32,6 +32,16 @@ def sorted_irreps(irreps: o3.Irreps | str) -> o3.Irreps:
     return o3.Irreps(irreps).sort().irreps.simplify()
 
 
+def with_natural_parity(irreps: o3.Irreps | str) -> o3.Irreps:
+    """The same channels of each l with parity (-1)^l, that of the spherical harmonics."""
+    return sorted_irreps([(channels, (irrep.l, (-1) ** irrep.l)) for channels, irrep in o3.Irreps(irreps)])
+
+
+def labelled_even(irreps: o3.Irreps | str) -> o3.Irreps:
+    """The same channels of each l, all with even parity."""
+    return sorted_irreps([(channels, (irrep.l, 1)) for channels, irrep in o3.Irreps(irreps)])
+
+
 def reachable_irreps(l_max: int, harmonics: o3.Irreps, n_layers: int) -> list[list[o3.Irrep]]:
     """After each layer, every irrep with l <= l_max that products of the features before it with the spherical
     harmonics have, when features begin as 0e."""

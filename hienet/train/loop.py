@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hienet.config import TrainingSection
 from hienet.data.dataset import Dataset, Targets
+from hienet.data.mirror import mirrored
 from hienet.derivatives import predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph
@@ -173,12 +174,12 @@ class Trainer:
             torch.cuda.set_rng_state(state[1], self.device)
 
     def _run_epoch(self, on_step: Callable[[float], None], should_stop: Callable[[], bool]) -> None:
-        order = self._order(self.state.epoch)
+        order, reflected = self._order(self.state.epoch), self._reflected(self.state.epoch)
         size = self.settings.batch_size
         self.model.train()
         while self.state.batch < self.n_batches and (self.progress < 1.0 or self.state.batch == 0):
             start = self.state.batch * size
-            loss = self._step(order[start : start + size])
+            loss = self._step(order[start : start + size], reflected)
             self.state.batch += 1
             self.state.step += 1
             on_step(loss)
@@ -190,8 +191,17 @@ class Trainer:
         generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + epoch) % 2**63)
         return torch.randperm(len(self.train), generator=generator).tolist()
 
-    def _step(self, indices: list[int]) -> float:
+    def _reflected(self, epoch: int) -> Tensor | None:
+        """Of which frames an epoch takes the mirror image, `[n_frames]` bool: a function of seed and epoch alone."""
+        if not self.settings.reflect:
+            return None
+        generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + 7919 * epoch + 1) % 2**63)
+        return torch.rand(len(self.train), generator=generator) < 0.5
+
+    def _step(self, indices: list[int], reflected: Tensor | None = None) -> float:
         graph, targets = self.train.batch(indices)
+        if reflected is not None:
+            graph, targets = mirrored(graph, targets, reflected[indices])
         with memory_explained(f"batches of {len(indices)} frames, {graph.describe_size()}", _MEMORY_REMEDY):
             return self._step_on(graph.to(self.device), targets.to(self.device), indices)
 

@@ -19,7 +19,7 @@ from rich.text import Text
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from hienet.config import TrainConfig, parse_config, save_config
+from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, parse_config, save_config
 from hienet.console import printable
 from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
@@ -236,7 +236,11 @@ class Run:
             )
         # Keys that the version which began the run did not know have their defaults.
         before = parse_config(checkpoint.resume["config"], f"`{self.last_path}`").model_dump(mode="json")
-        changed = _differences(before, self.config.model_dump(mode="json"))
+        now = self.config.model_dump(mode="json")
+        if self._asks_for(checkpoint):
+            # In other words perhaps, as where a preset has changed since.
+            before["model"] = now["model"]
+        changed = _differences(before, now)
         if changed:
             may_change = ", ".join(f"`{name}`" for name in _MAY_CHANGE_ON_RESUME)
             raise HIENetError(
@@ -244,6 +248,16 @@ class Run:
                 f"restore it to resume (only {may_change} may change), or begin a new run with another --output"
             )
         return checkpoint
+
+    def _asks_for(self, last: Checkpoint) -> bool:
+        """Whether the configuration describes the model that the run was begun with."""
+        section = self.config.model
+        values = last.config.model_dump()
+        try:
+            described = section.hyperparameters({key: values[key] for key in COMPUTED_MODEL_KEYS})
+        except HIENetError:
+            return False
+        return section.architecture == last.architecture and described == last.config
 
     def _restore(self, last: Checkpoint) -> None:
         assert last.resume is not None
@@ -284,9 +298,11 @@ class Run:
         state = self.trainer.state
         for note in self.data.notes:
             self.say(note)
+        if self.config.training.reflect and self.data.model.symmetry == "O(3)":
+            self.say("`training.reflect` teaches this model nothing: it has the symmetry by construction")
         self.say(
             f"model: {self.config.model.architecture}, {n_parameters:,} parameters, "
-            f"cutoff {self.data.model.cutoff:g} Å; "
+            f"symmetry {self.data.model.symmetry}, cutoff {self.data.model.cutoff:g} Å; "
             f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
         )
         self.say(self.trainer.engine)

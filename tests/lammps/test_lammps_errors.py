@@ -249,7 +249,21 @@ def test_the_start_names_model_types_and_training_and_warns_of_a_jump_at_the_cut
     assert "has no smooth cutoff: its energy jumps" in output
     assert "type 2 -> Si -> species 1" in output
     assert "cutoff 4 Angstrom" in output
+    # A file without the entry, as older ones.
+    assert "symmetry unknown: the file is older than this entry (`hienet info` derives it)\n" in output
     assert "training set: 80 train, 10 validation frames; validation MAE: 2.12 meV/atom\n" in output
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "said"),
+    [
+        ("O(3)", "symmetry O(3): a structure and its mirror image have the same energy\n"),
+        ("SO(3)", "symmetry SO(3): a structure and its mirror image may have different energies\n"),
+    ],
+)
+def test_the_start_says_whether_mirror_images_have_the_same_energy(symmetry, said, tmp_path):
+    model = write_deployed(LennardJones(), tmp_path / "m.hienet.pt", LJ_STAGES, symmetry=symmetry)
+    assert said in run(ATOMS, Setup(model), tmp_path, steps=0)[0].output
 
 
 @pytest.mark.parametrize("case", ["nowhere.hienet.pt", "{truncated}", "{newer}"])
