@@ -197,7 +197,6 @@ def write_deployed(module: nn.Module, path: Path, stages: list[dict[str, object]
         "torch_version": torch.__version__,
         "created": "2026-01-01T00:00:00+00:00",
         "architecture": type(module).__name__,
-        "hyperparameters": {},
         "elements": list(ELEMENTS),
         "cutoff": CUTOFF,
         "dtype": "float64",
