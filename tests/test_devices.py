@@ -163,14 +163,14 @@ def test_tables_for_more_elements_are_built_where_the_layer_is(operators):
     module = checkpoint.build().requires_grad_(False)
     compile_model(module, n_intervals=64)
     expected = module.load_elements(torch.tensor([0, 1]))
-    table = module.layers[0].table.clone()
+    layer = module.layers[0]
+    tables = layer.table[layer.pair_row.flatten()]
     with fake_gpu():
         module.to("cuda")
         assert module.load_elements(torch.tensor([1])) == expected // 4
         assert module.load_elements(torch.tensor([0, 1])) == expected
-        layer = module.layers[0]
         assert layer.table.device == layer.pair_row.device == CUDA
-        assert torch.equal(layer.table.cpu(), table)
+        assert torch.equal(layer.table.cpu()[layer.pair_row.cpu().flatten()], tables)
 
 
 # Calculators
@@ -283,7 +283,7 @@ def test_a_run_on_a_gpu_is_resumed_there_and_on_the_cpu(tmp_path, gpu_random_sta
                 trained(tmp_path / folder, device="cuda")
         gpu_random_state["state"] = torch.zeros(16, dtype=torch.uint8)
         resumed = trained(tmp_path / "gpu", resume=True, device="cuda")
-    assert gpu_random_state["state"].tolist() == list(range(16))
+    assert gpu_random_state["state"].tolist() == [0] * 16, "the caller's own"
     there = load_checkpoint(tmp_path / "gpu" / "last.pt").resume
     assert there["trainer"]["random_device"].tolist() == list(range(16))
     elsewhere = trained(tmp_path / "cpu", resume=True)

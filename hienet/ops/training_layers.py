@@ -315,7 +315,7 @@ class ScalarsStep:
     """A `LayerOnScalars`."""
 
     def __init__(self, layer: LayerOnScalars) -> None:
-        self.channels = layer.channels
+        self.start, self.stop = layer.start, layer.start + layer.channels
         self.inner = InvariantStep(cast(InvariantLayer, layer.layer))
 
     def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
@@ -324,8 +324,8 @@ class ScalarsStep:
 
     def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
         """`[n, order, irreps.dim]` to the same."""
-        scalars = self.inner.forward(features[:, :, : self.channels], edges, None)
-        return torch.cat([scalars, features[:, :, self.channels :]], dim=2)
+        scalars = self.inner.forward(features[:, :, self.start : self.stop], edges, None)
+        return torch.cat([features[:, :, : self.start], scalars, features[:, :, self.stop :]], dim=2)
 
 
 class ReadoutStep:
