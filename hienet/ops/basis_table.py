@@ -74,8 +74,11 @@ class BasisTable:
 
 
 def rows_of_edges(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """What edges read of a table with a row of values and a row of slopes for each of them, as `BasisTable.locate`."""
-    first_row = 2 * torch.arange(len(distance), device=distance.device)
+    """What edges read of a table with ROWS rows for each of them, as `BasisTable.locate`: values, slopes, and zeros.
+
+    The rows are its own, so that what is not a number at one edge does not reach another.
+    """
+    first_row = ROWS * torch.arange(len(distance), device=distance.device)
     factors = torch.zeros(len(distance), 2, ROWS, dtype=distance.dtype, device=distance.device)
     factors[:, 0, 0] = factors[:, 1, 1] = 1.0
     return first_row, factors

@@ -8,12 +8,10 @@ respect to the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,17 +75,25 @@ class StepEdges:
         if self.order == 1:
             radial, envelope = radial_features(self.embedding, distance[:, 0])
             return radial.unsqueeze(1), envelope.unsqueeze(1)
-        return with_tangents(lambda d: radial_features(self.embedding, d), distance[:, 0], distance[:, 1])
+        return radial_jets(self.embedding, distance[:, 0], distance[:, 1])
 
 
-def with_tangents(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]], values: Tensor, tangents: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Both results of a function of `[n, width]`, as jets of order 2."""
-    with forward_ad.dual_level():
-        parts = [forward_ad.unpack_dual(part) for part in function(forward_ad.make_dual(values, tangents))]
-    first, second = (torch.stack([part.primal, part.tangent], dim=1) for part in parts)
-    return first, second
+def radial_jets(embedding: EdgeEmbedding, distance: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """`radial_features` of distances `[n, 1]` (Å) with these tangents, as jets of order 2.
+
+    Both are functions of one number, so that one backward gives the slopes of all: torch's own forward mode compiles
+    scripts when it is first used, and warns of that.
+    """
+    with torch.enable_grad():
+        narrow = distance.detach().clone().requires_grad_()
+        wide = narrow.detach().repeat(1, len(embedding.basis.frequencies)).requires_grad_()
+        envelope, basis = embedding.envelope(narrow), embedding.basis(wide)
+        (envelope_slope,) = torch.autograd.grad(envelope.sum(), narrow)
+        (basis_slope,) = torch.autograd.grad(basis.sum(), wide, create_graph=True)
+    if not torch.is_grad_enabled():
+        basis, basis_slope = basis.detach(), basis_slope.detach()
+    envelope = torch.stack([envelope.detach(), envelope_slope * tangent], dim=1)
+    return jet.product(torch.stack([basis, basis_slope * tangent], dim=1), envelope), envelope
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,7 @@ class Samples:
         """For these edges, a function of the basis' frequencies."""
         if edges.table is None:
             distance = edges.geometry[:, 0, :1]
-            return cls(
-                *with_tangents(lambda d: radial_features(edges.embedding, d), distance, torch.ones_like(distance))
-            )
+            return cls(*radial_jets(edges.embedding, distance, torch.ones_like(distance)))
         parts = radial_features(edges.embedding, edges.table.distances.to(edges.geometry.dtype).unsqueeze(1))
         return cls(parts[0].unsqueeze(1), parts[1].unsqueeze(1))
 
@@ -160,7 +164,7 @@ class EquivariantStep:
         hidden = network_on_jets(network, samples.radial, network.n_layers - 1)
         last = network.weights[-1] / math.sqrt(network.weights[-1].shape[0])
         if edges.table is None:
-            return self.in_lanes(F.pad(jet.rows(hidden) @ last, [0, 0, 0, ROWS - 2]))
+            return self.in_lanes(jet.rows(F.pad(hidden @ last, [0, 0, 0, ROWS - 2])))
         # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
         return self.in_lanes((edges.table.from_samples.to(last) @ hidden[:, 0]) @ last)
 
@@ -169,7 +173,7 @@ class EquivariantStep:
         parts = columns.split(self.channels, dim=1)
         if any(channels % LANES for channels in self.channels):
             columns = torch.cat([F.pad(part, [0, -part.shape[1] % LANES]) for part in parts], dim=1)
-        return columns.view(columns.shape[0], -1, LANES).transpose(0, 1).contiguous()
+        return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
 
     def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
@@ -293,7 +297,7 @@ class FirstInvariantStep(InvariantStep):
         if layer.smooth_cutoff:
             message = message * envelope
         columns = F.pad((table.from_samples.to(x) @ message).flatten(0, 1), [0, -layer.channels % LANES])
-        return columns.view(columns.shape[0], -1, LANES).transpose(0, 1).contiguous()
+        return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
 
     def _network_of_pairs(self, network: PairNetwork, nodes: Tensor, edge: Tensor, pairs: Tensor) -> Tensor:
         c, weight = network.channels, network.first.weight
