@@ -59,8 +59,10 @@ def switched(switch: Callable[..., object], there: object, back: object) -> Stat
 
 @contextlib.contextmanager
 def default_tensor_type() -> Iterator[None]:
-    try:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"torch.set_default_tensor_type\(\) is deprecated")
         torch.set_default_tensor_type(torch.DoubleTensor)
+    try:
         yield
     finally:
         torch.set_default_tensor_type(torch.FloatTensor)
