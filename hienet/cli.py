@@ -132,7 +132,7 @@ def evaluate_model(
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
     console = make_console()
-    for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks):
+    for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks, *evaluation.notes):
         say(line)
     print_errors(console, "config_type", list(evaluation.by_group.items()), evaluation.total)
     print_forces_by_element(console, evaluation.forces_by_element)

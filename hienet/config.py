@@ -11,6 +11,7 @@ import yaml
 from ase.data import chemical_symbols
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from hienet.data.weights import DEFAULT_KEY as DEFAULT_WEIGHT_KEY
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.models.factory import (
@@ -150,6 +151,10 @@ class DataSection(Section):
     )
     virial_key: str | None = Field(
         None, description="name of the virial (eV; stress = -virial/volume), to be used in place of a stress"
+    )
+    weight_key: str | None = Field(
+        DEFAULT_WEIGHT_KEY,
+        description="entry of the frames' info, a factor on the frame's loss; null: all frames have weight 1",
     )
     allow_missing: Annotated[tuple[Literal["energy", "forces"], ...], BeforeValidator(_as_quantities)] = Field(
         (), description="quantities (energy, forces) that whole files may lack, such as [energy]; others stop the run"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,19 @@ from hienet.data.dataset import Dataset, build_dataset
 from hienet.data.labels import LabelKeys
 from hienet.data.mirror import of_mirror_images
 from hienet.data.reader import read_frames
-from hienet.files import atomic_path, make_folder
-from hienet.metrics import Comparison, Errors, MirrorChange, compare, errors, mae_and_rmse, mirror_change
+from hienet.files import atomic_path, json_text, make_folder
+from hienet.metrics import (
+    Comparison,
+    Errors,
+    MirrorChange,
+    compare,
+    describe_not_finite,
+    errors,
+    mae_and_rmse,
+    mirror_change,
+)
 from hienet.tables import group_label
+from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -35,6 +44,7 @@ class Evaluation:
         by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
         mirror: what changes when the frames are replaced by their mirror images; None for a model with O(3) symmetry.
+        notes: what else is to be said, one line each.
     """
 
     dataset: Dataset
@@ -43,8 +53,10 @@ class Evaluation:
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
     mirror: MirrorChange | None
+    notes: list[str]
 
 
+@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -86,6 +98,7 @@ def evaluate(
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
         mirror=mirror,
+        notes=[*dataset.describe_masked_atoms(), *describe_not_finite(comparison, dataset, "frames")],
     )
 
 
@@ -126,7 +139,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     _write_csv(paths[1], _ATOM_COLUMNS, atoms)
     _write_csv(paths[2], ("set", *evaluation.total.as_dict()), _error_rows(evaluation))
     with atomic_path(paths[3]) as temporary:
-        temporary.write_text(json.dumps(_as_json(evaluation), indent=1))
+        temporary.write_text(json_text(_as_json(evaluation), indent=1))
     plot_parity({"all frames": evaluation.comparison}, paths[4])
     return paths
 
@@ -159,7 +172,8 @@ def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
             frame.group("config_type"),
             frame.atoms.get_chemical_formula(),
             c.n_atoms[i],
-            *_numbers(c.energy[i], c.energy_label[i], energy_error),
+            f"{c.energy[i]:.10g}",
+            *_numbers(c.energy_label[i], energy_error),
             "" if forces_mae is None else f"{forces_mae:.6g}",
             *_numbers(*c.stress[i], *c.stress_label[i]),
         )
@@ -186,7 +200,8 @@ def _atom_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
                 frame.index,
                 i,
                 symbol,
-                *_numbers(c.energies[atom], *c.forces[atom], *c.forces_label[atom]),
+                *(f"{value:.10g}" for value in (c.energies[atom], *c.forces[atom])),
+                *_numbers(*c.forces_label[atom]),
             )
             atom += 1
 
@@ -213,7 +228,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _numbers(*values: float) -> list[str]:
-    """Numbers as text; a missing one is empty."""
+    """Numbers as text; one that is missing or undefined is empty."""
     return ["" if np.isnan(value) else f"{value:.10g}" for value in values]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +33,19 @@ def make_folder(path: str | Path, option: str) -> Path:
             f"cannot write to the folder `{path}`: {error.strerror}; choose another as `{option}`"
         ) from error
     return path
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON as its standard has it: numbers that are not finite, which it does not know, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

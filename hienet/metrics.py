@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hienet.data.composition import compositions
 from hienet.data.dataset import Dataset
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
@@ -18,6 +19,8 @@ from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 Array = NDArray[np.float64]
 
+_FRAMES_NAMED = 8
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -25,6 +28,7 @@ class Comparison:
 
     Attributes:
         n_atoms: `[n_frames]` int.
+        compositions: `[n_frames, n_elements]`, number of atoms of each element.
         energy, energy_label: `[n_frames]` (eV).
         forces, forces_label: `[n_atoms_total, 3]` (eV/Å).
         energies: `[n_atoms_total]` predicted energies of the atoms (eV).
@@ -32,6 +36,7 @@ class Comparison:
     """
 
     n_atoms: NDArray[np.int64]
+    compositions: Array
     energy: Array
     energy_label: Array
     energies: Array
@@ -44,6 +49,13 @@ class Comparison:
     def frame_of_atom(self) -> NDArray[np.int64]:
         """`[n_atoms_total]`: index of the frame of each atom."""
         return np.repeat(np.arange(len(self.n_atoms)), self.n_atoms)
+
+    def not_finite(self) -> list[int]:
+        """Indices of the frames for which something was predicted that is no finite number, but should be."""
+        wrong = ~np.isfinite(self.energy)
+        wrong[self.frame_of_atom[~np.isfinite(self.forces).all(axis=1)]] = True
+        wrong |= (~np.isfinite(self.stress) & np.isfinite(self.stress_label)).any(axis=1)
+        return np.flatnonzero(wrong).tolist()
 
 
 @own_torch_state()
@@ -80,7 +92,25 @@ def compare(
         ):
             columns[name].append(tensor.detach().cpu().to(torch.float64))
     arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-    return Comparison(n_atoms=np.array([graph.n_local for graph in dataset.graphs]), **arrays)
+    n_elements = 1 + max(int(graph.species.max()) for graph in dataset.graphs)
+    return Comparison(
+        n_atoms=np.array([graph.n_local for graph in dataset.graphs]),
+        compositions=compositions(dataset, n_elements),
+        **arrays,
+    )
+
+
+def describe_not_finite(comparison: Comparison, dataset: Dataset, name: str) -> list[str]:
+    """A warning that names the frames of the set `name` for which what is predicted is no finite number, if any."""
+    wrong = comparison.not_finite()
+    if not wrong:
+        return []
+    sources = ", ".join(dataset.frames[i].source for i in wrong[:_FRAMES_NAMED])
+    rest = f" and {len(wrong) - _FRAMES_NAMED} more" if len(wrong) > _FRAMES_NAMED else ""
+    return [
+        f"WARNING: for {len(wrong)} of {len(dataset)} {name} the model does not predict finite numbers, so that the "
+        f"errors are none: {sources}{rest}; look for atoms that nearly touch, or leave these frames out"
+    ]
 
 
 @dataclass(frozen=True)
@@ -145,11 +175,15 @@ def errors(comparison: Comparison, frames: Sequence[bool] | NDArray[np.bool_] | 
 
 
 def mae_and_rmse(predicted: Array, label: Array, factor: Array | float) -> tuple[float | None, float | None]:
-    """Of `factor * (predicted - label)`, over the entries that have a label; None if there are none."""
+    """Of `factor * (predicted - label)`, over the entries that have a label; None if there are none.
+
+    A prediction that is no number makes them NaN: it must not vanish from them.
+    """
     difference = (factor * (predicted - label))[~np.isnan(label)]
     if difference.size == 0:
         return None, None
-    return float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+    with np.errstate(over="ignore"):
+        return float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
 
 
 @dataclass(frozen=True)
@@ -177,7 +211,6 @@ class MirrorChange:
         }
 
 
-@own_torch_state()
 def mirror_change(comparison: Comparison, other: Comparison) -> MirrorChange:
     """From predictions of frames and of their mirror images, forces of these turned back."""
     energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms

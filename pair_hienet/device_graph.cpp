@@ -90,7 +90,7 @@ static int64_t first_false(const at::Tensor &flags)
 
 // ----------------------------------------------------------------------
 
-DeviceGraph::DeviceGraph(double cutoff) : torch_(std::make_unique<Torch>()), cutoff(cutoff) {}
+DeviceGraph::DeviceGraph(double cutoff) : torch_(std::make_unique<Torch>()), cutoff_(cutoff) {}
 DeviceGraph::~DeviceGraph() = default;
 DeviceGraph::DeviceGraph(DeviceGraph &&) noexcept = default;
 DeviceGraph &DeviceGraph::operator=(DeviceGraph &&) noexcept = default;
@@ -202,7 +202,7 @@ void DeviceGraph::update(const at::Tensor &positions)
     // Neither holds for a NaN.
     const auto sound = squared.ge(COINCIDENT_SQUARED)
                            .logical_and_(squared.lt(std::numeric_limits<double>::infinity()));
-    const auto within = squared.lt(cutoff * cutoff);
+    const auto within = squared.lt(cutoff_ * cutoff_);
     const auto counts = counts_before(within);
 
     // The only wait of a step.

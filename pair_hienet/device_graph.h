@@ -71,6 +71,7 @@ class DeviceGraph {
   /// pair, and for coincident atoms, as NeighborGraph does and with the indices of the same atoms.
   void update(const at::Tensor &positions);
 
+  double cutoff() const { return cutoff_; }    // Angstrom
   int n_local() const;
   int n_nodes() const;
   int64_t n_edges() const;         // of the last `update`
@@ -113,7 +114,7 @@ class DeviceGraph {
  private:
   struct Torch;
   std::unique_ptr<Torch> torch_;
-  double cutoff;
+  double cutoff_;
 };
 
 }    // namespace hienet

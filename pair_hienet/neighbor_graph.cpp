@@ -33,7 +33,7 @@ void NeighborGraph::add_owned_nodes(const AtomsView &atoms, const std::vector<in
   resize(node_atom, atoms.n_owned);
   for (int i = 0; i < atoms.n_owned; i++) {
     const int s = species_of_type[atoms.type[i]];
-    if (s < 0 || (atoms.groups[i] & atoms.absent)) continue;
+    if (s < 0) continue;
     const double *x = atoms.x[i];
     if (!std::isfinite(x[0]) || !std::isfinite(x[1]) || !std::isfinite(x[2]))
       throw GraphError(GraphError::NOT_FINITE, i, i);
@@ -60,12 +60,12 @@ void NeighborGraph::lay_out_candidates(const AtomsView &atoms, const NeighborLis
   resize(accepted, candidates_start[n_local]);
 }
 
-/// The neighbours of a node within the cutoff -> `accepted`; returns their number. Without owners the ghosts
+/// The neighbours of a node within the cutoff -> `accepted`; returns their number. Where ghosts are nodes those
 /// among them are marked.
 int NeighborGraph::accept_neighbors(int64_t node, const AtomsView &atoms,
                                     const NeighborListView &list,
                                     const std::vector<int> &species_of_type, double cutoff_squared,
-                                    const int *owner)
+                                    bool ghosts_are_nodes)
 {
   const int i = node_atom[node];
   const double x = atoms.x[i][0], y = atoms.x[i][1], z = atoms.x[i][2];
@@ -80,14 +80,13 @@ int NeighborGraph::accept_neighbors(int64_t node, const AtomsView &atoms,
     const double dz = atoms.x[j][2] - z;
     const double rsq = dx * dx + dy * dy + dz * dz;
     if (rsq >= cutoff_squared && std::isfinite(rsq)) continue;
-    // The list, and what ghosts know of groups, may be older than the group.
-    if (species_of_type[atoms.type[j]] < 0 || (atoms.groups[owner ? owner[j] : j] & atoms.absent))
-      continue;
+    // The list may be older than the types and groups.
+    if (species_of_type[atoms.type[j]] < 0) continue;
     if (!std::isfinite(rsq)) throw GraphError(GraphError::NOT_FINITE, i, j);
     if (rsq < COINCIDENT_SQUARED) throw GraphError(GraphError::COINCIDENT, i, j);
     out[n++] = j;
     // Several threads may mark one ghost.
-    if (!owner && j >= atoms.n_owned)
+    if (ghosts_are_nodes && j >= atoms.n_owned)
       std::atomic_ref<int>(atom_node[j]).store(NEEDED_GHOST, std::memory_order_relaxed);
   }
   return n;
@@ -136,7 +135,7 @@ void NeighborGraph::build(const AtomsView &atoms, const NeighborListView &list,
     for (int64_t node = begin; node < end; node++) {
       try {
         first_edge[node + 1] =
-            accept_neighbors(node, atoms, list, species_of_type, cutoff * cutoff, owner);
+            accept_neighbors(node, atoms, list, species_of_type, cutoff * cutoff, !owner);
       } catch (const GraphError &error) {
         const std::lock_guard<std::mutex> guard(bad_lock);
         if (!bad || node < bad->first) bad.emplace(node, error);

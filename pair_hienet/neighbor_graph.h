@@ -15,9 +15,7 @@ struct AtomsView {
   int n_owned;
   int n_total;
   const double (*x)[3];    // [n_total][3], length units of the model
-  const int *type;         // [n_total], from 1
-  const int *groups;       // [n_total], bits of the groups of which an atom is a member
-  int absent;              // bits of the groups whose members are left out
+  const int *type;         // [n_total], of each atom's owner, from 1; 0 for atoms that are left out
 };
 
 /// A full neighbour list (each pair is seen from both sides), as LAMMPS stores it.
@@ -61,8 +59,7 @@ class NeighborGraph {
 
   /// Build the graph of all pairs closer than `cutoff`.
   ///
-  /// `species_of_type` is indexed by the atom type, from 1; atoms whose entry is negative, and members of the
-  /// absent groups, are left out.
+  /// `species_of_type` is indexed by the atom type, and negative for types that are left out, 0 among them.
   /// With `owner` ([n_total], local index of the atom of which a ghost is a periodic image) ghosts
   /// fold onto their owners and there are no ghost nodes; without it (nullptr) they are nodes.
   /// Throws GraphError.
@@ -82,7 +79,7 @@ class NeighborGraph {
   void lay_out_candidates(const AtomsView &atoms, const NeighborListView &list);
   int accept_neighbors(int64_t node, const AtomsView &atoms, const NeighborListView &list,
                        const std::vector<int> &species_of_type, double cutoff_squared,
-                       const int *owner);
+                       bool ghosts_are_nodes);
   void add_ghost_nodes(const AtomsView &atoms, const std::vector<int> &species_of_type);
   void write_edges(int64_t node, const AtomsView &atoms, const int *owner);
 };

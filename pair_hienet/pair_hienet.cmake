@@ -11,8 +11,8 @@ add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
 
 function(hienet_add_pair_style)
   set(names pair_hienet.h pair_hienet.cpp deviation_readers.h deviation_readers.cpp evaluation_marker.h evaluation_marker.cpp
-      device_array.h device_array.cpp device_atoms.h device_graph.h device_graph.cpp
-      device_guard.h force_deviation.h force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h
+      device_array.h device_array.cpp device_atoms.h device_graph.h device_graph.cpp device_guard.h edge_check.h edge_check.cpp
+      force_deviation.h force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h
       model_archive.cpp model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
       row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h timing_breakdown.cpp)
   if(PKG_KOKKOS)

@@ -3,6 +3,7 @@
 #include "pair_hienet.h"
 
 #include "deviation_readers.h"
+#include "edge_check.h"
 #include "evaluation_marker.h"
 #include "force_deviation.h"
 #include "ghost_exchange.h"
@@ -36,6 +37,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -46,6 +48,16 @@ static constexpr int64_t BLOCK = 256;
 
 /// The group `all` is LAMMPS' first.
 static constexpr int ALL = 0;
+
+/// The type of an atom that has no part in the network, whatever LAMMPS calls it.
+static constexpr int ABSENT = 0;
+
+/// Of so many atoms of a rank the edges are counted by a second way whenever the neighbour list is new, and of the next
+/// ones in every so manieth evaluation with an old list.
+static constexpr int CHECKED_NODES = 8, CHECK_INTERVAL = 10;
+
+/// What a rank still needs before features can be exchanged; the least of all ranks counts.
+enum Readiness : int { NEEDS_TYPES, NEEDS_PLAN, READY };
 
 /// What a block of centers adds to the sums over the rank.
 struct BlockSums {
@@ -96,7 +108,8 @@ struct PairHIENet::Implementation {
   // types of atoms for which the members have their tables, and those for which they may have to build some
   std::vector<int> tabulated, not_tabulated;
 
-  double cutoff = 0.0;    // the largest of the members
+  double cutoff = 0.0;           // the largest of the members
+  std::vector<char> has_pair;    // [(ntypes + 1)^2], whether the style is in charge of two types
 
   // [ntypes + 1][ntypes + 1], of which the half with i <= j counts: given away by extract(), and never reallocated,
   // because `compute fep` keeps the address for life
@@ -143,12 +156,24 @@ struct PairHIENet::Implementation {
   hienet::TimingBreakdown timing;
   Sections sections;
 
-  // the neighbour list of which `owner`, the graphs on the device and `planned` know
-  int list_atoms = -1, list_owned = -1;
+  // the neighbour list of which the following, the graphs on the device and `planned` know
+  int list_atoms = 0, list_owned = 0;
   bigint list_build = -1;
+  bool list_is_new = false;    // in this evaluation
+  bool list_predates_init =
+      true;    // LAMMPS::init() may move atoms and renew ghosts behind its back
+  std::vector<int> type_in_list;    // of owned atoms, when it was built
 
-  // i is a copy of the atom owner[i], a local index, of rank owner_rank[i]
-  std::vector<int> owner, owner_rank;
+  // nodes whose edges have been counted by a second way; evaluations with the list; and of this run, how often an old
+  // list lacked an edge, and the first
+  int n_checked = 0, n_with_list = 0, n_late = 0;
+  std::string late;
+
+  // i is a copy of the atom owner[i], a local index, of rank owner_rank[i], which says that its type in the network is
+  // type[i]
+  std::vector<int> owner, owner_rank, type;
+
+  bool knows(int t) const { return members[0].species_of_type[t] >= 0; }
 };
 
 // ----------------------------------------------------------------------
@@ -166,7 +191,7 @@ PairHIENet::PairHIENet(LAMMPS *lmp) : Pair(lmp), impl(new Implementation(lmp))
 
   // Comm and PairHybrid size their buffers before the model is known. Features and their gradients do not pass
   // through them.
-  comm_forward = 2;    // an atom's owner: rank and index
+  comm_forward = 3;    // an atom's owner, rank and index, and its type
   comm_reverse = 1;
 
   // For `compute pair`, of the last evaluation: exchanges between ranks, edges, ghost atoms in use, and the
@@ -211,7 +236,7 @@ void PairHIENet::forget_model()
   impl->exchanges.clear();
   impl->planned.clear();
   impl->deviation_known = false;
-  impl->list_atoms = -1;
+  impl->list_build = -1;
   impl->tabulated.clear();
   impl->not_tabulated.clear();
   if (allocated)
@@ -303,11 +328,11 @@ void PairHIENet::settings(int narg, char **arg)
 // pair_coeff
 // ----------------------------------------------------------------------
 
-/// Stop all ranks if one of them has a problem to report, else return whether all of them say `yes`; every rank must
-/// call this.
-bool PairHIENet::agree(const std::string &problem, bool yes)
+/// Stop all ranks if one of them has a problem to report, else return the least of their votes; every rank must call
+/// this.
+int PairHIENet::agree(const std::string &problem, int vote)
 {
-  int votes[2] = {problem.empty() ? comm->nprocs : comm->me, yes};
+  int votes[2] = {problem.empty() ? comm->nprocs : comm->me, vote};
   if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, votes, 2, MPI_INT, MPI_MIN, world);
   const int speaker = votes[0];
   if (speaker == comm->nprocs) return votes[1];
@@ -317,7 +342,7 @@ bool PairHIENet::agree(const std::string &problem, bool yes)
   message.resize(length);
   MPI_Bcast(message.data(), length, MPI_CHAR, speaker, world);
   error->all(FLERR, "pair_style hienet: {}", message);
-  return false;
+  return vote;
 }
 
 /// The bytes of a file, read by rank 0 alone: the others need not see its disc.
@@ -738,27 +763,17 @@ void PairHIENet::init_style()
                "metal` (or `units real`)",
                units);
 
-  check_exclusions();
   publish_comm_size();
   mark_evaluations();
-  impl->list_atoms = -1;
+  impl->list_predates_init = true;
+  impl->has_pair.assign(static_cast<size_t>(atom->ntypes + 1) * (atom->ntypes + 1), 0);
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
-/// Bits of the groups whose members interact with nobody: they have no part in the network, reference energy
-/// included. So `fix gcmc` and `fix widom` switch off an atom while they try to delete it.
-int PairHIENet::absent_groups() const
-{
-  int bits = 0;
-  for (int k = 0; k < neighbor->nex_group; k++) {
-    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
-    if (first == ALL || second == ALL) bits |= group->bitmask[first == ALL ? second : first];
-  }
-  return bits;
-}
-
-/// A many-body energy needs every neighbour: refuse what would take some pairs of an atom out of the list.
-void PairHIENet::check_exclusions()
+/// A many-body energy needs every neighbour: refuse what takes some of them out of the list, or out of the reach of
+/// ghost atoms. Looked at whenever the list is new, because fixes and commands may change it in mid-run; all ranks
+/// find the same.
+void PairHIENet::check_neighbors()
 {
   bool partial = neighbor->nex_type || neighbor->nex_mol;
   for (int k = 0; k < neighbor->nex_group; k++) {
@@ -786,31 +801,33 @@ void PairHIENet::check_exclusions()
                "pair_style hienet: `comm_modify group` takes ghost atoms away from a many-body "
                "potential; remove it");
 
-  if (atom->molecular == Atom::ATOMIC) return;
-  bigint bonded = atom->nbonds;
-  if (atom->nspecial)
-    for (int i = 0; i < atom->nlocal; i++) bonded += atom->nspecial[i][2];
-  bigint all_bonded = 0;
-  MPI_Allreduce(&bonded, &all_bonded, 1, MPI_LMP_BIGINT, MPI_SUM, world);
-  for (int k = 1; k <= 3 && all_bonded > 0; k++)
-    if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
-      error->all(
-          FLERR,
-          "pair_style hienet: special_bonds excludes 1-{} neighbors (weight 0) of this bonded "
-          "system; use `special_bonds lj/coul 1.0 1.0 1.0`",
-          k + 1);
-}
+  check_pairs_of_types();
 
-/// Called at the start of a run, after Comm::init has settled the reach of ghost atoms, and fixes their exclusions.
-void PairHIENet::setup()
-{
-  check_exclusions();
   const double reach = comm->get_comm_cutoff();
   if (reach < impl->cutoff)
     error->all(FLERR,
                "pair_style hienet: ghost atoms reach {} Angstrom, less than the model's cutoff {}; "
                "raise or remove `comm_modify cutoff`",
                reach, impl->cutoff);
+}
+
+/// Under `hybrid` a pair of types that is given to another style as well vanishes from this one's list.
+void PairHIENet::check_pairs_of_types()
+{
+  const auto &member = impl->members[0];
+  auto symbol = [&](int t) {
+    return member.model->metadata().elements[member.species_of_type[t]];
+  };
+  for (int i = 1; i <= atom->ntypes; i++)
+    for (int j = i; j <= atom->ntypes; j++)
+      if (impl->knows(i) && impl->knows(j) && !impl->has_pair[i * (atom->ntypes + 1) + j])
+        error->all(FLERR,
+                   "pair_style hienet: under `pair_style hybrid` a pair_coeff takes the pair of "
+                   "types {} ({}) and {} "
+                   "({}) away from the network, whose energy needs all neighbors; use `pair_style "
+                   "hybrid/overlay` to add "
+                   "another style to it, or NULL for a type that the network shall not see",
+                   i, symbol(i), j, symbol(j));
 }
 
 double PairHIENet::init_one(int i, int j)
@@ -820,6 +837,7 @@ double PairHIENet::init_one(int i, int j)
                "pair_style hienet: the pair of types {} and {} has no style; a type that is NULL "
                "for hienet needs another style under `pair_style hybrid`",
                i, j);
+  impl->has_pair[i * (atom->ntypes + 1) + j] = impl->has_pair[j * (atom->ntypes + 1) + i] = 1;
   return impl->cutoff;
 }
 
@@ -858,7 +876,9 @@ double PairHIENet::buffer_bytes()
       impl->deviation.memory_usage() +
       sizeof(double) * (impl->energies.capacity() + impl->edge_gradients.capacity()) +
       sizeof(BlockSums) * impl->block_sums.capacity() +
-      sizeof(int) * (impl->owner.capacity() + impl->owner_rank.capacity());
+      sizeof(int) *
+          (impl->owner.capacity() + impl->owner_rank.capacity() + impl->type.capacity() +
+           impl->type_in_list.capacity());
   for (const auto &graph : impl->graphs) bytes += graph.memory_usage();
   for (const auto &exchange : impl->exchanges) bytes += exchange->memory_usage();
   if (impl->on_device) bytes += impl->on_device->memory_usage();
@@ -936,6 +956,7 @@ void PairHIENet::finish()
   }
   impl->timing.reset();
   impl->reads_expected = 0;
+  warn_of_late_neighbors();
 }
 
 // ----------------------------------------------------------------------
@@ -971,6 +992,7 @@ void PairHIENet::compute(int eflag, int vflag)
     std::copy(counts_before.begin(), counts_before.end(), pvector);
   else
     find_deviation(deviation_wanted);
+  impl->n_with_list++;
 
   // LAMMPS' timers begin with the first step of the run.
   if (update->setupflag) timing.reset();
@@ -1081,18 +1103,42 @@ void PairHIENet::find_deviation(bool wanted)
   impl->timing.stamp(impl->sections.deviation);
 }
 
-/// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list.
+/// LAMMPS leaves bonded neighbours of weight zero out of all its lists, unless a kspace_style needs them. So does the
+/// network, which knows no bonds: do as LAMMPS does for kspace. Other styles find them marked and multiply by their weight.
+void PairHIENet::keep_special_neighbors()
+{
+  int *const flags = neighbor->special_flag;    // of 1-2, 1-3 and 1-4 neighbours
+  constexpr int DROPPED = 0, MARKED = 2;
+  if (atom->molecular == Atom::ATOMIC || std::count(flags + 1, flags + 4, DROPPED) == 0) return;
+  // Each Neighbor::init() sets the flags anew: this list was made with them, those that follow in this run are not.
+  std::replace(flags + 1, flags + 4, DROPPED, MARKED);
+  const bigint n_builds = neighbor->ncalls;
+  neighbor->build(0);
+  neighbor->ncalls = n_builds;
+}
+
+/// What the graphs of all members, and exchanges for them, need to know of LAMMPS' neighbour list. Collective.
 void PairHIENet::look_at_list()
 {
-  const int n_atoms = atom->nlocal + atom->nghost;
-  const bool known = neighbor->ago > 0 && impl->list_atoms == n_atoms &&
-      impl->list_owned == atom->nlocal && impl->list_build == neighbor->ncalls;
-  if (!known && comm->nprocs == 1) find_owners();
-  if (!known) impl->planned.assign(impl->planned.size(), false);
-  if (impl->on_device) impl->on_device->begin_step(!known, device_atoms);
-  impl->list_atoms = n_atoms;
-  impl->list_owned = atom->nlocal;
-  impl->list_build = neighbor->ncalls;
+  if (!list)
+    error->all(FLERR,
+               "pair_style hienet: there is no neighbor list yet; no `run ... pre no` behind "
+               "`pair_style`");
+  // All ranks build their lists at once.
+  impl->list_is_new = neighbor->ago == 0 || impl->list_build != neighbor->ncalls;
+  if (impl->list_is_new) {
+    keep_special_neighbors();
+    check_neighbors();
+    tell_ghosts();
+    impl->list_owned = atom->nlocal;
+    impl->list_atoms = atom->nlocal + atom->nghost;
+    impl->list_build = neighbor->ncalls;
+    impl->n_with_list = 0;
+    impl->list_predates_init = false;
+    impl->type_in_list.assign(impl->type.begin(), impl->type.begin() + atom->nlocal);
+    impl->planned.assign(impl->planned.size(), false);
+  }
+  if (impl->on_device) impl->on_device->begin_step(impl->list_is_new, device_atoms);
 }
 
 /// LAMMPS' array, which is one block of memory: [nlocal + nghost][3].
@@ -1102,32 +1148,85 @@ const double (*PairHIENet::positions() const)[3]
                                          : nullptr;
 }
 
-/// Of which atom each ghost is a copy, told by LAMMPS' own communication: that changes only with the neighbour list.
-/// Collective.
-void PairHIENet::find_owners()
+/// Bits of the groups whose members interact with nobody: they have no part in the network, reference energy
+/// included. So `fix gcmc` and `fix widom` switch off atoms while they try to delete them.
+int PairHIENet::absent_groups() const
+{
+  int bits = 0;
+  for (int k = 0; k < neighbor->nex_group; k++) {
+    const int first = neighbor->ex1_group[k], second = neighbor->ex2_group[k];
+    if (first == ALL || second == ALL) bits |= group->bitmask[first == ALL ? second : first];
+  }
+  return bits;
+}
+
+/// The one place that decides who is in the network: what an owned atom is there. Its ghosts are what it is.
+int PairHIENet::type_in_network(int i, int absent_groups) const
+{ return atom->mask[i] & absent_groups ? ABSENT : atom->type[i]; }
+
+/// Whether the ghosts on all ranks are what this rank's atoms are. Commands and fixes change types and groups in mid-run
+/// without a word to ghosts.
+bool PairHIENet::ghosts_are_told() const
+{
+  const int absent = absent_groups();
+  for (int i = 0; i < atom->nlocal; i++)
+    if (impl->type[i] != type_in_network(i, absent)) return false;
+  return true;
+}
+
+/// Tell each ghost, by LAMMPS' own communication, of which atom it is a copy, and what that is. Collective.
+void PairHIENet::tell_ghosts()
 {
   const int n_atoms = atom->nlocal + atom->nghost;
-  impl->buffer.reshape(n_atoms, 2);
+  const int absent = absent_groups();
+  impl->buffer.reshape(n_atoms, 3);
   for (int i = 0; i < atom->nlocal; i++) {
     impl->buffer.row(i)[0] = i;
     impl->buffer.row(i)[1] = comm->me;
+    impl->buffer.row(i)[2] = type_in_network(i, absent);
   }
-  comm->forward_comm(this, 2);
+  comm->forward_comm(this, 3);
   impl->owner.resize(n_atoms);
   impl->owner_rank.resize(n_atoms);
+  impl->type.resize(n_atoms);
   for (int i = 0; i < n_atoms; i++) {
     impl->owner[i] = static_cast<int>(impl->buffer.row(i)[0]);
     impl->owner_rank[i] = static_cast<int>(impl->buffer.row(i)[1]);
+    impl->type[i] = static_cast<int>(impl->buffer.row(i)[2]);
   }
+}
+
+/// What happened to the atoms that only a new neighbour list can follow, or an empty string.
+std::string PairHIENet::change_since_list() const
+{
+  if (impl->list_owned != atom->nlocal || impl->list_atoms != atom->nlocal + atom->nghost)
+    return fmt::format(
+        "a rank had {} atoms and {} ghosts when the neighbor list was built, and has {} and {} at "
+        "step {}; let LAMMPS renew the list: no `run ... pre no` behind a command that creates, "
+        "deletes, displaces or renumbers atoms, or changes the box",
+        impl->list_owned, impl->list_atoms - impl->list_owned, atom->nlocal, atom->nghost,
+        update->ntimestep);
+  if (impl->list_predates_init)
+    return "a command has set LAMMPS up again since the neighbor list was built, and may have "
+           "moved "
+           "atoms to other ranks; let LAMMPS renew the list: no `run ... pre no` behind "
+           "`write_data`, `reset_atoms` and the like";
+  for (int i = 0; i < atom->nlocal; i++)
+    if (!impl->knows(impl->type_in_list[i]) && impl->knows(impl->type[i]))
+      return fmt::format("atom {} has come into the network, by its type or an excluded group, "
+                         "and the neighbor list of step {} is older and may lack its neighbors; "
+                         "let LAMMPS renew it: no `run ... pre no` behind `set`, `group` or "
+                         "`neigh_modify`",
+                         atom->tag_enable ? atom->tag[i] : i + 1, update->ntimestep);
+  return "";
 }
 
 /// Returns what is wrong, or an empty string.
 std::string PairHIENet::build_graph(const Member &member)
 {
   const size_t k = member.graph;
-  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost,
-                                   positions(),  atom->type,
-                                   atom->mask,   absent_groups()};
+  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost, positions(),
+                                   impl->type.data()};
   const hienet::NeighborListView neighbors = {list->inum, list->ilist, list->numneigh,
                                               list->firstneigh, NEIGHMASK};
   const int *owner = comm->nprocs == 1 ? impl->owner.data() : nullptr;
@@ -1173,13 +1272,112 @@ std::string PairHIENet::circumstances(const Member &member, bool has_edges) cons
                      atom->nlocal, pairs, impl->is_committee() ? ", model " + member.file : "");
 }
 
-/// The first steps, up to the first exchange, and whether that is planned. Returns what is wrong, or an empty string.
-std::string PairHIENet::begin_model(const Member &member, bool &planned)
+/// Count the edges of a few atoms by a second way, others each time, which finds what takes neighbours away though
+/// nobody here knows of it. Returns what is wrong, or an empty string.
+std::string PairHIENet::missing_neighbor(const Member &member)
 {
-  planned = true;
+  const size_t k = member.graph;
+  const int n_local = impl->n_local(k);
+  if (n_local == 0) return "";
+  const int first = impl->n_checked % n_local;
+  const int n = std::min(CHECKED_NODES, n_local - first);
+  impl->n_checked = first + n;
+  const hienet::AtomsView atoms = {atom->nlocal, atom->nlocal + atom->nghost, positions(),
+                                   impl->type.data()};
+  std::optional<hienet::MissingEdge> missing;
+  try {
+    if (impl->on_device) {
+      missing = impl->on_device->missing_edge(k, atoms, member.species_of_type, first, n);
+    } else {
+      const auto &graph = impl->graphs[k];
+      const auto begin = graph.first_edge.begin() + first;
+      hienet::EdgesOfNodes edges = {first, {begin, begin + n + 1}, {}};
+      edges.vectors.assign(graph.edge_vectors.begin() + 3 * begin[0],
+                           graph.edge_vectors.begin() + 3 * begin[n]);
+      for (auto &number : edges.first_edge) number -= begin[0];
+      missing = hienet::find_missing_edge(atoms, member.species_of_type,
+                                          member.model->metadata().cutoff, graph.node_atom, edges);
+    }
+  } catch (const hienet::ModelError &problem) {
+    return fmt::format("{} {}", problem.what(), circumstances(member));
+  }
+  if (!missing) return "";
+  const auto [i, j, distance] = *missing;
+  auto id = [this](int a) {
+    return atom->tag_enable ? atom->tag[a] : impl->owner[a] + 1;
+  };
+  const std::string pair = fmt::format("atoms {} and {} are {:.6g} Angstrom apart at step {}",
+                                       id(i), id(j), distance, update->ntimestep);
+  if (!impl->list_is_new)
+    return pair +
+        ", and LAMMPS' neighbor list is too old to say so: energies and forces lack this pair, and "
+        "perhaps others; use a larger skin (`neighbor`), or renew the list in time (`neigh_modify "
+        "every 1 delay 0 check yes`)";
+  return pair + ", but not in LAMMPS' neighbor list, though that is new: " + cause_of_absence(i, j);
+}
+
+/// With a list that is new the edges are complete, or something is wrong; an old one that lacks some was used for too
+/// long, as LAMMPS lets its users do. Returns what is wrong, or an empty string.
+std::string PairHIENet::check_edges(const Member &member)
+{
+  if (impl->list_is_new) return missing_neighbor(member);
+  if (impl->n_with_list % CHECK_INTERVAL != 0) return "";
+  const std::string late = missing_neighbor(member);
+  if (late.empty()) return "";
+  if (impl->n_late++ == 0) impl->late = late;
+  return "";
+}
+
+/// At the end of a run. Collective.
+void PairHIENet::warn_of_late_neighbors()
+{
+  int counts[2] = {impl->n_late, impl->n_late > 0 ? comm->me : comm->nprocs};
+  int all_late = 0, speaker = 0;
+  MPI_Allreduce(&counts[0], &all_late, 1, MPI_INT, MPI_SUM, world);
+  MPI_Allreduce(&counts[1], &speaker, 1, MPI_INT, MPI_MIN, world);
+  impl->n_late = 0;
+  if (all_late == 0) return;
+  int length = static_cast<int>(impl->late.size());
+  MPI_Bcast(&length, 1, MPI_INT, speaker, world);
+  impl->late.resize(length);
+  MPI_Bcast(impl->late.data(), length, MPI_CHAR, speaker, world);
+  if (comm->me == 0) error->warning(FLERR, "pair_style hienet: {}", impl->late);
+}
+
+/// Why a pair may be absent from LAMMPS' neighbour list, and what to do.
+std::string PairHIENet::cause_of_absence(int i, int j) const
+{
+  const double reach = std::sqrt(neighbor->cutneighsq[atom->type[i]][atom->type[j]]);
+  if (reach < impl->cutoff)
+    return fmt::format("it reaches {} Angstrom for types {} and {}, less than the model's cutoff "
+                       "{}; raise the cutoff",
+                       reach, atom->type[i], atom->type[j], impl->cutoff);
+  if (atom->molecular == Atom::MOLECULAR)
+    for (int k = 0, first = 0; k < 3; first = atom->nspecial[i][k++])
+      for (int n = first; n < atom->nspecial[i][k]; n++)
+        if (atom->special[i][n] == atom->tag[j])
+          return fmt::format(
+              "they are 1-{} neighbors by their bonds; use `special_bonds lj/coul 1.0 1.0 1.0`, or "
+              "1.0e-50 in place of a weight of 0",
+              k + 2);
+  return "`neigh_modify`, `pair_style hybrid`, or a fix that sets groups or types, may have taken "
+         "the pair away; remove it";
+}
+
+/// The first steps, up to the first exchange, and what that still needs. Returns what is wrong, or an empty string.
+std::string PairHIENet::begin_model(const Member &member, int &readiness)
+{
+  readiness = READY;
   auto &model = *member.model;
   if (member.builds_graph) {
-    const std::string problem = build_graph(member);
+    std::string problem;
+    if (!impl->list_is_new) problem = change_since_list();
+    if (problem.empty() && !ghosts_are_told()) {
+      readiness = NEEDS_TYPES;
+      return "";
+    }
+    if (problem.empty()) problem = build_graph(member);
+    if (problem.empty()) problem = check_edges(member);
     if (!problem.empty()) return problem;
   }
   impl->timing.stamp(impl->sections.graph);
@@ -1197,7 +1395,7 @@ std::string PairHIENet::begin_model(const Member &member, bool &planned)
     impl->timing.stamp(impl->sections.edges);
     model.forward(0);
     impl->timing.stamp(member.forward[0]);
-    planned = exchange_is_planned(member);
+    if (!exchange_is_planned(member)) readiness = NEEDS_PLAN;
   } catch (const std::exception &exception) {
     return exception.what() + (" " + circumstances(member));
   }
@@ -1237,17 +1435,16 @@ void PairHIENet::plan_exchange(const Member &member)
   const auto &species = member.species_of_type;
   auto &exchange = *impl->exchanges[member.graph];
   on_this_rank(member, impl->sections.plan, [&] {
-    find_owners();
     std::vector<char> listed(atom->nghost);
     // A list on the device is not read here: the nodes are what it refers to.
     for (const int i : impl->node_atom(member.graph))
       if (device_atoms && i >= atom->nlocal) listed[i - atom->nlocal] = 1;
     for (int ii = 0; ii < list->inum && !device_atoms; ii++) {
       const int i = list->ilist[ii];
-      if (i >= atom->nlocal || species[atom->type[i]] < 0) continue;
+      if (i >= atom->nlocal || species[impl->type[i]] < 0) continue;
       for (int k = 0; k < list->numneigh[i]; k++) {
         const int j = list->firstneigh[i][k] & NEIGHMASK;
-        if (j >= atom->nlocal && species[atom->type[j]] >= 0) listed[j - atom->nlocal] = 1;
+        if (j >= atom->nlocal && species[impl->type[j]] >= 0) listed[j - atom->nlocal] = 1;
       }
     }
     std::vector<hienet::Ghost> ghosts;
@@ -1255,9 +1452,7 @@ void PairHIENet::plan_exchange(const Member &member)
       if (listed[i - atom->nlocal]) ghosts.push_back({i, impl->owner_rank[i], impl->owner[i]});
     exchange.plan(atom->nlocal, atom->nlocal + atom->nghost, ghosts);
     if (!exchange.set_nodes(impl->n_local(member.graph), impl->node_atom(member.graph)))
-      throw hienet::ModelError(
-          "an atom has left the network, by its type or an excluded group, and its ghosts have "
-          "not; let LAMMPS renew them: no `run ... pre no` behind `set` or `group`");
+      throw hienet::ModelError("a ghost is in the network whose atom is not; please report this");
     impl->planned[member.graph] = true;
   });
 }
@@ -1268,11 +1463,19 @@ void PairHIENet::evaluate_model(const Member &member, bool compared)
 {
   auto &model = *member.model;
   const auto &sections = impl->sections;
-  bool planned;
-  const std::string problem = begin_model(member, planned);
-  const bool all_planned = agree(problem, planned);
-  impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
-  if (!all_planned) plan_exchange(member);
+  auto begin = [&] {
+    int readiness;
+    const std::string problem = begin_model(member, readiness);
+    readiness = agree(problem, readiness);
+    impl->timing.stamp(comm->nprocs > 1 ? sections.agreement : sections.other);
+    return readiness;
+  };
+  int readiness = begin();
+  if (readiness == NEEDS_TYPES) {
+    tell_ghosts();
+    readiness = begin();
+  }
+  if (readiness == NEEDS_PLAN) plan_exchange(member);
 
   for (int k = 1; k < model.n_stages(); k++) {
     if (comm->nprocs > 1) exchange_forward(member, k);

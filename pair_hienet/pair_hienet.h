@@ -34,7 +34,6 @@ class PairHIENet : public Pair {
   void settings(int, char **) override;
   void coeff(int, char **) override;
   void init_style() override;
-  void setup() override;
   double init_one(int, int) override;
   void *extract(const char *, int &) override;
   void *extract_peratom(const char *, int &) override;
@@ -56,10 +55,10 @@ class PairHIENet : public Pair {
 
   void allocate();
   void forget_model();
-  void check_exclusions();
-  int absent_groups() const;
+  void check_neighbors();
+  void check_pairs_of_types();
   void publish_comm_size();
-  bool agree(const std::string &, bool = true);
+  int agree(const std::string &, int = 0);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
   std::string contradiction(const std::string &) const;
@@ -83,11 +82,20 @@ class PairHIENet : public Pair {
   double common_scale() const;
   void tabulate_elements(bool);
   bool wants_deviation();
+  void keep_special_neighbors();
   void look_at_list();
   const double (*positions() const)[3];
-  void find_owners();
+  int absent_groups() const;
+  int type_in_network(int, int) const;
+  bool ghosts_are_told() const;
+  void tell_ghosts();
+  std::string change_since_list() const;
   std::string build_graph(const Member &);
-  std::string begin_model(const Member &, bool &);
+  std::string missing_neighbor(const Member &);
+  std::string check_edges(const Member &);
+  void warn_of_late_neighbors();
+  std::string cause_of_absence(int, int) const;
+  std::string begin_model(const Member &, int &);
   void evaluate_model(const Member &, bool);
   bool exchange_is_planned(const Member &);
   void plan_exchange(const Member &);

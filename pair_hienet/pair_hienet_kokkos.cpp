@@ -60,6 +60,7 @@ template <class DeviceType> std::string PairHIENetKokkos<DeviceType>::device_of_
 template <class DeviceType> void PairHIENetKokkos<DeviceType>::compute(int eflag, int vflag)
 {
   const auto space = ExecutionSpaceFromDevice<DeviceType>::space;
+  keep_special_neighbors();
   atomKK->sync(space, datamask_read);
   atomKK->sync(Host, TYPE_MASK | MASK_MASK | TAG_MASK);
 

@@ -4,6 +4,7 @@
 
 #include "device_array.h"
 #include "device_guard.h"
+#include "graph_tensors.h"
 #include "model_error.h"
 #include "neighbor_graph.h"
 #include "staged_model.h"
@@ -104,23 +105,16 @@ void ResidentData::find_positions(const AtomsView &atoms)
   });
 }
 
-void ResidentData::find_species(const AtomsView &atoms, const std::vector<int> &species_of_type,
-                                const int *owner)
-{
-  species.resize(atoms.n_total);
-  for (int i = 0; i < atoms.n_total; i++) {
-    const bool absent = atoms.groups[owner ? owner[i] : i] & atoms.absent;
-    species[i] = absent ? -1 : species_of_type[atoms.type[i]];
-  }
-}
-
 void ResidentData::update(size_t k, const AtomsView &atoms, const NeighborListView &list,
                           const std::vector<int> &species_of_type, const int *owner)
 {
   Torch &t = *torch_;
   Graph &graph = graphs[k];
   // Types and groups may change at any time; only where other atoms are seen the pairs are others.
-  find_species(atoms, species_of_type, owner);
+  species.resize(atoms.n_total);
+  std::transform(atoms.type, atoms.type + atoms.n_total, species.begin(), [&](int type) {
+    return species_of_type[type];
+  });
   const bool same_atoms = std::equal(species.begin(), species.end(), graph.species.begin(),
                                      graph.species.end(), [](int a, int b) {
                                        return (a < 0) == (b < 0);
@@ -177,6 +171,30 @@ std::pair<at::Tensor, at::Tensor> ResidentData::Torch::upload_list(const Neighbo
         neighbor[start[i] + n] = list.firstneigh[i][n] & list.mask;
   });
   return {at::repeat_interleave(upload(lengths), std::optional(start[n_owned])), upload(neighbors)};
+}
+
+std::optional<MissingEdge> ResidentData::missing_edge(size_t k, AtomsView atoms,
+                                                      const std::vector<int> &species_of_type,
+                                                      int first_node, int n) const
+{
+  return translated("the edges of some atoms", [&] {
+    const Torch &t = *torch_;
+    const DeviceGuard guard(t.device);
+    const DeviceGraph &graph = graphs[k].on_device;
+    const auto positions = t.positions.to(at::kCPU).contiguous();
+    atoms.x = reinterpret_cast<const double (*)[3]>(positions.const_data_ptr<double>());
+    const auto first_edge = graph.first_edge().narrow(0, first_node, n + 1).to(at::kCPU);
+    const int64_t *const first = first_edge.const_data_ptr<int64_t>();
+    const auto vectors = graph.tensors()
+                             .edge_vectors.narrow(0, first[0], first[n] - first[0])
+                             .to(at::kCPU)
+                             .contiguous();
+    EdgesOfNodes edges = {first_node, {first, first + n + 1}, {}};
+    for (auto &number : edges.first_edge) number -= first[0];
+    edges.vectors.assign(vectors.const_data_ptr<double>(),
+                         vectors.const_data_ptr<double>() + vectors.numel());
+    return find_missing_edge(atoms, species_of_type, graph.cutoff(), graph.node_atom(), edges);
+  });
 }
 
 // ----------------------------------------------------------------------

@@ -6,8 +6,10 @@
 #define HIENET_RESIDENT_DATA_H
 
 #include "device_graph.h"
+#include "edge_check.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +67,11 @@ class ResidentData {
   void update(size_t k, const AtomsView &atoms, const NeighborListView &list,
               const std::vector<int> &species_of_type, const int *owner);
 
+  /// Of the last `update`, for `n` nodes: what `find_missing_edge` finds. Waits for the device.
+  std::optional<MissingEdge> missing_edge(size_t k, AtomsView atoms,
+                                          const std::vector<int> &species_of_type, int first_node,
+                                          int n) const;
+
   /// In place of those of the model.
   void readout(StagedModel &model);
 
@@ -87,8 +94,6 @@ class ResidentData {
   const DeviceAtoms *lent = nullptr;
 
   void find_positions(const AtomsView &atoms);
-  void find_species(const AtomsView &atoms, const std::vector<int> &species_of_type,
-                    const int *owner);
   void read_list(Graph &graph, const AtomsView &atoms, const NeighborListView &list,
                  const int *owner);
 };

@@ -18,7 +18,7 @@ from hienet.data.labels import LabelKeys, read_labels
 from hienet.data.prepare import prepare_data
 from hienet.data.reader import Frame, read_frames
 from hienet.data.split import split_frames
-from hienet.data.statistics import fit_reference_energies, force_rms, mean_number_of_neighbors
+from hienet.data.statistics import fit_reference_energies, mean_number_of_neighbors
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 
@@ -145,6 +145,29 @@ def test_a_nan_force_is_named_with_file_and_frame() -> None:
         read_labels(as_frames([atoms]))
 
 
+def test_nan_forces_on_some_atoms_leave_these_atoms_out() -> None:
+    """A component that is NaN takes the others of its atom with it; infinity is never meant."""
+    atoms = structure(REF_energy=1.0)
+    atoms.arrays["REF_forces"] = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])
+    dataset = build_dataset(as_frames([structure(REF_energy=1.0), atoms]), ("C", "Si"), 3.0, torch.float64)
+    assert dataset.targets[1].forces.isnan().tolist() == [[True] * 3, [False] * 3]
+    assert dataset.report.counts["forces"] == dataset.subset([0, 1]).report.counts["forces"] == 1
+    assert dataset.describe_masked_atoms() == [
+        "forces of 1 atoms in 1 frames are NaN and do not count (first: `data.extxyz`, frame 1)"
+    ]
+    atoms.arrays["REF_forces"][1, 1] = np.inf
+    with pytest.raises(HIENetError, match=r"`data.extxyz`, frame 0: `REF_forces` contains NaN or infinity"):
+        read_labels(as_frames([atoms]))
+
+
+def test_a_label_too_large_for_the_precision_is_named_and_not_taken_for_a_missing_one() -> None:
+    atoms = structure(REF_energy=1.0)
+    atoms.arrays["REF_forces"] = np.array([[1e39, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert build_dataset(as_frames([atoms]), ("C", "Si"), 3.0, torch.float64).targets[0].forces[0, 0] == 1e39
+    with pytest.raises(HIENetError, match=r"frame 0: .* its forces is 1e\+39, more than torch.float32 holds"):
+        build_dataset(as_frames([atoms]), ("C", "Si"), 3.0)
+
+
 def test_an_unknown_element_is_named_with_file_and_frame() -> None:
     with pytest.raises(HIENetError, match=r"frame 0: the structure contains C, but the model knows only Si"):
         build_dataset(as_frames([structure(REF_energy=1.0)]), ("Si",), 3.0)
@@ -238,10 +261,6 @@ def test_statistics_are_those_of_the_training_frames(tmp_path: Path) -> None:
     assert len(prepared.train) == 6
     assert prepared.validation is not None
     assert len(prepared.validation) == 2
-
-
-def test_frames_without_forces_have_a_scale_of_one() -> None:
-    assert force_rms(build_dataset(as_frames([structure(energy=-8.0)]), ("C", "Si"), 0.5)) == 1.0
 
 
 def unlabelled(n: int) -> list[ase.Atoms]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -19,8 +21,10 @@ from hienet.cli import app
 from hienet.data.labels import LabelKeys
 from hienet.errors import HIENetError
 from hienet.evaluate import evaluate, write_evaluation
-from hienet.metrics import Comparison, errors
+from hienet.files import json_text
+from hienet.metrics import Comparison, compare, errors
 from hienet.testing import NATURAL, random_rotation, rotated, write_tiny_checkpoint
+from hienet.train import report
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,7 @@ def data(tmp_path: Path) -> Path:
 def comparison(**changes: object) -> Comparison:
     values: dict[str, object] = {
         "n_atoms": np.array([2, 1]),
+        "compositions": np.array([[2.0], [1.0]]),
         "energy": np.array([2.0, 5.0]),
         "energy_label": np.array([2.2, np.nan]),
         "energies": np.zeros(3),
@@ -159,6 +164,113 @@ def test_missing_labels_are_empty_cells(model: Path, tmp_path: Path) -> None:
     assert row["forces_mae_mev_per_angstrom"] == ""
     assert row["stress_xx_label_ev_per_cubic_angstrom"] == ""
     assert row["stress_xx_ev_per_cubic_angstrom"] != ""
+
+
+def test_masked_atoms_are_left_out_of_errors_and_are_empty_cells(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(2)
+    frames[1].calc.results["forces"][0] = np.nan
+    evaluation = evaluate(model, [write_frames(tmp_path / "data.extxyz", frames)])
+    c = evaluation.comparison
+    labelled = [0, 1, 2, 3, 5, 6, 7]
+    assert evaluation.total.forces_mae == pytest.approx(1e3 * np.abs(c.forces - c.forces_label)[labelled].mean())
+    assert any("forces of 1 atoms in 1 frames are NaN" in note for note in evaluation.notes)
+    paths = write_evaluation(evaluation, tmp_path / "out")
+    rows = list(csv.DictReader(paths[1].read_text().splitlines()))
+    assert [row["force_x_label_ev_per_angstrom"] == "" for row in rows] == [False] * 4 + [True] + [False] * 3
+    assert all(row["force_x_ev_per_angstrom"] for row in rows)
+
+
+def test_weights_change_no_errors(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(3)
+    plain = evaluate(model, [write_frames(tmp_path / "data.extxyz", frames)]).total
+    frames[0].info["config_weight"] = 9.0
+    assert evaluate(model, [write_frames(tmp_path / "data.extxyz", frames)]).total == plain
+
+
+def test_predictions_that_are_not_numbers_are_named_and_leave_json_valid(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare_badly(*arguments: Any, **options: Any) -> Comparison:
+        found = compare(*arguments, **options)
+        found.energy[2] = np.nan
+        found.forces[21, 1] = np.inf
+        return found
+
+    monkeypatch.setattr("hienet.evaluate.compare", compare_badly)
+    evaluation = evaluate(model, [data])
+    (note,) = evaluation.notes
+    assert note.startswith("WARNING: for 2 of 8 frames the model does not predict finite numbers")
+    assert "frame 2, " in note
+    assert "frame 5;" in note
+    paths = write_evaluation(evaluation, tmp_path / "out")
+    values = json.loads(paths[3].read_text(), parse_constant=pytest.fail)
+    assert values["all"]["energy_mae_mev_per_atom"] is None
+    assert values["all"]["stress_mae_gpa"] == evaluation.total.stress_mae
+    frames = list(csv.DictReader(paths[0].read_text().splitlines()))
+    assert frames[2]["energy_ev"] == "nan"
+
+
+def test_json_knows_no_nan() -> None:
+    values = {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": (None, "x", 2)}}
+    assert json.loads(json_text(values)) == {"a": None, "b": [1.0, None], "c": {"d": [None, "x", 2]}}
+
+
+def energies_of_parity(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: object) -> Any:
+    """The panel of energies that is plotted."""
+    figures: list[Any] = []
+    save = report._save
+    monkeypatch.setattr(report, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    n = 12
+    generator = np.random.default_rng(0)
+    counts = np.stack([np.arange(1, n + 1), np.full(n, 4)], axis=1).astype(float)
+    left = generator.normal(0, 0.03, n)
+    energy = counts @ [-50.0, -2000.0] + counts.sum(axis=1) * left
+    values: dict[str, object] = {
+        "n_atoms": counts.sum(axis=1).astype(int),
+        "compositions": counts,
+        "energy": energy,
+        "energy_label": energy.copy(),
+        "energies": np.zeros(int(counts.sum())),
+        "forces": np.zeros((int(counts.sum()), 3)),
+        "forces_label": np.zeros((int(counts.sum()), 3)),
+        "stress": np.full((n, 6), np.nan),
+        "stress_label": np.full((n, 6), np.nan),
+    }
+    report.plot_parity({"test": Comparison(**{**values, **changes})}, path)  # type: ignore[arg-type]
+    return figures[0].axes[0]
+
+
+def test_errors_of_energies_are_seen_beside_the_energies_of_atoms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of -50 and -2000 eV: without them, the axis is as long as the errors and labels spread."""
+    axis = energies_of_parity(monkeypatch, tmp_path / "p.png")
+    assert "reference energies" in axis.get_xlabel()
+    assert "reference energies" in axis.get_ylabel()
+    assert np.ptp(axis.get_xlim()) < 0.3
+    assert axis.get_xlim() == axis.get_ylim()
+    points = np.asarray(axis.collections[0].get_offsets())
+    assert points[:, 0] == pytest.approx(points[:, 1])
+
+
+def test_an_absurd_label_does_not_hide_the_others_in_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_atoms = np.arange(5, 17)
+    labels = np.stack([np.arange(1, 13), np.full(12, 4)], axis=1) @ [-50.0, -2000.0] + n_atoms * np.linspace(-1, 1, 12)
+    axis = energies_of_parity(
+        monkeypatch, tmp_path / "p.png", energy=labels, energy_label=labels + 1e6 * (n_atoms == 9)
+    )
+    assert np.ptp(axis.get_xlim()) < 5.0
+    assert [text.get_text() for text in axis.texts] == ["1 point lies outside"]
+
+
+@pytest.mark.parametrize("offset", [0.0, -3.2, 2860.0, 1e-9])
+def test_labels_of_ticks_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
+    """Also where all labels are equal, or all predictions far from them."""
+    energy = np.full(12, -300.0)
+    axis = energies_of_parity(monkeypatch, tmp_path / "p.png", energy=energy + offset, energy_label=energy)
+    boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert len(boxes) >= 2
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_float32_is_close_to_float64(model: Path, data: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rich.console import Console
 from torch import nn
 
 from hienet.calculator import load_model
-from hienet.checkpoint import load_checkpoint
+from hienet.checkpoint import load_checkpoint, save_checkpoint
 from hienet.config import TrainConfig, parse_config
 from hienet.data.dataset import Targets, build_dataset
 from hienet.data.mirror import mirrored
@@ -33,6 +34,7 @@ from hienet.data.prepare import prepare_data
 from hienet.data.reader import read_frames
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
+from hienet.metrics import compare, errors
 from hienet.models.factory import build_model
 from hienet.models.hienet import PRESETS
 from hienet.testing import tiny_model
@@ -54,8 +56,12 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def make_trainer(data: Path, **training: Any) -> Trainer:
-    config = parse_config(tiny_values(data, data.parent / "run", **training))
+def make_trainer(data: Path, **given: Any) -> Trainer:
+    """Of values of the sections `data` and `training`."""
+    sections = {name: given.pop(name) for name in ("validation", "allow_missing") if name in given}
+    values = tiny_values(data, data.parent / "run", **given)
+    values["data"] |= sections
+    config = parse_config(values)
     dtype = getattr(torch, config.training.dtype)
     prepared = prepare_data(config.data, config.model, dtype, config.training.seed)
     model = build_model("hienet", prepared.model, config.training.seed).to(dtype)
@@ -79,7 +85,8 @@ def labels_and_perfect_prediction() -> tuple[Targets, Prediction]:
     stress = torch.randn(2, 3, 3)
     stress = stress + stress.transpose(1, 2)
     voigt = torch.stack([stress[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=1)
-    targets = Targets(energy, torch.tensor([4.0, 2.0], dtype=torch.float64), forces, voigt)
+    weights = torch.ones(2, 3, dtype=torch.float64)
+    targets = Targets(energy, torch.tensor([4.0, 2.0], dtype=torch.float64), forces, voigt, weights)
     return targets, Prediction(torch.zeros(6), energy.clone(), forces.clone(), stress)
 
 
@@ -223,6 +230,128 @@ def test_frames_without_stress_forces_or_volume_can_be_trained_on(tmp_path: Path
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+QUANTITIES = ("energy", "forces", "stress")
+KINDS = ("crystal", "slab", "molecule", "molecule in a box")
+
+
+def labelled_frames(kind: str, quantities: tuple[str, ...], n_frames: int, seed: int) -> list[Atoms]:
+    """Frames of a kind with these labels only; a label of stress is given also where stress is undefined."""
+    frames = emt_frames(n_frames, seed)
+    for atoms in frames:
+        results = {name: atoms.calc.results[name] for name in quantities}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.pbc = {"crystal": True, "slab": (True, True, False)}.get(kind, False)
+        if kind == "molecule":
+            atoms.cell = None
+        elif kind == "slab":
+            atoms.cell[2] = 0.0
+    return frames
+
+
+@pytest.mark.parametrize("quantities", [("energy",), ("forces",), ("energy", "forces"), QUANTITIES], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_labels_of_any_kind_of_frame_train_and_validate(
+    tmp_path: Path, kind: str, quantities: tuple[str, ...]
+) -> None:
+    """Whole sets without a quantity; the set of validation has a crystal with all labels among them."""
+    data = write_frames(tmp_path / "data.extxyz", labelled_frames(kind, quantities, 4, 0))
+    mixed = [*labelled_frames(kind, quantities, 2, 1), *labelled_frames("crystal", QUANTITIES, 1, 2)]
+    validation = str(write_frames(tmp_path / "validation.extxyz", mixed))
+    trainer = make_trainer(data, validation=validation, allow_missing=["energy", "forces"], epochs=2)
+    found: list[bool] = []
+    trainer.run(on_epoch=lambda row, is_best: found.append(is_best))
+    assert found[0]
+    for row in trainer.state.history:
+        assert row["train_loss"] > 0  # type: ignore[operator]
+        assert row["validation_loss"] > 0  # type: ignore[operator]
+        assert row["stress_mae_gpa"] > 0  # type: ignore[operator]
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    total = errors(compare(trainer.model.eval(), trainer.train))
+    assert (total.energy_mae is not None) == ("energy" in quantities)
+    assert (total.forces_mae is not None) == ("forces" in quantities)
+    assert (total.stress_mae is not None) == ("stress" in quantities and kind == "crystal")
+
+
+def test_a_run_on_molecules_without_a_cell_leaves_a_model_and_valid_json(tmp_path: Path) -> None:
+    data = write_frames(tmp_path / "data.extxyz", labelled_frames("molecule", ("energy", "forces"), 6, 0))
+    result = Run(parse_config(tiny_values(data, tmp_path / "run", epochs=2)), False, quiet()).train()
+    assert result.best.exists()
+    folder = tmp_path / "run"
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert all(line["validation_loss"] > 0 for line in lines)
+    assert lines[-1]["stress_mae_gpa"] is None
+    results = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert results["errors"]["validation"]["stress_mae_gpa"] is None
+
+
+def test_the_validation_loss_is_that_of_training_over_the_same_frames(tmp_path: Path) -> None:
+    """Mixed labels, weights, masked atoms and undefined stresses, in one batch."""
+    frames = [atoms for kind in KINDS for atoms in labelled_frames(kind, QUANTITIES, 1, 3)]
+    frames += [atoms for name in QUANTITIES for atoms in labelled_frames("crystal", (name,), 1, 4)]
+    frames[0].calc.results["forces"][1] = np.nan
+    for i, atoms in enumerate(frames):
+        atoms.info["config_weight"] = 0.5 + i
+    trainer = make_trainer(
+        write_frames(tmp_path / "data.extxyz", frames), validation=str(tmp_path / "data.extxyz"), dtype="float64"
+    )
+    graph, targets = trainer.train.batch(range(len(frames)))
+    with trainer.average.applied_to(trainer.model):
+        expected = training_loss(predict(trainer.model.eval(), graph), targets, trainer.loss_settings).total.item()
+    assert trainer._validate()[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_masked_atoms_have_no_part_in_loss_and_gradient() -> None:
+    targets, prediction = labels_and_perfect_prediction()
+    assert prediction.forces is not None
+    targets.forces[2] = torch.nan
+    forces = (prediction.forces + 1.0).requires_grad_()
+    loss = training_loss(replace(prediction, forces=forces), targets, LossSettings())
+    loss.total.backward()
+    assert loss.forces.item() == pytest.approx(0.01 * (1.0 - 0.005))
+    assert forces.grad is not None
+    assert forces.grad.abs().sum(dim=1).gt(0).tolist() == [True, True, False, True, True, True]
+
+
+def test_the_weight_of_a_frame_multiplies_its_part_of_the_loss() -> None:
+    """Also in a batch of one frame, where a weighted mean would cancel it."""
+    targets, prediction = labels_and_perfect_prediction()
+    off = Prediction(
+        prediction.energies, prediction.energy + torch.tensor([4.0, 6.0]), prediction.forces, prediction.stress
+    )
+    settings = LossSettings(huber_delta=100.0)
+    assert training_loss(off, targets, settings).energy.item() == pytest.approx((0.5 * 1 + 0.5 * 9) / 2)
+    weighted = replace(targets, weights=torch.tensor([[3.0, 1, 1], [0.0, 1, 1]], dtype=torch.float64))
+    assert training_loss(off, weighted, settings).energy.item() == pytest.approx(3 * 0.5 * 1 / 2)
+
+
+def test_frames_of_weight_zero_are_as_if_absurd_labels_were_not_there(tmp_path: Path) -> None:
+    """Same steps, same weights of the model, whatever the label says."""
+    found = []
+    for i, energy in enumerate((0.0, 1e6)):
+        frames = emt_frames()
+        frames[2].calc.results["energy"] = energy
+        frames[2].info["config_weight"] = 0.0
+        trainer = make_trainer(write_frames(tmp_path / f"{i}.extxyz", frames), validation=0.0, epochs=2)
+        trainer.run()
+        found.append(weights(trainer.model))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [({"energy_weight": 0.0, "forces_weight": 0.0}, "training"), ({"energy_weight": 0.0}, "validation")],
+)
+def test_a_set_none_of_whose_labels_counts_is_refused(tmp_path: Path, training: dict[str, float], name: str) -> None:
+    data = write_frames(tmp_path / "data.extxyz", labelled_frames("crystal", ("energy", "forces"), 4, 0))
+    other = write_frames(tmp_path / "validation.extxyz", labelled_frames("crystal", ("energy",), 4, 1))
+    with pytest.raises(
+        HIENetError,
+        match=rf"no label of the {name} frames counts in the loss, they have energy in 4 of 4 frames "
+        r"\(`training.energy_weight: 0`\)",
+    ):
+        make_trainer(data, validation=str(other), allow_missing=["forces", "energy"], **training)
+
+
 def test_a_batch_without_labels_that_count_does_no_harm(tmp_path: Path) -> None:
     frames = emt_frames()
     frames[0].calc = SinglePointCalculator(frames[0], energy=frames[0].get_potential_energy())
@@ -261,6 +390,42 @@ def test_a_loss_that_is_not_a_number_stops_with_the_frames_and_keeps_the_best(da
         NonFiniteLossError, match=r"the loss became \S+ in epoch \d.*frame \d.*lower `training.learning_rate`"
     ):
         run.train()
+
+
+def test_a_validation_loss_that_is_not_a_number_stops_at_once_with_the_frames(data: Path) -> None:
+    """And not after all epochs, none of which would be the best."""
+    run = Run(config_of(data, epochs=50), False, quiet())
+    validation = run.trainer.validation
+    assert validation is not None
+    graph = validation.graphs[1]
+    validation.graphs[1] = replace(graph, edge_vectors=torch.full_like(graph.edge_vectors, torch.nan))
+    source = validation.frames[1].source
+    with pytest.raises(
+        NonFiniteLossError,
+        match=f"the validation loss became nan in epoch 1, with the frames {source}, and cannot choose the best model; "
+        "lower `training.learning_rate`",
+    ):
+        run.train()
+    assert "validation loss became nan" in (data.parent / "run" / "train.log").read_text()
+
+
+def test_one_absurd_frame_is_learnt_around(tmp_path: Path) -> None:
+    """The Huber loss limits what it pulls: the others are fitted nearly as without it."""
+    found = []
+    for absurd in (False, True):
+        frames = emt_frames(12)
+        if absurd:
+            frames[5].calc.results |= {"energy": 2e4, "forces": np.array([[1e5, 0, 0], [-1e5, 0, 0], [0] * 3, [0] * 3])}
+        folder = tmp_path / str(absurd)
+        folder.mkdir()
+        validation = write_frames(folder / "validation.extxyz", emt_frames(6, seed=8))
+        trainer = make_trainer(
+            write_frames(folder / "data.extxyz", frames), validation=str(validation), epochs=20, batch_size=4
+        )
+        trainer.run()
+        found.append(trainer.state.history[-1])
+    for name in ("energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom"):
+        assert found[1][name] < 1.6 * found[0][name]  # type: ignore[operator]
 
 
 # Mirror images
@@ -421,6 +586,8 @@ def test_resuming_with_another_configuration_or_other_data_is_refused(data: Path
     Run(config_of(data, epochs=1), False, quiet()).train()
     with pytest.raises(HIENetError, match=r"`training.batch_size` was `2` and is `3`"):
         Run(config_of(data, epochs=1, batch_size=3), True, quiet())
+    with pytest.raises(HIENetError, match=r"only `output`, `training.epochs`, .* may change"):
+        Run(config_of(data, epochs=1, learning_rate=1.0), True, quiet())
     write_frames(data, emt_frames(seed=1))
     with pytest.raises(HIENetError, match=r"the data are not those with which the run .* began"):
         Run(config_of(data, epochs=1), True, quiet())
@@ -430,6 +597,52 @@ def test_a_finished_run_can_be_resumed_and_reports_again(data: Path) -> None:
     first = Run(config_of(data), False, quiet()).train()
     again = Run(config_of(data), True, quiet()).train()
     assert again.errors == first.errors
+
+
+def test_a_run_goes_on_with_more_epochs_where_their_schedule_is(data: Path) -> None:
+    Run(config_of(data, epochs=2), False, quiet()).train()
+    run = Run(config_of(data, epochs=4), True, quiet())
+    assert run.trainer.progress == 0.5
+    run.train()
+    rows = run.trainer.state.history
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[2]["learning_rate"] == pytest.approx(run.trainer.schedule(8 / 12))
+    assert rows[3]["learning_rate"] == pytest.approx(run.trainer.schedule(11 / 12))
+    log = (data.parent / "run" / "train.log").read_text()
+    assert "4 epochs in place of 2: the learning rate goes on at" in log
+    assert yaml.safe_load((data.parent / "run" / "config.yaml").read_text())["training"]["epochs"] == 4
+    with pytest.raises(HIENetError, match=r"`training.epochs` is 3, but the run in `.*` has begun epoch 4; give at"):
+        Run(config_of(data, epochs=3), True, quiet())
+
+
+def test_a_run_that_an_older_version_began_goes_on_with_defaults_and_its_own_statistics(data: Path) -> None:
+    run = Run(config_of(data, epochs=1), False, quiet())
+    run.train()
+    last = load_checkpoint(run.last_path)
+    assert last.resume is not None
+    del last.resume["config"]["data"]["weight_key"]
+    config = last.config.model_copy(update={"scale": (7.0, 7.0)})
+    save_checkpoint(replace(last, config=config), run.last_path)
+    resumed = Run(config_of(data, epochs=2), True, quiet())
+    resumed.train()
+    assert load_checkpoint(resumed.best_path).config.scale == (7.0, 7.0)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_best_model_that_was_taken_away_is_replaced(data: Path, epochs: int) -> None:
+    Run(config_of(data, epochs=2), False, quiet()).train()
+    best = data.parent / "run" / "best.pt"
+    best.unlink()
+    run = Run(config_of(data, epochs=epochs), True, quiet())
+    result = run.train()
+    assert result.best == best
+    assert_same(dict(load_checkpoint(best).weights), run.trainer.averaged_weights())
+    assert "best.pt` is gone" in (data.parent / "run" / "train.log").read_text()
+
+
+def test_an_epoch_is_always_ended_so_that_there_is_a_model(data: Path) -> None:
+    result = Run(config_of(data, max_minutes=1e-9), False, quiet()).train()
+    assert result.best.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

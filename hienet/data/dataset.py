@@ -14,6 +14,7 @@ from torch import Tensor
 from hienet.data.checks import check_frames
 from hienet.data.labels import QUANTITIES, LabelKeys, LabelReport, Labels, read_labels
 from hienet.data.reader import Frame
+from hienet.data.weights import frame_weights
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
@@ -29,16 +30,22 @@ class Targets:
         n_atoms: `[n_structures]` (float64).
         forces: `[n_atoms, 3]` (eV/Å).
         stress: `[n_structures, 6]` (eV/Å^3, positive = tension, xx, yy, zz, yz, xz, xy).
+        weights: `[n_structures, 3]` (float64), factors on the loss of energy, forces and stress.
     """
 
     energy: Tensor
     n_atoms: Tensor
     forces: Tensor
     stress: Tensor
+    weights: Tensor
 
     def to(self, device: torch.device | str) -> Targets:
         """A copy on `device`."""
-        return Targets(self.energy.to(device), self.n_atoms.to(device), self.forces.to(device), self.stress.to(device))
+        return Targets(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def labelled(self) -> dict[str, bool]:
+        """Whether there is any label of each quantity."""
+        return {name: bool(getattr(self, name).isfinite().any()) for name in QUANTITIES}
 
 
 @dataclass(frozen=True)
@@ -83,25 +90,37 @@ class Dataset:
 
     def labelled(self) -> list[int]:
         """Indices of the frames that have a label which can be used."""
-        return [
-            i
-            for i, target in enumerate(self.targets)
-            if any(bool(part.isfinite().any()) for part in (target.energy, target.forces, target.stress))
-        ]
+        return [i for i, target in enumerate(self.targets) if any(target.labelled().values())]
 
     def energies(self) -> NDArray[np.float64]:
         """Labels `[n_frames]` (eV), NaN where missing."""
-        return torch.cat([targets.energy for targets in self.targets]).numpy()
+        return np.array([float(targets.energy) for targets in self.targets])
+
+    def masked_atoms(self) -> dict[int, int]:
+        """By index of the frames of which only some atoms have forces: the number of atoms that have none."""
+        without = [int(targets.forces.isnan().any(dim=1).sum()) for targets in self.targets]
+        return {i: n for i, n in enumerate(without) if 0 < n < self.graphs[i].n_local}
+
+    def describe_masked_atoms(self) -> list[str]:
+        """For the log: how many atoms have no forces in frames with forces, and in which frame first."""
+        masked = self.masked_atoms()
+        if not masked:
+            return []
+        first = self.frames[min(masked)].source
+        return [
+            f"forces of {sum(masked.values())} atoms in {len(masked)} frames are NaN and do not count (first: {first})"
+        ]
+
+    def weights(self) -> NDArray[np.float64]:
+        """Factors on the loss `[n_frames, 3]` of energy, forces and stress."""
+        return torch.cat([targets.weights for targets in self.targets]).numpy()
 
     @own_torch_state()
     def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
         """These frames as one graph, and their targets."""
         targets = [self.targets[i] for i in indices]
         return batch_graphs([self.graphs[i] for i in indices]), Targets(
-            torch.cat([target.energy for target in targets]),
-            torch.cat([target.n_atoms for target in targets]),
-            torch.cat([target.forces for target in targets]),
-            torch.cat([target.stress for target in targets]),
+            **{name: torch.cat([getattr(target, name) for target in targets]) for name in vars(targets[0])}
         )
 
     def batches(self, batch_size: int) -> Iterator[tuple[AtomicGraph, Targets]]:
@@ -123,6 +142,7 @@ def build_dataset(
     dtype: torch.dtype = torch.float32,
     keys: LabelKeys | None = None,
     may_lack_all: bool = False,
+    weight_key: str | None = None,
 ) -> Dataset:
     """Read labels and find neighbours.
 
@@ -133,6 +153,7 @@ def build_dataset(
         dtype: of edge vectors, forces and stresses.
         keys: names of labels, where not to be found automatically.
         may_lack_all: see `read_labels`.
+        weight_key: entry of the frames' info with their weight in the loss; None: all frames have weight 1.
 
     Raises:
         HIENetError: no frames, an unknown element, bad positions, or bad labels; the message names file and frame.
@@ -140,6 +161,7 @@ def build_dataset(
     if not frames:
         raise HIENetError("the data set is empty; give at least one frame")
     labels, report = read_labels(frames, keys, may_lack_all)
+    weights = frame_weights(frames, weight_key)
 
     def graph(frame: Frame) -> AtomicGraph:
         try:
@@ -153,21 +175,38 @@ def build_dataset(
     return Dataset(
         frames=list(frames),
         graphs=graphs,
-        targets=[_targets(frame, label, dtype) for frame, label in zip(frames, labels, strict=True)],
+        targets=[
+            _targets(frame, label, weight, dtype) for frame, label, weight in zip(frames, labels, weights, strict=True)
+        ],
         labels=labels,
         report=report,
         remarks=check_frames(frames, labels, report),
     )
 
 
-def _targets(frame: Frame, labels: Labels, dtype: torch.dtype) -> Targets:
+def _targets(frame: Frame, labels: Labels, weights: NDArray[np.float64], dtype: torch.dtype) -> Targets:
     n_atoms = len(frame.atoms)
-    nan = torch.full((n_atoms, 3), torch.nan, dtype=dtype)
+    stress = None if labels.stress is None else to_voigt(torch.tensor(labels.stress, dtype=torch.float64))
     return Targets(
         energy=torch.tensor([torch.nan if labels.energy is None else labels.energy], dtype=torch.float64),
         n_atoms=torch.tensor([n_atoms], dtype=torch.float64),
-        forces=nan if labels.forces is None else torch.tensor(labels.forces, dtype=dtype),
-        stress=torch.full((1, 6), torch.nan, dtype=dtype)
-        if labels.stress is None
-        else to_voigt(torch.tensor(labels.stress, dtype=dtype)).unsqueeze(0),
+        forces=_in_precision("forces", labels.forces, (n_atoms, 3), frame, dtype),
+        stress=_in_precision("stress", stress, (1, 6), frame, dtype),
+        weights=torch.tensor(weights, dtype=torch.float64).unsqueeze(0),
     )
+
+
+def _in_precision(
+    name: str, label: NDArray[np.float64] | Tensor | None, shape: tuple[int, int], frame: Frame, dtype: torch.dtype
+) -> Tensor:
+    """A label as a tensor of this shape and type, NaN where there is none."""
+    if label is None:
+        return torch.full(shape, torch.nan, dtype=dtype)
+    exact = torch.as_tensor(label, dtype=torch.float64).reshape(shape)
+    rounded = exact.to(dtype)
+    if rounded.isinf().any():
+        raise HIENetError(
+            f"{frame.source}: a component of its {name} is {exact[rounded.isinf()][0]:.3g}, more than {dtype} holds; "
+            "remove the frame, or leave the label out of it"
+        )
+    return rounded

@@ -36,7 +36,7 @@ class Labels:
 
     Attributes:
         energy: eV.
-        forces: `[n_atoms, 3]` (eV/Å).
+        forces: `[n_atoms, 3]` (eV/Å), NaN for atoms without a label.
         stress: `[3, 3]` (eV/Å^3, symmetric, positive = tension).
     """
 
@@ -453,7 +453,7 @@ def _read(
         raise HIENetError(
             f"{frame.source}: `{source.name}` cannot be read: {error}; mend the file, or choose another key"
         ) from error
-    if not np.isfinite(array).all():
+    if not np.isfinite(array).all() and not (convert is _as_forces and _is_masked_in_part(array)):
         raise HIENetError(
             f"{frame.source}: `{source.name}` contains NaN or infinity; remove the frame, or leave the label out of it"
         )
@@ -469,7 +469,12 @@ def _as_energy(value: NDArray[np.float64], atoms: ase.Atoms, is_virial: bool) ->
 def _as_forces(value: NDArray[np.float64], atoms: ase.Atoms, is_virial: bool) -> NDArray[np.float64]:
     if value.shape != (len(atoms), 3):
         raise ValueError(f"expected the shape [{len(atoms)}, 3], got {list(value.shape)}")
-    return value
+    return np.where(np.isnan(value).any(axis=1, keepdims=True), np.nan, value)
+
+
+def _is_masked_in_part(forces: NDArray[np.float64]) -> bool:
+    """Whether NaN stands for atoms without a label, not for a calculation that failed."""
+    return not np.isinf(forces).any() and not np.isnan(forces).any(axis=1).all()
 
 
 def as_stress(value: object, atoms: ase.Atoms, is_virial: bool) -> NDArray[np.float64] | None:

@@ -11,18 +11,23 @@ import torch
 from hienet.config import DataSection, ModelSection
 from hienet.data.checks import check_overlap
 from hienet.data.dataset import Dataset, build_dataset, elements_of
-from hienet.data.isolated import isolated_atoms
+from hienet.data.isolated import IsolatedAtoms, isolated_atoms
 from hienet.data.labels import LabelKeys, LabelReport, require_any_labels, require_labels
+from hienet.data.outliers import ordinary_frames
 from hienet.data.reader import Frame, read_frames
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
     ReferenceEnergies,
+    Statistic,
+    describe_unseen_elements,
+    describe_what_is_left,
+    find_scale,
     fit_reference_energies,
-    force_rms,
     given_reference_energies,
     mean_number_of_neighbors,
     shifted_to_mean,
 )
+from hienet.data.weights import describe_weights, require_weight_key
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
 from hienet.torch_state import own_torch_state
@@ -70,9 +75,12 @@ def prepare_data(
     draft = model.hyperparameters({"elements": elements})
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
     given = {
-        name: build_dataset(part, draft.elements, draft.cutoff, dtype, keys, may_lack_all=True)
+        name: build_dataset(
+            part, draft.elements, draft.cutoff, dtype, keys, may_lack_all=True, weight_key=data.weight_key
+        )
         for name, part in frames.items()
     }
+    require_weight_key([frame for part in frames.values() for frame in part], data.weight_key)
     report = LabelReport(tuple(file for dataset in given.values() for file in dataset.report.files))
     require_any_labels(report)
     may_lack = {*data.allow_missing, *unneeded}
@@ -85,12 +93,16 @@ def prepare_data(
     }
     train = sets["train"]
     _require_labels_of_training_set(train, may_lack)
-    reference = _reference_energies(data, given["train"], train, draft.elements)
+    isolated = _isolated_atoms(data, given["train"])
+    ordinary, outliers = ordinary_frames(sets, draft.elements, _known_energies(data, isolated))
+    reference = _reference_energies(data, isolated, ordinary, draft.elements)
+    scale = find_scale(ordinary, reference, draft.elements)
+    neighbors = mean_number_of_neighbors(ordinary, draft.cutoff)
     computed = {
         "elements": draft.elements,
-        "scale": (force_rms(train),) * len(draft.elements),
+        "scale": (scale.value,) * len(draft.elements),
         "shift": reference.energies,
-        "avg_num_neighbors": mean_number_of_neighbors(train, draft.cutoff),
+        "avg_num_neighbors": neighbors.value,
     }
     config = model.hyperparameters(computed)
     remarks = [remark for dataset in given.values() for remark in dataset.remarks]
@@ -101,7 +113,17 @@ def prepare_data(
         test=sets["test"] if len(sets["test"]) else None,
         split=split,
         model=config,
-        notes=[*_notes(sets, report, config, reference), *remarks, *_left_out(given, data)],
+        notes=[
+            *_describe_sets(sets, report),
+            *(note for dataset in given.values() for note in dataset.describe_masked_atoms()),
+            *describe_weights(given.values(), data.weight_key),
+            *_describe_statistics(config, computed, reference, scale, neighbors),
+            *describe_what_is_left(config.shift, ordinary, draft.elements),
+            *outliers,
+            *describe_unseen_elements(sets, draft.elements),
+            *remarks,
+            *_left_out(given, data),
+        ],
         fingerprint=_fingerprint(given.values(), split),
     )
 
@@ -155,37 +177,56 @@ def _split(frames: Sequence[Frame], usable: Sequence[int], data: DataSection, se
     return Split(*([usable[i] for i in part] for part in (split.train, split.validation, split.test)))
 
 
+def _isolated_atoms(data: DataSection, files: Dataset) -> IsolatedAtoms:
+    """Those whose energies the configuration wants as reference energies; in any part of the training files."""
+    if data.reference_energies != "auto":
+        return IsolatedAtoms({}, "")
+    return isolated_atoms(files.frames, files.labels)
+
+
+def _known_energies(data: DataSection, isolated: IsolatedAtoms) -> Mapping[str, float]:
+    return data.reference_energies if isinstance(data.reference_energies, dict) else isolated.energies
+
+
 def _reference_energies(
-    data: DataSection, files: Dataset, train: Dataset, elements: Sequence[str]
+    data: DataSection, isolated: IsolatedAtoms, ordinary: Dataset, elements: Sequence[str]
 ) -> ReferenceEnergies:
-    """As the configuration says; isolated atoms may be in any part of the training files."""
+    """As the configuration says."""
     if isinstance(data.reference_energies, dict):
         reference = given_reference_energies(data.reference_energies, elements)
-    elif data.reference_energies == "least_squares":
-        reference = fit_reference_energies(train, elements)
     else:
-        isolated = isolated_atoms(files.frames, files.labels)
-        reference = fit_reference_energies(train, elements, isolated.energies)
+        reference = fit_reference_energies(ordinary, elements, isolated.energies)
         if isolated.energies:
             reference = replace(reference, note=f"{reference.note}; isolated atoms: {isolated.note}")
-    return shifted_to_mean(reference, train, elements) if data.shift_to_mean else reference
+    return shifted_to_mean(reference, ordinary, elements) if data.shift_to_mean else reference
 
 
-def _notes(
-    sets: Mapping[str, Dataset], report: LabelReport, config: ModelConfig, reference: ReferenceEnergies
-) -> list[str]:
-    energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in zip(config.elements, config.shift, strict=True))
-    scale = ", ".join(f"{value:.4f}" for value in sorted(set(config.scale)))
+def _describe_sets(sets: Mapping[str, Dataset], report: LabelReport) -> list[str]:
     frames = ", ".join(
         f"{len(sets[name])} for {word}"
         for name, word in (("train", "training"), ("validation", "validation"), ("test", "test"))
     )
+    return [f"frames: {frames}", *report.lines()]
+
+
+def _describe_statistics(
+    config: ModelConfig,
+    computed: Mapping[str, object],
+    reference: ReferenceEnergies,
+    scale: Statistic,
+    neighbors: Statistic,
+) -> list[str]:
+    """What the model takes from the data, and how it was found, unless the configuration gives it."""
+
+    def origin(key: str, note: str) -> str:
+        return note if getattr(config, key) == computed[key] else f"given as `model.{key}`"
+
+    energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in zip(config.elements, config.shift, strict=True))
+    scales = ", ".join(f"{value:.4g}" for value in sorted(set(config.scale)))
     return [
-        f"frames: {frames}",
-        *report.lines(),
-        f"reference energies ({reference.note}): {energies} eV",
-        f"scale (RMS of training forces unless given): {scale}",
-        f"mean number of neighbours: {config.avg_num_neighbors:.2f}",
+        f"reference energies ({origin('shift', reference.note)}): {energies} eV",
+        f"scale ({origin('scale', scale.note)}): {scales}",
+        f"mean number of neighbours ({origin('avg_num_neighbors', neighbors.note)}): {config.avg_num_neighbors:.2f}",
     ]
 
 
@@ -195,4 +236,7 @@ def _fingerprint(datasets: Iterable[Dataset], split: Split) -> str:
         for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
             for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
                 digest.update(tensor.numpy().tobytes())
+            # A run that began when frames had no weights is recognised, too.
+            if (targets.weights != 1.0).any():
+                digest.update(targets.weights.numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""Numbers that a model takes from its training set: reference energies, scale, mean number of neighbours."""
+"""Numbers that a model takes from its training set: reference energies, scale, mean number of neighbours.
+
+They are those of ordinary frames: what `hienet.data.outliers` finds is left out by the caller.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hienet.data.composition import Array, compositions, least_squares
 from hienet.data.dataset import Dataset
 from hienet.errors import HIENetError
+
+_LEAST_PART_OF_SPREAD = 0.1
+_IMPLAUSIBLE_BINDING = 20.0  # eV/atom
+_NEGLIGIBLE_SCALE = 1e-4  # eV, eV/Å
 
 
 @dataclass(frozen=True)
@@ -20,10 +27,12 @@ class ReferenceEnergies:
     note: str
 
 
-def compositions(dataset: Dataset, elements: Sequence[str]) -> NDArray[np.float64]:
-    """Number of atoms of each element in each frame, `[n_frames, n_elements]`."""
-    counts = [np.bincount(graph.species.numpy(), minlength=len(elements)) for graph in dataset.graphs]
-    return np.array(counts, dtype=np.float64)
+@dataclass(frozen=True)
+class Statistic:
+    """A number, and how it was found."""
+
+    value: float
+    note: str
 
 
 def fit_reference_energies(
@@ -31,39 +40,44 @@ def fit_reference_energies(
 ) -> ReferenceEnergies:
     """Least squares of the total energies on the composition; of all solutions the one of least norm.
 
-    An element that cannot be told from others (all frames of one composition) shares the energy with them.
+    An element that cannot be told from others (all frames of one composition) shares the energy with them; one that no
+    frame has gets 0.
 
     Args:
-        dataset: the training set.
+        dataset: ordinary frames of the training set.
         elements: the model's, in species order.
         known: energies (eV) of elements that are not fitted, such as those of isolated atoms.
     """
     known = {symbol: energy for symbol, energy in (known or {}).items() if symbol in elements}
     energies = np.array([known.get(symbol, 0.0) for symbol in elements])
     fitted = np.array([symbol not in known for symbol in elements])
-    energy = dataset.energies()
-    counts = compositions(dataset, elements)
-    # A frame of elements that are known says nothing of the others.
-    chosen = np.isfinite(energy) & (counts[:, fitted].sum(axis=1) > 0)
     if not fitted.any():
-        return ReferenceEnergies(tuple(energies.tolist()), "known")
+        return ReferenceEnergies(_as_tuple(energies), "known")
+    total = dataset.energies()
+    counts = compositions(dataset, len(elements))
+    # A frame of elements that are known says nothing of the others.
+    chosen = np.isfinite(total) & (counts[:, fitted].sum(axis=1) > 0)
     if not chosen.any():
         note = "no energies: reference energies are 0"
-        return ReferenceEnergies(tuple(energies.tolist()), f"known; of other elements {note}" if known else note)
+        return ReferenceEnergies(_as_tuple(energies), f"known; of other elements {note}" if known else note)
+    counts, total = counts[chosen], total[chosen]
     # Per atom, so that every frame counts the same.
-    n_atoms = counts[chosen].sum(axis=1, keepdims=True)
-    left = energy[chosen] - counts[chosen] @ energies
-    solution, _, rank, _ = np.linalg.lstsq(counts[chosen][:, fitted] / n_atoms, left / n_atoms[:, 0], rcond=1e-10)
-    energies[fitted] = solution
-    note = f"least squares on {int(chosen.sum())} frames"
-    if rank < fitted.sum():
+    n_atoms = counts.sum(axis=1)
+    energies[fitted], rank = least_squares(counts[:, fitted] / n_atoms[:, None], (total - counts @ energies) / n_atoms)
+    note = f"least squares on {len(counts)} frames"
+    seen = counts.sum(axis=0) > 0
+    n_sought = int((fitted & seen).sum())
+    if rank < n_sought:
         note += (
-            f"; the compositions determine only {rank} of {int(fitted.sum())} reference energies, "
+            f"; the compositions determine only {rank} of {n_sought} reference energies, "
             "so the solution of least norm is taken"
         )
+    unseen = [symbol for symbol, missing in zip(elements, fitted & ~seen, strict=True) if missing]
+    if unseen:
+        note += f"; 0 for {', '.join(unseen)}, which no frame with an energy contains"
     if known:
         note = f"{', '.join(known)} known, the rest by {note}"
-    return ReferenceEnergies(tuple(energies.tolist()), note)
+    return ReferenceEnergies(_as_tuple(energies), note)
 
 
 def given_reference_energies(energies: Mapping[str, float], elements: Sequence[str]) -> ReferenceEnergies:
@@ -89,27 +103,55 @@ def shifted_to_mean(reference: ReferenceEnergies, dataset: Dataset, elements: Se
     Raises:
         HIENetError: no frame has an energy.
     """
-    energy = dataset.energies()
-    labelled = np.isfinite(energy)
-    if not labelled.any():
+    left = energies_left(reference, dataset, elements)
+    if not len(left):
         raise HIENetError("`data.shift_to_mean` needs energies, but no training frame has one; set it to false")
-    counts = compositions(dataset, elements)[labelled]
-    left = (energy[labelled] - counts @ np.array(reference.energies)) / counts.sum(axis=1)
     shift = float(left.mean())
     energies = tuple(energy + shift for energy in reference.energies)
     return ReferenceEnergies(energies, f"{reference.note}; shifted by {shift:.4f} eV to the mean energy per atom")
 
 
-def force_rms(dataset: Dataset) -> float:
-    """Root mean square of the labelled force components (eV/Å); 1 if there are none or all vanish."""
+def energies_left(reference: ReferenceEnergies, dataset: Dataset, elements: Sequence[str]) -> Array:
+    """What the reference energies leave of the labels, for each frame that has one (eV/atom)."""
+    counts = compositions(dataset, len(elements))
+    left = (dataset.energies() - counts @ np.array(reference.energies)) / counts.sum(axis=1)
+    return left[np.isfinite(left)]
+
+
+def force_rms(dataset: Dataset) -> float | None:
+    """Root mean square of the labelled force components (eV/Å); None if there are none."""
     forces = np.concatenate([targets.forces.double().numpy().ravel() for targets in dataset.targets])
     forces = forces[np.isfinite(forces)]
-    rms = float(np.sqrt(np.mean(forces**2))) if len(forces) else 0.0
-    return rms if rms > 0 else 1.0
+    return float(np.sqrt(np.mean(forces**2))) if len(forces) else None
 
 
-def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> float:
-    """Edges for each atom.
+def find_scale(dataset: Dataset, reference: ReferenceEnergies, elements: Sequence[str]) -> Statistic:
+    """The root mean square of the force components, but at least a tenth of the spread of energies per atom.
+
+    The latter matters where forces vanish by symmetry, as in perfect crystals: energies could not be learnt as millions
+    of times the scale. Without forces, or if nothing varies, it is 1.
+    """
+    # Nothing is learnt of the energies of atoms without neighbours.
+    bound = dataset.subset([i for i, graph in enumerate(dataset.graphs) if len(graph.center) > 0])
+    left = energies_left(reference, bound, elements)
+    spread = float(np.std(left)) if len(left) else 0.0
+    least = _LEAST_PART_OF_SPREAD * spread
+    rms = force_rms(dataset)
+    if rms is None:
+        return Statistic(max(1.0, least), "no training forces")
+    if max(rms, least) < _NEGLIGIBLE_SCALE:
+        return Statistic(1.0, f"the training forces vanish, their RMS is {rms:.1e} eV/Å, and energies do not vary")
+    if rms < least:
+        return Statistic(
+            least,
+            f"the training forces nearly vanish, their RMS is {rms:.1e} eV/Å; "
+            f"a tenth of the energies' spread of {spread:.3g} eV/atom is taken",
+        )
+    return Statistic(rms, "RMS of training forces")
+
+
+def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> Statistic:
+    """Edges for each atom; at least 1, since sums over neighbours are divided by it.
 
     Raises:
         HIENetError: there are no edges, so nothing can be learnt.
@@ -121,4 +163,42 @@ def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> float:
             f"no atom of the training frames has a neighbour within the cutoff of {cutoff:g} Å; "
             "raise `model.cutoff`, or check that positions and cells are in Å"
         )
-    return n_edges / n_atoms
+    mean = n_edges / n_atoms
+    if mean < 1.0:
+        return Statistic(1.0, f"1 in place of {mean:.2g}, because most atoms have no neighbour within the cutoff")
+    return Statistic(mean, "of the training frames")
+
+
+def describe_unseen_elements(sets: Mapping[str, Dataset], elements: Sequence[str]) -> list[str]:
+    """A warning for elements of which no training frame has an atom; `sets` by name, `train` among them."""
+    present = {name: compositions(data, len(elements)) > 0 for name, data in sets.items()}
+    unseen = np.flatnonzero(~present["train"].any(axis=0))
+    notes = []
+    for index in unseen.tolist():
+        where = [
+            f"; it is in {int(found[:, index].sum())} of the {name} frames "
+            f"(first: {sets[name].frames[int(found[:, index].argmax())].source}), whose errors mean nothing: "
+            "have such frames in the training set, too"
+            for name, found in present.items()
+            if found[:, index].any()
+        ]
+        notes.append(
+            f"WARNING: no training frame contains {elements[index]}, of which the model learns nothing{''.join(where)}"
+        )
+    return notes
+
+
+def describe_what_is_left(shift: Sequence[float], dataset: Dataset, elements: Sequence[str]) -> list[str]:
+    """A warning if reference energies leave so much of the energies that they are not of the same calculations."""
+    left = energies_left(ReferenceEnergies(tuple(shift), ""), dataset, elements)
+    typical = float(np.median(left)) if len(left) else 0.0
+    if abs(typical) < _IMPLAUSIBLE_BINDING:
+        return []
+    return [
+        f"WARNING: the reference energies leave {typical:.4g} eV/atom of the energies of most frames, which no binding "
+        "explains; give reference energies of the same kind of calculation, or let them be found by least_squares"
+    ]
+
+
+def _as_tuple(values: Array) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hienet.data.dataset import Dataset
 from hienet.data.labels import Labels
 from hienet.data.reader import Frame
+from hienet.data.weights import PART_KEYS
 from hienet.files import atomic_path
 
 
@@ -44,7 +45,8 @@ def _labelled_atoms(frame: Frame, labels: Labels) -> ase.Atoms:
 
 def _plain(name: str, value: Any) -> Any:
     """A value that extxyz can hold, or None: names that the format or labels use are not for others."""
-    if name.lower() in _RESERVED or any(part in name.lower() for part in _LABEL_PARTS):
+    is_label = any(part in name.lower() for part in _LABEL_PARTS) and name not in PART_KEYS
+    if name.lower() in _RESERVED or is_label:
         return None
     if isinstance(value, (bool, int, float, np.integer, np.floating, np.bool_)):
         return value

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hienet.console import printable
 from hienet.errors import HIENetError
-from hienet.files import atomic_path
+from hienet.files import atomic_path, json_text
 
 Row = dict[str, float | int | None]
 """One epoch; the keys are `COLUMNS`."""
@@ -49,14 +48,14 @@ class RunLog:
             writer.writeheader()
             writer.writerows(history)
         with atomic_path(self.json_path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+            temporary.write_text("".join(json_text(row) + "\n" for row in history))
 
     def add(self, row: Row) -> None:
         """Append an epoch to both tables."""
         text = io.StringIO(newline="")
         csv.DictWriter(text, COLUMNS).writerow(row)
         _append(self.csv_path, text.getvalue())
-        _append(self.json_path, json.dumps(row) + "\n")
+        _append(self.json_path, json_text(row) + "\n")
 
     def say(self, text: str) -> None:
         """Append a line with the time."""

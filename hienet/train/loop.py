@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,14 @@ from hienet.metrics import Errors, compare, errors
 from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import Row
-from hienet.train.loss import LossSettings, loss_of_comparison, training_loss
+from hienet.train.loss import LossSettings, loss_of_comparison, require_counting_labels, training_loss
 from hienet.train.schedule import Schedule
 
+_FRAMES_NAMED = 8
+_NON_FINITE_REMEDY = (
+    "lower `training.learning_rate`, set `training.gradient_clip`, or look for frames with atoms that nearly touch or "
+    "extreme labels"
+)
 _MEMORY_REMEDY = (
     "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more memory"
 )
@@ -40,7 +45,7 @@ class StoppedBySignal(Exception):  # noqa: N818 - not an error
 
 
 class NonFiniteLossError(HIENetError):
-    """The loss became NaN or infinite."""
+    """The loss, of training or of validation, became NaN or infinite."""
 
 
 @dataclass
@@ -72,7 +77,11 @@ class Trainer:
     """Model, optimizer, averaged weights and data, and the loop over them."""
 
     def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
-        """`model` is on the device and in the precision of training. The caller's random numbers are left alone."""
+        """`model` is on the device and in the precision of training. The caller's random numbers are left alone.
+
+        Raises:
+            HIENetError: no label of a set counts in the loss.
+        """
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
@@ -85,6 +94,9 @@ class Trainer:
         self.loss_settings = LossSettings(
             settings.energy_weight, settings.forces_weight, settings.stress_weight, settings.huber_delta
         )
+        require_counting_labels(train, "training", self.loss_settings)
+        if validation is not None:
+            require_counting_labels(validation, "validation", self.loss_settings)
         self.state = LoopState()
         self.n_batches = -(-len(train) // settings.batch_size)
         self._clock = 0.0
@@ -107,8 +119,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch, or the time, is over."""
-        return self.state.batch == 0 and (self.state.epoch >= self.settings.epochs or self.progress >= 1.0)
+        """Whether the last epoch, or the time, is over; at least one epoch is always begun and ended."""
+        state = self.state
+        return state.batch == 0 and state.epoch > 0 and (state.epoch >= self.settings.epochs or self.progress >= 1.0)
 
     def run(
         self,
@@ -125,7 +138,7 @@ class Trainer:
 
         Raises:
             StoppedBySignal: `should_stop` said so.
-            NonFiniteLossError: the loss is not a number any more.
+            NonFiniteLossError: the loss, of training or of validation, is not a number any more.
             OutOfMemoryError: a batch is too large.
         """
         with self._caller_undisturbed():
@@ -202,8 +215,7 @@ class Trainer:
         if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"the loss became {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, with the frames "
-                f"{', '.join(self.train.frames[i].source for i in indices[:8])}; lower `training.learning_rate`, set "
-                "`training.gradient_clip`, or look for frames with extreme forces"
+                f"{_sources(self.train, indices)}; {_NON_FINITE_REMEDY}"
             )
         loss.total.backward()
         if self.settings.gradient_clip is not None:
@@ -247,7 +259,15 @@ class Trainer:
             size = self.settings.batch_size
             comparison = compare(self.model.eval(), self.validation, size, self.device, _MEMORY_REMEDY)
         self.model.train()
-        return loss_of_comparison(comparison, self.loss_settings), errors(comparison)
+        loss = loss_of_comparison(comparison, self.validation.weights(), self.loss_settings)
+        wrong = comparison.not_finite()
+        if wrong or not math.isfinite(loss):
+            where = f", with the frames {_sources(self.validation, wrong)}" if wrong else ""
+            raise NonFiniteLossError(
+                f"the validation loss became {loss} in epoch {self.state.epoch + 1}{where}, and cannot choose the best "
+                f"model; {_NON_FINITE_REMEDY}"
+            )
+        return loss, errors(comparison)
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """The model's state with averaged weights in place of its own."""
@@ -273,6 +293,12 @@ class Trainer:
         # A run that went on elsewhere has no random numbers of this GPU: those of the seed stay.
         there = self._random[1] if state["random_device"] is None else state["random_device"]
         self._random = state["random"], there
+
+
+def _sources(dataset: Dataset, indices: Sequence[int]) -> str:
+    """Some of the frames, by file and number."""
+    named = ", ".join(dataset.frames[i].source for i in indices[:_FRAMES_NAMED])
+    return named + (f" and {len(indices) - _FRAMES_NAMED} more" if len(indices) > _FRAMES_NAMED else "")
 
 
 def _on_cpu(value: Any) -> Any:

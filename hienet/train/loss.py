@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hienet.data.dataset import Targets
+from hienet.data.dataset import Dataset, Targets
+from hienet.data.labels import QUANTITIES
 from hienet.derivatives import Prediction, to_voigt
+from hienet.errors import HIENetError
 from hienet.metrics import Comparison
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_KBAR
 
@@ -23,6 +27,10 @@ class LossSettings:
     stress_weight: float = 0.01
     huber_delta: float = 0.01
 
+    def weight_of(self, quantity: str) -> float:
+        """Of `energy`, `forces` or `stress`."""
+        return float(getattr(self, f"{quantity}_weight"))
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -34,27 +42,32 @@ class Loss:
     stress: Tensor
 
 
-def huber(predicted: Tensor, label: Tensor, delta: float) -> Tensor:
-    """Mean over the labelled (finite) entries of x^2 / 2 for |x| <= delta, delta (|x| - delta / 2) beyond.
+def huber(predicted: Tensor, label: Tensor, delta: float, weight: Tensor | float = 1.0) -> Tensor:
+    """Mean over the labelled (finite) entries of `weight` h, with h = x^2 / 2 for |x| <= delta, delta (|x| - delta / 2)
+    beyond.
 
-    0 if there are none.
+    0 if there are none. Divided is by their number, not by the sum of weights: in a batch of one frame its weight would
+    cancel. What is predicted where there is no label does not matter, even if it is NaN.
     """
     labelled = label.isfinite()
     # Nothing asks whether there are any, for which a GPU would have to be waited for.
-    differing = torch.where(labelled, label, predicted.detach())
-    return F.huber_loss(predicted, differing, reduction="sum", delta=delta) / labelled.sum().clamp(min=1)
+    difference = torch.where(labelled, predicted - label, 0.0)
+    values = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
+    return (weight * values).sum() / labelled.sum().clamp(min=1)
 
 
 def training_loss(prediction: Prediction, targets: Targets, settings: LossSettings) -> Loss:
     """energy_weight huber(E / n_atoms) + forces_weight huber(F) + stress_weight huber(stress in kbar).
 
-    The mean is over frames, over force components of the batch, and over the six stress components of its frames.
+    The mean is over frames, over force components of the batch, and over the six stress components of its frames, each
+    multiplied by the weight of its frame.
     """
     assert prediction.forces is not None
     assert prediction.stress is not None
     stress = to_voigt(prediction.stress)
     return _weighted(
         targets.n_atoms,
+        targets.weights,
         (prediction.energy, targets.energy),
         (prediction.forces, targets.forces),
         (stress, targets.stress),
@@ -62,25 +75,54 @@ def training_loss(prediction: Prediction, targets: Targets, settings: LossSettin
     )
 
 
-def loss_of_comparison(comparison: Comparison, settings: LossSettings) -> float:
-    """The same loss for predictions that were collected for a whole data set."""
+def loss_of_comparison(comparison: Comparison, weights: NDArray[np.float64], settings: LossSettings) -> float:
+    """The same loss for predictions that were collected for a whole data set, with the `weights` of its frames."""
     c = comparison
     pairs = ((c.energy, c.energy_label), (c.forces, c.forces_label), (c.stress, c.stress_label))
     energy, forces, stress = ((torch.from_numpy(p), torch.from_numpy(label)) for p, label in pairs)
-    return float(_weighted(torch.from_numpy(c.n_atoms).to(torch.float64), energy, forces, stress, settings).total)
+    n_atoms = torch.from_numpy(c.n_atoms).to(torch.float64)
+    return float(_weighted(n_atoms, torch.from_numpy(weights), energy, forces, stress, settings).total)
 
 
 def _weighted(
     n_atoms: Tensor,
+    weights: Tensor,
     energy: tuple[Tensor, Tensor],
     forces: tuple[Tensor, Tensor],
     stress: tuple[Tensor, Tensor],
     settings: LossSettings,
 ) -> Loss:
-    """From pairs of prediction and label."""
+    """From pairs of prediction and label, and the weights of the frames."""
+    # The size of the result is given, so that a GPU need not be asked for it.
+    of_atoms = weights[:, 1].repeat_interleave(n_atoms.to(torch.int64), output_size=forces[0].shape[0]).unsqueeze(1)
     delta, kbar = settings.huber_delta, EV_PER_CUBIC_ANGSTROM_IN_KBAR
-    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta)
-    of_forces = huber(*forces, delta)
-    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta)
+    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta, weights[:, 0])
+    of_forces = huber(*forces, delta, of_atoms.to(forces[0].dtype))
+    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta, weights[:, 2:].to(stress[0].dtype))
     total = settings.energy_weight * of_energy + settings.forces_weight * of_forces + settings.stress_weight * of_stress
     return Loss(total.to(torch.float64), of_energy, of_forces, of_stress)
+
+
+def require_counting_labels(dataset: Dataset, name: str, settings: LossSettings) -> None:
+    """Refuse a set none of whose labels has a positive weight: its loss would be 0 whatever is predicted.
+
+    Raises:
+        HIENetError: with the labels that there are, and why they do not count.
+    """
+    weights = dataset.weights()
+    present: dict[str, int] = {}
+    for i, targets in enumerate(dataset.targets):
+        for part, (quantity, is_labelled) in enumerate(targets.labelled().items()):
+            present[quantity] = present.get(quantity, 0) + is_labelled
+            if is_labelled and settings.weight_of(quantity) * weights[i, part] > 0:
+                return
+    found = ", ".join(
+        f"{quantity} in {present[quantity]} of {len(dataset)} frames (`training.{quantity}_weight: "
+        f"{settings.weight_of(quantity):g}`)"
+        for quantity in QUANTITIES
+        if present.get(quantity)
+    )
+    raise HIENetError(
+        f"no label of the {name} frames counts in the loss, they have {found or 'none'}; raise a weight in `training`, "
+        "or the weights of the frames, or give other frames"
+    )

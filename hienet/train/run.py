@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
@@ -24,9 +26,9 @@ from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
 from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
-from hienet.files import atomic_path, make_folder
-from hienet.metrics import Comparison, Errors, compare, errors
-from hienet.models.factory import build_model
+from hienet.files import atomic_path, json_text, make_folder
+from hienet.metrics import Errors, compare, describe_not_finite, errors
+from hienet.models.factory import build_model, describe_validation_error
 from hienet.torch_state import number_of_threads, own_torch_state
 from hienet.train.display import make_display
 from hienet.train.logs import Row, RunLog, describe_row
@@ -35,7 +37,13 @@ from hienet.train.report import plot_learning_curves, plot_parity
 from hienet.train.signals import StopRequest
 
 _SECONDS_BETWEEN_SAVES = 30.0
-_MAY_CHANGE_ON_RESUME = ("output", "training.device", "training.threads", "training.max_minutes")
+_MAY_CHANGE_ON_RESUME = (
+    "output",
+    "training.epochs",
+    "training.device",
+    "training.threads",
+    "training.max_minutes",
+)
 
 
 class InterruptedTrainingError(Exception):
@@ -86,8 +94,9 @@ class Run:
         weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
         unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
         self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded)
-        if last is not None and last.config != self.data.model:
-            # A preset has changed since the run began; what goes on is the model that was begun.
+        if last is not None:
+            # The statistics are those with which the run began, and so is the model, also if another version finds
+            # others, or has changed the preset.
             self.data = replace(self.data, model=last.config)
         model = (
             build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
@@ -97,12 +106,14 @@ class Run:
         if last is not None:
             self._restore(last)
         self.log = RunLog(self.folder, self.trainer.state.history)
+        save_config(self.config, self.folder / "config.yaml")
         if last is None:
             self._write_inputs()
             # From the beginning, so that a folder with a model always has a state to resume from.
             self.save_last()
         self._saved_at = self.trainer.seconds
-        self._announce(model, last is not None)
+        self._announce(model, last)
+        self._look_for_best()
 
     def train(self) -> TrainingResult:
         """Train to the end and write the report; the caller's modes of torch, and its random numbers, are left alone.
@@ -195,7 +206,7 @@ class Run:
             "elements": list(data.model.elements),
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
-            "best_validation_loss": state.best_loss if state.best_epoch else None,
+            "best_validation_loss": state.best_loss if math.isfinite(state.best_loss) else None,
             "validation": dict(rows[state.best_epoch - 1]) if state.best_epoch else None,
             "errors": {name: value.as_dict() for name, value in found.items()},
             "settings": settings.model_dump(mode="json"),
@@ -224,15 +235,17 @@ class Run:
             raise HIENetError(
                 f"`{self.last_path}` holds a model but not the state of a training run; it cannot be resumed"
             )
-        before, now = _with_defaults(checkpoint.resume["config"]), self.config.model_dump(mode="json")
+        # Keys that the version which began the run did not know have their defaults.
+        before, now = _with_defaults(checkpoint.resume["config"], self.last_path), self.config.model_dump(mode="json")
         if self._asks_for(checkpoint):
             # In other words perhaps, as where a preset has changed since.
             before["model"] = now["model"]
         changed = _differences(before, now)
         if changed:
+            may_change = ", ".join(f"`{name}`" for name in _MAY_CHANGE_ON_RESUME)
             raise HIENetError(
                 f"the configuration differs from that of the run in `{self.folder}`: {'; '.join(changed)}; "
-                "restore it to resume, or begin a new run with another --output"
+                f"restore it to resume (only {may_change} may change), or begin a new run with another --output"
             )
         return checkpoint
 
@@ -256,10 +269,23 @@ class Run:
         self.trainer.model.load_state_dict(last.weights)
         self.trainer.load_state_dict(last.resume["trainer"])
         self.started = last.resume["started"]
+        state, epochs = self.trainer.state, self.config.training.epochs
+        begun = state.epoch + (state.batch > 0)
+        if epochs < begun:
+            raise HIENetError(
+                f"`training.epochs` is {epochs}, but the run in `{self.folder}` has begun epoch {begun}; "
+                f"give at least {begun}, or begin a new run with another --output"
+            )
+
+    def _look_for_best(self) -> None:
+        """If the best model of earlier epochs was taken away, one of the epochs to come is kept."""
+        state = self.trainer.state
+        if state.best_epoch and not self.best_path.exists():
+            self.say(f"WARNING: `{self.best_path}` is gone; the best model is sought anew from here on")
+            state.best_epoch, state.best_loss = 0, float("inf")
 
     def _write_inputs(self) -> None:
-        """The resolved configuration, and which frames are in which set."""
-        save_config(self.config, self.folder / "config.yaml")
+        """Which frames are in which set."""
         split = {"files": list(self.config.data.train), **vars(self.data.split)}
         with atomic_path(self.folder / "split.json") as temporary:
             temporary.write_text(json.dumps(split, indent=1))
@@ -267,7 +293,7 @@ class Run:
             if dataset is not None:
                 write_frames(dataset, self.folder / f"{name}.extxyz")
 
-    def _announce(self, model: torch.nn.Module, resumed: bool) -> None:
+    def _announce(self, model: torch.nn.Module, last: Checkpoint | None) -> None:
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
         state = self.trainer.state
         for note in self.data.notes:
@@ -279,32 +305,41 @@ class Run:
             f"symmetry {self.data.model.symmetry}, cutoff {self.data.model.cutoff:g} Å; "
             f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
         )
-        if resumed:
+        if last is not None and last.resume is not None:
             where = "at its end" if self.trainer.finished else f"in epoch {state.epoch + 1}, step {state.step + 1}"
             self.say(f"resumed {where}")
+            before, now = last.resume["config"]["training"]["epochs"], self.config.training.epochs
+            if before != now:
+                rate = self.trainer.schedule(self.trainer.progress)
+                self.say(
+                    f"{now} epochs in place of {before}: the learning rate goes on at {rate:.2e}, "
+                    f"where its schedule for {now} epochs has it"
+                )
 
     def _report(self) -> TrainingResult:
         """Errors of the best model on each set, plots, and the summary in the model's file."""
+        if not self.best_path.exists():
+            self.say(f"WARNING: `{self.best_path}` is gone; the averaged weights of the last epoch take its place")
+            self.trainer.state.best_epoch = self.trainer.state.epoch
+            self._save_best({})
         best = load_checkpoint(self.best_path)
         model = best.build(self.dtype).to(self.device).requires_grad_(False)
         size = self.config.training.batch_size
-        comparisons: dict[str, Comparison] = {}
-        for name, dataset in (
-            ("train", self.data.train),
-            ("validation", self.data.validation),
-            ("test", self.data.test),
-        ):
-            if dataset is not None:
-                comparisons[name] = compare(model, dataset, size, self.device)
+        given = {"train": self.data.train, "validation": self.data.validation, "test": self.data.test}
+        sets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        comparisons = {name: compare(model, dataset, size, self.device) for name, dataset in sets.items()}
+        for name, comparison in comparisons.items():
+            for warning in describe_not_finite(comparison, sets[name], f"{name} frames"):
+                self.say(warning)
         found = {name: errors(comparison) for name, comparison in comparisons.items()}
         save_checkpoint(Checkpoint(best.architecture, best.config, best.weights, self._summary(found)), self.best_path)
         with atomic_path(self.folder / "results.json") as temporary:
-            temporary.write_text(json.dumps(self._summary(found), indent=1))
+            temporary.write_text(json_text(self._summary(found), indent=1))
         plot_learning_curves(self.trainer.state.history, self.folder / "learning_curves.png")
         plot_parity(comparisons, self.folder / "parity.png")
         self.log.say(f"finished: best epoch {self.trainer.state.best_epoch}")
         for name, value in found.items():
-            self.log.say(f"errors, {name}: {json.dumps(value.as_dict())}")
+            self.log.say(f"errors, {name}: {json_text(value.as_dict())}")
         return TrainingResult(self.best_path, found)
 
 
@@ -312,9 +347,16 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the keys that there were not yet when it was stored."""
-    return TrainConfig.model_validate(values).model_dump(mode="json")
+def _with_defaults(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration in a checkpoint, with the keys that there were not yet when it was written.
+
+    Raises:
+        HIENetError: it is none.
+    """
+    try:
+        return TrainConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError as error:
+        raise HIENetError(f"`{path}`: {describe_validation_error(error, TrainConfig, '')}") from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -225,27 +225,6 @@ def test_pair_coeff_wants_all_types(models, tmp_path):
         evaluate(ATOMS, setup, tmp_path)
 
 
-def test_a_bonded_system_whose_neighbours_are_excluded_is_refused(models, tmp_path):
-    """With weights of 1 the same bonds change nothing."""
-    expected = evaluate(ATOMS, Setup(models["float64"]), tmp_path)
-
-    def bonded(weights: str) -> Setup:
-        return Setup(
-            models["float64"],
-            before_box="bond_style zero",
-            commands=f"bond_coeff *\nspecial_bonds lj/coul {weights}\ncreate_bonds single/bond 1 1 2",
-            atom_style="bond",
-            read_options="extra/bond/types 1 extra/bond/per/atom 4 extra/special/per/atom 8",
-        )
-
-    with pytest.raises(
-        Exception, match=r"special_bonds excludes 1-2 neighbors .* use `special_bonds lj/coul 1.0 1.0 1.0`"
-    ):
-        evaluate(ATOMS, bonded("0 0.5 0.5"), tmp_path)
-    found = evaluate(ATOMS, bonded("0.5 0.5 0.5"), tmp_path)
-    np.testing.assert_allclose(found.forces, expected.forces, atol=1e-10)
-
-
 @pytest.mark.parametrize(
     "command", ["comm_modify cutoff 2.0", "comm_modify mode multi", "comm_modify mode multi cutoff/multi * 1.0"]
 )

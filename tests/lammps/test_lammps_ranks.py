@@ -256,19 +256,6 @@ print("answer:", asked())
     assert f"answer: {answer == 'gpu'}" in output.stdout.decode()
 
 
-def test_an_atom_that_leaves_the_network_behind_its_ghosts_is_an_error(models, tmp_path):
-    setup = Setup(
-        models["float64"],
-        type_symbols=("Si", "NULL", "C"),
-        pair=HYBRID.format(model=models["float64"]),
-        before_box="processors 1 1 2",
-    )
-    setup.write(tmp_path / "data.test", system("thin"))
-    deck = setup.preamble(system("thin"), tmp_path / "data.test") + "run 1\nset atom 1 type 2\nrun 1 pre no\n"
-    with pytest.raises(HIENetError, match=r"an atom has left the network, .* no `run ... pre no` behind `set`"):
-        run_deck(deck, 2, timeout=TIMEOUT, cwd=tmp_path)
-
-
 def test_an_error_on_one_rank_stops_all(models, tmp_path):
     """Coincident atoms on the second of two ranks: one sentence, and no deadlock."""
     atoms = system("half empty").copy()

@@ -92,12 +92,15 @@ SCENARIOS = {
     ),
     "swapped types": Scenario("thin", "fix s all atom/swap 1 10 29494 3000.0 ke no types 1 2\nrun 3", ranks=(1, 2)),
     "another type between rebuilds": Scenario(
-        "thin", "neigh_modify every 100 delay 100 check no\nrun 1\nset atom 2 type 2\nrun 2 pre no"
+        "thin",
+        "neigh_modify every 100 delay 100 check no\nrun 1\nset atom 2 type 2\nrun 2 pre no",
+        ranks=(1, 2, 4),
     ),
     "groups left out, one of them between rebuilds": Scenario(
         "thin",
         "neigh_modify delay 100 every 100 check no\ngroup away id 2 7\nneigh_modify exclude group away all\n"
         "run 2\ngroup away id 4\nrun 2 pre no\nneigh_modify exclude none\nrun 2",
+        ranks=(1, 2, 4),
     ),
     "a type of another style": Scenario(
         "half empty",

@@ -279,9 +279,10 @@ run 0
 """
 
 
+@pytest.mark.parametrize("weights", ["0.1 0.5 0.9", "0 0 0"])
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_weights_of_bonded_neighbours_change_nothing(ranks, models, oracle, tmp_path):
-    """`atom_style full` marks bonded neighbours in the list; a weight between 0 and 1 is not a weight for us."""
+def test_weights_of_bonded_neighbours_change_nothing(ranks, weights, models, oracle, tmp_path):
+    """`atom_style full` marks bonded neighbours in the list, whose weight is none for us."""
     data = tmp_path / "data.test"
     setup = Setup(models["float64"])
     atoms = silicon_carbide((3, 3, 3), rattle=0.02)
@@ -292,7 +293,7 @@ def test_weights_of_bonded_neighbours_change_nothing(ranks, models, oracle, tmp_
         number, kind, *position = lines[at + k].split()
         lines[at + k] = " ".join([number, "1", kind, "0.0", *position])
     data.write_text("\n".join(lines) + "\n")
-    deck = BONDED.format(weights="0.1 0.5 0.9", data=data, model=models["float64"])
+    deck = BONDED.format(weights=weights, data=data, model=models["float64"])
     deck += f"write_dump all custom {tmp_path}/dump id fx fy fz modify sort id format float %.17g\n"
     output = run_deck(deck, ranks, timeout=TIMEOUT, cwd=tmp_path)
     assert "bonds" in output
