@@ -28,6 +28,7 @@ from hienet.metrics import (
     mirror_change,
 )
 from hienet.tables import group_label
+from hienet.torch_state import own_torch_state
 
 _STRESS_COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
@@ -42,8 +43,8 @@ class Evaluation:
         total: errors over all frames.
         by_group: errors for each value of the frames' group entry (`config_type`); empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
-        notes: what else is to be said, one line each.
         mirror: what changes when the frames are replaced by their mirror images; None for a model with O(3) symmetry.
+        notes: what else is to be said, one line each.
     """
 
     dataset: Dataset
@@ -51,10 +52,11 @@ class Evaluation:
     total: Errors
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
-    notes: list[str]
     mirror: MirrorChange | None
+    notes: list[str]
 
 
+@own_torch_state()
 def evaluate(
     model_path: str | Path,
     files: Sequence[str | Path],
@@ -95,8 +97,8 @@ def evaluate(
         total=errors(comparison),
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
-        notes=[*dataset.describe_masked_atoms(), *describe_not_finite(comparison, dataset, "frames")],
         mirror=mirror,
+        notes=[*dataset.describe_masked_atoms(), *describe_not_finite(comparison, dataset, "frames")],
     )
 
 

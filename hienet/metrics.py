@@ -211,9 +211,10 @@ class MirrorChange:
         }
 
 
-@own_torch_state()
 def mirror_change(comparison: Comparison, other: Comparison) -> MirrorChange:
     """From predictions of frames and of their mirror images, forces of these turned back."""
-    energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
-    forces = 1e3 * np.abs(other.forces - comparison.forces)
+    # Predictions that are not finite are named elsewhere.
+    with np.errstate(invalid="ignore", over="ignore"):
+        energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
+        forces = 1e3 * np.abs(other.forces - comparison.forces)
     return MirrorChange(float(energy.mean()), float(energy.max()), float(forces.mean()), float(forces.max()))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 import hienet
 from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, parse_config, save_config
+from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, save_config
 from hienet.console import printable
 from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
@@ -27,7 +28,7 @@ from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
 from hienet.metrics import Errors, compare, describe_not_finite, errors
-from hienet.models.factory import build_model
+from hienet.models.factory import build_model, describe_validation_error
 from hienet.torch_state import number_of_threads, own_torch_state
 from hienet.train.display import make_display
 from hienet.train.logs import Row, RunLog, describe_row
@@ -95,7 +96,8 @@ class Run:
         unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
         self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded)
         if last is not None:
-            # The statistics are those with which the run began, also if another version finds others.
+            # The statistics are those with which the run began, and so is the model, also if another version finds
+            # others, or has changed the preset.
             self.data = replace(self.data, model=last.config)
         model = (
             build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
@@ -235,8 +237,7 @@ class Run:
                 f"`{self.last_path}` holds a model but not the state of a training run; it cannot be resumed"
             )
         # Keys that the version which began the run did not know have their defaults.
-        before = parse_config(checkpoint.resume["config"], f"`{self.last_path}`").model_dump(mode="json")
-        now = self.config.model_dump(mode="json")
+        before, now = _with_defaults(checkpoint.resume["config"], self.last_path), self.config.model_dump(mode="json")
         if self._asks_for(checkpoint):
             # In other words perhaps, as where a preset has changed since.
             before["model"] = now["model"]
@@ -346,6 +347,18 @@ class Run:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _with_defaults(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration in a checkpoint, with the keys that there were not yet when it was written.
+
+    Raises:
+        HIENetError: it is none.
+    """
+    try:
+        return TrainConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError as error:
+        raise HIENetError(f"`{path}`: {describe_validation_error(error, TrainConfig, '')}") from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
