@@ -36,11 +36,13 @@ from structures import structure
 
 from hienet.calculator import load_model
 from hienet.checkpoint import load_checkpoint
+from hienet.config import TrainingSection
 from hienet.data.dataset import Targets
 from hienet.derivatives import predict, to_voigt
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import ARCHITECTURES
 from hienet.nn.equivariant import EquivariantLayer
+from hienet.train.engine import choose_engine
 from hienet.train.loss import LossSettings, training_loss
 
 
@@ -146,12 +148,14 @@ def training_step(checkpoint: Path, atoms: ase.Atoms) -> Callable[[], object]:
     assert found.forces is not None
     assert found.stress is not None
     n_atoms = torch.tensor([float(len(atoms))], dtype=torch.float64)
-    targets = Targets(found.energy + n_atoms, n_atoms, found.forces + 0.1, to_voigt(found.stress) + 0.01)
+    weights = torch.ones(1, 3, dtype=torch.float64)
+    targets = Targets(found.energy + n_atoms, n_atoms, found.forces + 0.1, to_voigt(found.stress) + 0.01, weights)
+    energy, _ = choose_engine(model, TrainingSection())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
 
     def work() -> None:
         optimizer.zero_grad(set_to_none=True)
-        training_loss(predict(model, graph, training=True), targets, LossSettings()).total.backward()
+        training_loss(predict(energy, graph, training=True), targets, LossSettings()).total.backward()
         optimizer.step()
 
     return work
