@@ -305,3 +305,13 @@ def test_parity_is_compared_at_equal_training_and_at_equal_cost_with_two_seeds(m
 def test_what_the_ablation_lacks_it_names(ablation, tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
         ablation(*(argument.format(tmp_path) for argument in arguments))
+
+
+@pytest.mark.slow
+def test_training_writes_the_time_of_each_contender_and_the_error_of_a_gradient(tmp_path):
+    sizes = ("--frames", "1", "--atoms", "8", "--threads", "1", "--rounds", "1", "--seconds", "0.02")
+    result = run("training", tmp_path, *sizes)
+    contenders = ("eager", "plain", "fused")
+    assert_positive(result, *(f"{name}_ms_per_atom" for name in contenders), "eager_over_fused", "plain_over_fused")
+    assert result["fused_mb_per_atom"] >= 0.0
+    assert 0.0 < result["largest_gradient_error"] < 1e-3
