@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+# Processes that share the tests; each keeps one core busy, and some start several ranks.
+TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: venv demo test test-fast sanitize lint format clean
@@ -28,10 +30,10 @@ demo: venv
 	$(BIN)/python demo/run.py
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 test-fast: venv
-	$(BIN)/python -m pytest -m 'not slow and not lammps'
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -m 'not slow and not lammps'
 
 sanitize: venv
 	tests/sanitize.sh address

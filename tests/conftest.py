@@ -18,6 +18,34 @@ from hienet.ops.library import load_operators
 from hienet.testing import VARIANTS, tiny_model, write_tiny_checkpoint
 
 torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # So do the programs that tests start where several tests run at a time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def global_state_of_torch() -> dict[str, object]:
+    """What a test may change for all that follow it."""
+    smallest = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "denormals are zero": bool(smallest / 2 == 0),
+    }
+
+
+@pytest.fixture(autouse=True)
+def torch_is_left_as_found() -> Iterator[None]:
+    """Whether a test passes must not hang on which tests ran before it."""
+    before = global_state_of_torch()
+    yield
+    after = global_state_of_torch()
+    torch.set_num_threads(int(str(before["threads"])))
+    torch.set_flush_denormal(bool(before["denormals are zero"]))
+    assert after == before
+
 
 EMULATED_CUDA = "HIENET_TEST_EMULATED_CUDA"
 """Path of the library that pair_hienet/ops builds with -DHIENET_EMULATED_CUDA=ON."""
