@@ -82,7 +82,7 @@ def evaluate(
     """
     model = load_model(model_path, device, dtype)
     dataset = _dataset(model, files, keys)
-    model.load_elements(torch.cat([graph.species for graph in dataset.graphs]))
+    model.load_elements(torch.tensor(np.flatnonzero(dataset.compositions(0, len(dataset)).any(axis=0))))
     remedy = "give a smaller --batch-size, --dtype float32, or a compiled file (`hienet-deploy`)"
     comparison = compare(model.module, dataset, batch_size, model.device, remedy)
     mirror = None

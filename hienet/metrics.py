@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hienet.data.composition import compositions
 from hienet.data.dataset import Dataset
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
@@ -92,10 +91,9 @@ def compare(
         ):
             columns[name].append(tensor.detach().cpu().to(torch.float64))
     arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-    n_elements = 1 + max(int(graph.species.max()) for graph in dataset.graphs)
     return Comparison(
-        n_atoms=np.array([graph.n_local for graph in dataset.graphs]),
-        compositions=compositions(dataset, n_elements),
+        n_atoms=dataset.summary.n_atoms,
+        compositions=dataset.compositions(0, len(dataset)),
         **arrays,
     )
 

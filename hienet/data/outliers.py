@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hienet.data.composition import compositions, least_absolute_deviations
+from hienet.data.composition import least_absolute_deviations, parts
 from hienet.data.dataset import Dataset
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
@@ -26,6 +26,8 @@ _STRESS = 1.0  # eV/Å^3
 _NEIGHBORS = 100.0
 
 _NAMED = 5
+_FRAMES_FITTED = 20_000
+"""Of more frames, a random choice of so many gives the typical energies of the elements."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class Limits:
         """The frames of a set that exceed a limit; a set that the limits were not found from may be asked for too."""
         if len(dataset) == 0:
             return []
-        left = _left_by(self.references, dataset, self.elements)
+        left = _left_by(self.references, dataset)
         # Isolated atoms that have given the references are none, however far the bound ones are below.
         distances = np.minimum(np.abs(left), np.abs(left - self.center))
         above = np.where(left > self.center, "above", "below")
-        forces, stresses, neighbors = _largest_forces(dataset), _largest_stresses(dataset), _neighbors(dataset)
+        (forces, stresses), neighbors = dataset.summary.largest.T, _neighbors(dataset)
         found = []
-        for i, frame in enumerate(dataset.frames):
+        exceeds = (distances > self.energy) | (forces > self.force) | (stresses > self.stress)
+        for i in np.flatnonzero(exceeds | (neighbors > self.neighbors)).tolist():
             reasons = []
             if distances[i] > self.energy:
                 reasons.append(f"energy {distances[i]:.3g} eV/atom {above[i]} that of the others")
@@ -89,8 +92,7 @@ class Limits:
                 reasons.append(f"a stress of {stresses[i] * EV_PER_CUBIC_ANGSTROM_IN_GPA:.3g} GPa")
             if neighbors[i] > self.neighbors:
                 reasons.append(f"{neighbors[i]:.3g} neighbours of an atom")
-            if reasons:
-                found.append(Outlier(i, frame.source, ", ".join(reasons)))
+            found.append(Outlier(i, dataset.frames[i].source, ", ".join(reasons)))
         return found
 
 
@@ -103,7 +105,7 @@ def find_limits(dataset: Dataset, elements: Sequence[str], known: Mapping[str, f
         known: reference energies (eV) that were given.
     """
     references, n_fitted = _robust_references(dataset, elements, known or {})
-    left = _left_by(references, dataset, elements)
+    left = _left_by(references, dataset)
     left = left[np.isfinite(left)]
     center = float(np.median(left)) if len(left) else 0.0
     # A fit leaves nothing of as many energies as it has parameters; these say nothing of the spread.
@@ -114,8 +116,8 @@ def find_limits(dataset: Dataset, elements: Sequence[str], known: Mapping[str, f
         references=references,
         center=center,
         energy=max(_ENERGY, _TIMES_TYPICAL * spread),
-        force=max(_FORCE, _TIMES_TYPICAL * _typical(_largest_forces(dataset))),
-        stress=max(_STRESS, _TIMES_TYPICAL * _typical(_largest_stresses(dataset))),
+        force=max(_FORCE, _TIMES_TYPICAL * _typical(dataset.summary.largest[:, 0])),
+        stress=max(_STRESS, _TIMES_TYPICAL * _typical(dataset.summary.largest[:, 1])),
         neighbors=max(_NEIGHBORS, _TIMES_TYPICAL_NEIGHBORS * _typical(_neighbors(dataset))),
     )
 
@@ -138,7 +140,7 @@ def ordinary_frames(
     notes, left_out = [], set[int]()
     for name, dataset in sets.items():
         # That a frame of weight 0 is odd is known.
-        found = [outlier for outlier in limits.outliers(dataset) if (dataset.targets[outlier.index].weights > 0).any()]
+        found = [outlier for outlier in limits.outliers(dataset) if (dataset.weights()[outlier.index] > 0).any()]
         if found:
             notes.append(describe_outliers(found, len(dataset), name))
         if name == "train":
@@ -169,9 +171,13 @@ def describe_outliers(outliers: Sequence[Outlier], n_frames: int, name: str) -> 
 def _robust_references(dataset: Dataset, elements: Sequence[str], known: Mapping[str, float]) -> tuple[Array, int]:
     """Energies of the elements, NaN where no frame tells, and the number of them that were fitted."""
     references = np.array([known.get(symbol, np.nan) for symbol in elements], dtype=np.float64)
-    energies = dataset.energies()
+    sample = dataset
+    if len(dataset) > _FRAMES_FITTED:
+        chosen = np.random.default_rng(0).choice(len(dataset), _FRAMES_FITTED, replace=False)
+        sample = dataset.subset(np.sort(chosen).tolist())
+    energies = sample.energies()
     labelled = np.isfinite(energies)
-    counts = compositions(dataset, len(elements))[labelled]
+    counts = sample.compositions(0, len(sample))[labelled]
     fitted = np.isnan(references) & (counts.sum(axis=0) > 0)
     if not fitted.any():
         return references, 0
@@ -183,12 +189,14 @@ def _robust_references(dataset: Dataset, elements: Sequence[str], known: Mapping
     return references, int(np.linalg.matrix_rank(fractions))
 
 
-def _left_by(references: Array, dataset: Dataset, elements: Sequence[str]) -> Array:
+def _left_by(references: Array, dataset: Dataset) -> Array:
     """`[n_frames]` energies less references (eV/atom), NaN where there is no label or no reference."""
-    counts = compositions(dataset, len(elements))
-    untold = (counts[:, np.isnan(references)] > 0).any(axis=1)
-    left = (dataset.energies() - counts @ np.nan_to_num(references)) / counts.sum(axis=1)
-    return np.where(untold, np.nan, left)
+    found = [np.zeros(0)]
+    for frames, counts in parts(dataset):
+        untold = (counts[:, np.isnan(references)] > 0).any(axis=1)
+        left = (dataset.energies()[frames] - counts @ np.nan_to_num(references)) / counts.sum(axis=1)
+        found.append(np.where(untold, np.nan, left))
+    return np.concatenate(found)
 
 
 def _typical(values: Array) -> float:
@@ -197,19 +205,5 @@ def _typical(values: Array) -> float:
     return float(np.quantile(finite, _TYPICAL, method="lower")) if len(finite) else 0.0
 
 
-def _largest_forces(dataset: Dataset) -> Array:
-    return np.array([_largest(targets.forces.numpy()) for targets in dataset.targets])
-
-
-def _largest_stresses(dataset: Dataset) -> Array:
-    return np.array([_largest(targets.stress.numpy()) for targets in dataset.targets])
-
-
-def _largest(values: NDArray[np.floating]) -> float:
-    """Of the absolute values that are labels; NaN if there are none."""
-    labelled = np.abs(values[np.isfinite(values)])
-    return float(labelled.max()) if labelled.size else float("nan")
-
-
 def _neighbors(dataset: Dataset) -> Array:
-    return np.array([len(graph.center) / graph.n_local for graph in dataset.graphs])
+    return np.asarray(dataset.summary.n_edges / dataset.summary.n_atoms)

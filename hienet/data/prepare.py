@@ -233,10 +233,5 @@ def _describe_statistics(
 def _fingerprint(datasets: Iterable[Dataset], split: Split) -> str:
     digest = hashlib.sha256(repr((split.train, split.validation, split.test)).encode())
     for dataset in datasets:
-        for graph, targets in zip(dataset.graphs, dataset.targets, strict=True):
-            for tensor in (graph.species, graph.edge_vectors, targets.energy, targets.forces, targets.stress):
-                digest.update(tensor.numpy().tobytes())
-            # A run that began when frames had no weights is recognised, too.
-            if (targets.weights != 1.0).any():
-                digest.update(targets.weights.numpy().tobytes())
+        dataset.add_to(digest)
     return digest.hexdigest()

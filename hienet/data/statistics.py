@@ -5,12 +5,13 @@ They are those of ordinary frames: what `hienet.data.outliers` finds is left out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hienet.data.composition import Array, compositions, least_squares
+from hienet.data.composition import Array, least_squares_of_parts, parts, sums_over_atoms
 from hienet.data.dataset import Dataset
 from hienet.errors import HIENetError
 
@@ -53,19 +54,27 @@ def fit_reference_energies(
     fitted = np.array([symbol not in known for symbol in elements])
     if not fitted.any():
         return ReferenceEnergies(_as_tuple(energies), "known")
-    total = dataset.energies()
-    counts = compositions(dataset, len(elements))
-    # A frame of elements that are known says nothing of the others.
-    chosen = np.isfinite(total) & (counts[:, fitted].sum(axis=1) > 0)
-    if not chosen.any():
+    held, seen, n_frames = energies.copy(), np.zeros(len(elements), dtype=bool), 0
+
+    def equations() -> Iterator[tuple[Array, Array]]:
+        nonlocal seen, n_frames
+        for frames, counts in parts(dataset):
+            total = dataset.energies()[frames]
+            # A frame of elements that are known says nothing of the others.
+            chosen = np.isfinite(total) & (counts[:, fitted].sum(axis=1) > 0)
+            if chosen.any():
+                counts, total = counts[chosen], total[chosen]
+                # Per atom, so that every frame counts the same.
+                n_atoms = counts.sum(axis=1)
+                seen = seen | (counts.sum(axis=0) > 0)
+                n_frames += len(counts)
+                yield counts[:, fitted] / n_atoms[:, None], (total - counts @ held) / n_atoms
+
+    energies[fitted], rank = least_squares_of_parts(equations(), int(fitted.sum()))
+    if not n_frames:
         note = "no energies: reference energies are 0"
         return ReferenceEnergies(_as_tuple(energies), f"known; of other elements {note}" if known else note)
-    counts, total = counts[chosen], total[chosen]
-    # Per atom, so that every frame counts the same.
-    n_atoms = counts.sum(axis=1)
-    energies[fitted], rank = least_squares(counts[:, fitted] / n_atoms[:, None], (total - counts @ energies) / n_atoms)
-    note = f"least squares on {len(counts)} frames"
-    seen = counts.sum(axis=0) > 0
+    note = f"least squares on {n_frames} frames"
     n_sought = int((fitted & seen).sum())
     if rank < n_sought:
         note += (
@@ -113,16 +122,14 @@ def shifted_to_mean(reference: ReferenceEnergies, dataset: Dataset, elements: Se
 
 def energies_left(reference: ReferenceEnergies, dataset: Dataset, elements: Sequence[str]) -> Array:
     """What the reference energies leave of the labels, for each frame that has one (eV/atom)."""
-    counts = compositions(dataset, len(elements))
-    left = (dataset.energies() - counts @ np.array(reference.energies)) / counts.sum(axis=1)
+    left = (dataset.energies() - sums_over_atoms(dataset, np.array(reference.energies))) / dataset.summary.n_atoms
     return left[np.isfinite(left)]
 
 
 def force_rms(dataset: Dataset) -> float | None:
     """Root mean square of the labelled force components (eV/Å); None if there are none."""
-    forces = np.concatenate([targets.forces.double().numpy().ravel() for targets in dataset.targets])
-    forces = forces[np.isfinite(forces)]
-    return float(np.sqrt(np.mean(forces**2))) if len(forces) else None
+    n_components = int(dataset.summary.n_labels[:, 1].sum())
+    return float(np.sqrt(dataset.summary.force_squares.sum() / n_components)) if n_components else None
 
 
 def find_scale(dataset: Dataset, reference: ReferenceEnergies, elements: Sequence[str]) -> Statistic:
@@ -132,7 +139,7 @@ def find_scale(dataset: Dataset, reference: ReferenceEnergies, elements: Sequenc
     of times the scale. Without forces, or if nothing varies, it is 1.
     """
     # Nothing is learnt of the energies of atoms without neighbours.
-    bound = dataset.subset([i for i, graph in enumerate(dataset.graphs) if len(graph.center) > 0])
+    bound = dataset.subset(np.flatnonzero(dataset.summary.n_edges > 0).tolist())
     left = energies_left(reference, bound, elements)
     spread = float(np.std(left)) if len(left) else 0.0
     least = _LEAST_PART_OF_SPREAD * spread
@@ -156,8 +163,7 @@ def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> Statistic:
     Raises:
         HIENetError: there are no edges, so nothing can be learnt.
     """
-    n_edges = sum(len(graph.center) for graph in dataset.graphs)
-    n_atoms = sum(graph.n_local for graph in dataset.graphs)
+    n_edges, n_atoms = int(dataset.summary.n_edges.sum()), int(dataset.summary.n_atoms.sum())
     if n_edges == 0:
         raise HIENetError(
             f"no atom of the training frames has a neighbour within the cutoff of {cutoff:g} Å; "
@@ -171,21 +177,32 @@ def mean_number_of_neighbors(dataset: Dataset, cutoff: float) -> Statistic:
 
 def describe_unseen_elements(sets: Mapping[str, Dataset], elements: Sequence[str]) -> list[str]:
     """A warning for elements of which no training frame has an atom; `sets` by name, `train` among them."""
-    present = {name: compositions(data, len(elements)) > 0 for name, data in sets.items()}
-    unseen = np.flatnonzero(~present["train"].any(axis=0))
+    present = {name: _frames_with_elements(data) for name, data in sets.items()}
+    unseen = np.flatnonzero(present["train"][0] == 0)
     notes = []
     for index in unseen.tolist():
         where = [
-            f"; it is in {int(found[:, index].sum())} of the {name} frames "
-            f"(first: {sets[name].frames[int(found[:, index].argmax())].source}), whose errors mean nothing: "
-            "have such frames in the training set, too"
-            for name, found in present.items()
-            if found[:, index].any()
+            f"; it is in {number[index]} of the {name} frames (first: {sets[name].frames[first[index]].source}), whose "
+            "errors mean nothing: have such frames in the training set, too"
+            for name, (number, first) in present.items()
+            if number[index]
         ]
         notes.append(
             f"WARNING: no training frame contains {elements[index]}, of which the model learns nothing{''.join(where)}"
         )
     return notes
+
+
+def _frames_with_elements(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each element the number of frames that contain it, and the index of the first, -1 if there is none."""
+    number = np.zeros(len(dataset.elements), dtype=np.int64)
+    first = np.full(len(dataset.elements), -1, dtype=np.int64)
+    for frames, counts in parts(dataset):
+        contained = counts > 0
+        new = contained.any(axis=0) & (first < 0)
+        first[new] = frames.start + contained[:, new].argmax(axis=0)
+        number += contained.sum(axis=0)
+    return number, first
 
 
 def describe_what_is_left(shift: Sequence[float], dataset: Dataset, elements: Sequence[str]) -> list[str]:

@@ -109,13 +109,11 @@ def require_counting_labels(dataset: Dataset, name: str, settings: LossSettings)
     Raises:
         HIENetError: with the labels that there are, and why they do not count.
     """
-    weights = dataset.weights()
-    present: dict[str, int] = {}
-    for i, targets in enumerate(dataset.targets):
-        for part, (quantity, is_labelled) in enumerate(targets.labelled().items()):
-            present[quantity] = present.get(quantity, 0) + is_labelled
-            if is_labelled and settings.weight_of(quantity) * weights[i, part] > 0:
-                return
+    labelled = dataset.summary.n_labels > 0
+    of_quantities = np.array([settings.weight_of(quantity) for quantity in QUANTITIES])
+    if (labelled & (dataset.weights() * of_quantities > 0)).any():
+        return
+    present = dataset.label_counts()
     found = ", ".join(
         f"{quantity} in {present[quantity]} of {len(dataset)} frames (`training.{quantity}_weight: "
         f"{settings.weight_of(quantity):g}`)"
