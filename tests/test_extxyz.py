@@ -78,14 +78,17 @@ def test_neither_do_names_of_other_formats_mean_anything(
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("data/*.extxyz", r"names with `\*` are not expanded: list the files"),
+        ("no_such/*.extxyz", r"no file matches `no_such/\*.extxyz`; check the pattern, which is relative to"),
         ("file.traj@0:10", r"nothing after an `@` chooses frames"),
         ("postgresql://user@host/name", r"databases of a server are not read"),
         ("-", r"there is no file `-`"),
-        (".", r"`.` is a folder; name the files in it"),
+        (".", r"`.` is a folder in which no file has the name of a known format; name the files in it"),
     ],
 )
-def test_what_is_no_file_is_refused_with_a_hint(name: str, hint: str) -> None:
+def test_what_is_no_file_is_refused_with_a_hint(
+    name: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(HIENetError, match=hint):
         read_frames([name])
 

@@ -1,30 +1,23 @@
-"""Frames from files, by ASE."""
+"""Frames from files, folders and patterns of names."""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ase
-import ase.io
 import numpy as np
-from ase.io.formats import filetype, get_compression
 
-from hienet.data.extxyz import iterate_extxyz
+from hienet.data.formats import Format, files_in, find_format, is_one_data_set
 from hienet.data.vasp import read_ionic_steps
 from hienet.errors import HIENetError
 
-_FORMATS = {
-    ".extxyz": "extxyz",
-    ".xyz": "extxyz",
-    ".traj": "traj",
-    ".db": "db",
-    ".aselmdb": "aselmdb",
-    ".json": "json",
-}
-_DATABASES = ("db", "json", "aselmdb")
 _VASP = ("vasp-xml", "vasp-out")
+_PATTERN = "*?["
+_SURELY_A_VOLUME = 1e-2  # Å^3
 
 
 @dataclass(frozen=True)
@@ -56,74 +49,147 @@ class Frame:
 
 
 def read_frames(files: Sequence[str | Path]) -> list[Frame]:
-    """All frames of all files, in order.
+    """All frames of all files, in order; see `iterate_frames`."""
+    return list(iterate_frames(files))
 
-    A name is that of one file, whatever characters it has: neither `@` nor `*` mean anything.
+
+def iterate_frames(files: Sequence[str | Path]) -> Iterator[Frame]:
+    """All frames of all files, in order, of which no more than needed are held at a time.
+
+    A name is that of a file, whatever characters it has; that of a folder, of which all files are read that have the
+    name of a known format; or, where there is no such file, a pattern with `*`, `?` or `[`.
 
     Raises:
         HIENetError: no such file, a file that cannot be read, or one without frames.
     """
-    frames: list[Frame] = []
-    for file in files:
-        frames.extend(_read_file(Path(file)))
-    return frames
+    for path in find_files(files):
+        yield from iterate_file(path)
 
 
-def _read_file(path: Path) -> list[Frame]:
+def find_files(names: Sequence[str | Path]) -> list[Path]:
+    """The files, and folders that are one data set, that names, folders and patterns stand for.
+
+    Raises:
+        HIENetError: there is none.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if not path.exists() and any(character in str(name) for character in _PATTERN):
+            matching = [Path(match) for match in sorted(glob.glob(str(name), recursive=True))]
+            if not matching:
+                raise HIENetError(
+                    f"no file matches `{name}`; check the pattern, which is relative to the folder `{Path.cwd()}`"
+                )
+            found += [file for match in matching for file in _files_at(match)]
+        else:
+            found += _files_at(path)
+    return found
+
+
+def _files_at(path: Path) -> list[Path]:
+    if path.is_dir() and not is_one_data_set(path):
+        files = files_in(path)
+        if not files:
+            raise HIENetError(
+                f"`{path}` is a folder in which no file has the name of a known format; name the files in it"
+            )
+        return files
+    return [path]
+
+
+def iterate_file(path: Path) -> Iterator[Frame]:
+    """The frames of one file, or of a folder that is one data set.
+
+    Raises:
+        HIENetError: as `iterate_frames`.
+    """
     if not path.exists():
         raise HIENetError(
             f"there is no file `{path}`; check the path, which is relative to the folder `{Path.cwd()}`{_hint(path)}"
         )
-    if path.is_dir() and not (path / "metadata.json").exists():
-        raise HIENetError(f"`{path}` is a folder; name the files in it")
     if not path.is_file() and not path.is_dir():
         raise HIENetError(f"`{path}` is a pipe or a device, which cannot be read twice; give a file")
     if path.is_file() and path.stat().st_size == 0:
         raise HIENetError(f"`{path}` is empty; a data set needs at least one frame")
-    frames: list[Frame] = []
+    frames = _checked(path)
+    # VASP's own files tell at their end what is said of the frames before, and are never large.
+    with _explained(path, None, 0):
+        is_vasp = find_format(path).name in _VASP
+    yield from _with_convergence(list(frames), path) if is_vasp else frames
+
+
+def _checked(path: Path) -> Iterator[Frame]:
+    """The frames as they stand in the file, each fit for use."""
+    with _explained(path, None, 0):
+        file_format = find_format(path)
+    iterator = file_format.iterate(path)
+    index, n_with_atoms, empty = 0, 0, ""
+    while True:
+        with _explained(path, file_format, index):
+            atoms = next(iterator, None)
+        if atoms is None:
+            break
+        frame = Frame(atoms, str(path), index)
+        n_with_atoms += len(atoms) > 0
+        empty = empty or ("" if len(atoms) else frame.source)
+        if empty and n_with_atoms:
+            raise HIENetError(f"{empty} has no atoms; remove it")
+        if len(atoms):
+            _check(frame)
+            yield frame
+        index += 1
+    if not n_with_atoms:
+        raise HIENetError(f"`{path}` contains no atoms; a data set needs at least one frame with atoms")
+
+
+@contextmanager
+def _explained(path: Path, file_format: Format | None, index: int) -> Iterator[None]:
+    """What goes wrong within is one sentence that names the file and the frame."""
     try:
-        file_format = _format(path)
-        for atoms in _iterate(path, file_format):
-            frames.append(Frame(atoms, str(path), len(frames)))
+        yield
     except HIENetError:
         raise
     except ImportError as error:
         package = str(error.name).replace("_", "-")
+        who = "ASE needs" if file_format is None or file_format.by_ase else "this program needs"
         raise HIENetError(
-            f"`{path}` is of a format for which ASE needs the package {package}; install it "
+            f"`{path}` is of a format for which {who} the package {package}; install it "
             f"(pip install {package}), or give extxyz"
         ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if file_format is not None and not file_format.by_ase:
+            raise HIENetError(
+                f"`{path}` cannot be read as {file_format.name}, frame {index}: {reason}; mend the file, or give extxyz"
+            ) from error
         raise HIENetError(
-            f"ASE cannot read `{path}`, frame {len(frames)}: {reason}; mend the file, or give extxyz or another "
+            f"ASE cannot read `{path}`, frame {index}: {reason}; mend the file, or give extxyz or another "
             "format that ASE reads"
         ) from error
-    if not any(len(frame.atoms) for frame in frames):
-        raise HIENetError(f"`{path}` contains no atoms; a data set needs at least one frame with atoms")
-    for frame in frames:
-        if len(frame.atoms) == 0:
-            raise HIENetError(f"{frame.source} has no atoms; remove it")
-        if (frame.atoms.numbers == 0).any():
-            raise HIENetError(
-                f"{frame.source}: atom {int((frame.atoms.numbers == 0).argmax())} is of no element (`X`); remove it, "
-                "or name its element"
-            )
-        periodic = frame.atoms.cell.array[frame.atoms.pbc]
-        if np.linalg.matrix_rank(periodic) < len(periodic):
-            raise HIENetError(
-                f"{frame.source} is periodic along {frame.atoms.pbc.tolist()}, but its lattice vectors there are "
-                f"{periodic.tolist()}; give independent lattice vectors (`Lattice` of extxyz), or switch periodicity "
-                "off (pbc)"
-            )
-    return _with_convergence(frames, path) if file_format in _VASP else frames
+
+
+def _check(frame: Frame) -> None:
+    atoms = frame.atoms
+    if (atoms.numbers == 0).any():
+        raise HIENetError(
+            f"{frame.source}: atom {int((atoms.numbers == 0).argmax())} is of no element (`X`); remove it, "
+            "or name its element"
+        )
+    if atoms.pbc.all() and abs(np.linalg.det(atoms.cell.array)) > _SURELY_A_VOLUME:
+        return
+    periodic = atoms.cell.array[atoms.pbc]
+    if np.linalg.matrix_rank(periodic) < len(periodic):
+        raise HIENetError(
+            f"{frame.source} is periodic along {atoms.pbc.tolist()}, but its lattice vectors there are "
+            f"{periodic.tolist()}; give independent lattice vectors (`Lattice` of extxyz), or switch periodicity "
+            "off (pbc)"
+        )
 
 
 def _hint(path: Path) -> str:
     """What a name that is no file may have been meant as."""
     name = str(path)
-    if any(character in name for character in "*?["):
-        return ", and names with `*` are not expanded: list the files"
     if ":/" in name:
         return ", and databases of a server are not read: write the rows that are wanted into a file"
     if "@" in name:
@@ -131,42 +197,9 @@ def _hint(path: Path) -> str:
     return ""
 
 
-def _format(path: Path) -> str:
-    """ASE's name of the format; the ending of the name, where it is a known one, decides."""
-    root, _ = get_compression(path.name)
-    known = _FORMATS.get(Path(root).suffix.lower())
-    return known if known is not None else str(filetype(_plain(path)))
-
-
-def _plain(path: Path) -> str:
-    """A name that cannot be taken for the address of a database."""
-    return str(path.absolute())
-
-
-def _iterate(path: Path, file_format: str) -> Iterator[ase.Atoms]:
-    if file_format in ("extxyz", "xyz"):
-        yield from iterate_extxyz(path)
-    elif file_format in _DATABASES:
-        yield from _iterate_database(path, file_format)
-    else:
-        yield from ase.io.iread(_plain(path), index=":", format=file_format, do_not_split_by_at_sign=True)
-
-
-def _iterate_database(path: Path, kind: str) -> Iterator[ase.Atoms]:
-    """Rows of an ASE database; their key-value pairs and data become entries of `info`."""
-    from ase.db import connect
-
-    with connect(_plain(path), type=kind, serial=True, use_lock_file=False) as database:
-        for row in database.select():
-            atoms = row.toatoms()
-            atoms.info.update(row.data)
-            atoms.info.update(row.key_value_pairs)
-            yield atoms
-
-
 def _with_convergence(frames: list[Frame], path: Path) -> list[Frame]:
     """Frames of a VASP calculation, marked where the electronic steps ran out."""
-    steps = read_ionic_steps(path, _format(path))
+    steps = read_ionic_steps(path, find_format(path).name)
     marked = [
         replace(frame, converged=converged) for frame, converged in zip(frames, steps.converged, strict=False)
     ] + frames[len(steps.converged) :]
