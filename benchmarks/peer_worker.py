@@ -161,18 +161,17 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
-def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """A MACE of two layers with random weights and the hyperparameters of MACE-MP-0, apart from `irreps` and `cutoff`.
+PACKAGES_OF_MACE = ("mace-torch", "torch", "e3nn")
 
-    `eager`: as its calculator runs it; `torchscript`: scripted, as for LAMMPS; `compile`: torch.compile through its
-    calculator.
-    """
+
+def random_mace(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
+    """A MACE of two layers with random weights and the hyperparameters of MACE-MP-0, apart from `irreps` and `cutoff`,
+    and what a worker says of it."""
     # MACE reads files of e3nn's that need this with a recent torch; it says so itself when it is imported first.
     import mace.modules as modules
     import numpy as np
     from ase.data import atomic_numbers
     from e3nn import o3
-    from mace.calculators import MACECalculator
 
     numbers = sorted(atomic_numbers[symbol] for symbol in options["elements"])
     torch.manual_seed(0)
@@ -197,7 +196,18 @@ def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
         gate=torch.nn.functional.silu,
         radial_MLP=[64, 64, 64],
     )
-    description = described(model, options["cutoff"], ("mace-torch", "torch", "e3nn"))
+    return model, described(model, options["cutoff"], PACKAGES_OF_MACE)
+
+
+def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """`random_mace` by its own package.
+
+    `eager`: as its calculator runs it; `torchscript`: scripted, as for LAMMPS; `compile`: torch.compile through its
+    calculator.
+    """
+    model, description = random_mace(options)
+    from mace.calculators import MACECalculator
+
     compiled = options["mode"] == "compile"
     calculator = MACECalculator(
         models=[model], device="cpu", default_dtype="float32", compile_mode="default" if compiled else None
@@ -216,14 +226,49 @@ def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
             tensors = {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
             return module(tensors, compute_stress=True, training=compiled)
 
-        from matscipy.neighbours import neighbour_list
-
-        return work, len(neighbour_list("i", atoms, options["cutoff"]))
+        return work, number_of_edges(atoms, options["cutoff"])
 
     return prepare, description
 
 
-KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace}
+def number_of_edges(atoms: Any, cutoff: float) -> int:
+    """Ordered pairs of atoms within the cutoff, with MACE's own library."""
+    from matscipy.neighbours import neighbour_list
+
+    return len(neighbour_list("i", atoms, cutoff))
+
+
+def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """`random_mace` by Symmetrix-XL, with kernels generated for the model (`direct`) in its profile for speed.
+
+    Its calculator is asked directly: it keeps the neighbor list of positions that have not moved, so that is made once.
+    """
+    # Its OpenMP runtime reads this when it is loaded.
+    os.environ["OMP_NUM_THREADS"] = str(options["threads"])
+    os.environ.setdefault("OMP_PROC_BIND", "false")
+    import tempfile
+
+    from symmetrix import Symmetrix
+    from symmetrix.extract_mace_data import extract_mace_data
+
+    model, description = random_mace(options)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, extracted = os.path.join(folder, "mace.pt"), os.path.join(folder, "mace.json")
+        torch.save(model, checkpoint)
+        # Only the elements of the run: an extraction of all 89 takes very long.
+        values = extract_mace_data(checkpoint, species=options["elements"])
+        with open(extracted, "w") as file:
+            json.dump(values, file)
+        calculator = Symmetrix(extracted, dtype="float32", streamed_edges="direct", execution_profile="speed")
+    description["versions"] = {name: version(name) for name in ("symmetrix-xl", *PACKAGES_OF_MACE)}
+
+    def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        return asked_of(calculator, atoms), number_of_edges(atoms, options["cutoff"])
+
+    return prepare, description
+
+
+KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix}
 
 if __name__ == "__main__":
     main()

@@ -20,12 +20,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import ROOT, console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
 from rich.table import Table
 from structures import structure
 
-REQUIREMENTS = {"sevenn": ["sevenn==0.13.0"], "mace": ["mace-torch==0.3.16"]}
-MODES = {"hienet": ["deployed"], "sevenn": ["torchscript", "eager"], "mace": ["torchscript", "eager", "compile"]}
+from hienet.ops.library import load_operators
+
+MACE = "mace-torch==0.3.16"
+SYMMETRIX = "symmetrix-xl==0.1.1"
+REQUIREMENTS = {"sevenn": ["sevenn==0.13.0"], "mace": [MACE], "symmetrix": [MACE, SYMMETRIX]}
+SYMMETRIX_AVX512 = "symmetrix-xl-cpu-avx512==0.1.1"
+"""Its library for processors with AVX-512."""
+MODES = {
+    "hienet": ["deployed"],
+    "sevenn": ["torchscript", "eager"],
+    "mace": ["torchscript", "eager", "compile"],
+    "symmetrix": ["direct"],
+}
 """Ways of running on a CPU that the package offers; the fastest that works is measured. cuEquivariance, FlashTP and
 OpenEquivariance need a GPU."""
 PEERS: dict[str, dict[str, Any]] = {
@@ -34,6 +46,8 @@ PEERS: dict[str, dict[str, Any]] = {
     "mace-l1-5": {"kind": "mace", "irreps": "128x0e+128x1o", "cutoff": 5.0},
     "mace-l1-6": {"kind": "mace", "irreps": "128x0e+128x1o", "cutoff": 6.0},
     "mace-l2-5": {"kind": "mace", "irreps": "128x0e+128x1o+128x2e", "cutoff": 5.0},
+    "symmetrix-l1-5": {"kind": "symmetrix", "irreps": "128x0e+128x1o", "cutoff": 5.0},
+    "symmetrix-l1-6": {"kind": "symmetrix", "irreps": "128x0e+128x1o", "cutoff": 6.0},
 }
 """`mace-l1-6` has the size of MACE-MP-0 medium, `mace-l2` that of large."""
 
@@ -168,7 +182,10 @@ def environment(kind: str, arguments: argparse.Namespace) -> Path:
         constraints = folder / "constraints.txt"
         public = {name: version(name).partition("+")[0] for name in ("torch", "numpy", "ase")}
         constraints.write_text("".join(f"{name}=={number}\n" for name, number in public.items()))
-        for packages in (["torch", "numpy", "setuptools", "wheel"], REQUIREMENTS[kind]):
+        requirements = list(REQUIREMENTS[kind])
+        if kind == "symmetrix" and "avx512" in instruction_sets():
+            requirements.append(SYMMETRIX_AVX512)
+        for packages in (["torch", "numpy", "setuptools", "wheel"], requirements):
             command = [str(python), "-m", "pip", "install", "--quiet", *shlex.split(arguments.pip_args)]
             pip = subprocess.run([*command, "-c", str(constraints), *packages], capture_output=True, text=True)
             if pip.returncode != 0:
@@ -176,6 +193,13 @@ def environment(kind: str, arguments: argparse.Namespace) -> Path:
                 raise PeerError(f"pip could not install {' '.join(packages)}: {' '.join(lines) or pip.stderr[-500:]}")
         marker.touch()
     return python
+
+
+def instruction_sets() -> list[str]:
+    """Those of this processor for which there are kernels here."""
+    load_operators()
+    found: list[str] = torch.ops.hienet.instruction_sets()
+    return found
 
 
 def fastest(

@@ -11,18 +11,21 @@ from ase.build import bulk
 RATTLE = 0.05
 """Standard deviation of the displacements (Å)."""
 ALLOY = ("Co", "Cr", "Fe", "Mn", "Ni")
-NAMES = "si64, sic512, alloy108 (any number of whole cells: 8 atoms, or 4 for the alloy)"
+NAMES = "si64, si64-45, sic512, alloy108 (any number of whole cells: 8 atoms, or 4 for the alloy)"
 
 
 def structure(name: str) -> ase.Atoms:
     """The structure of that name, such as `si64`: rattled, always the same.
 
     `si`: diamond, a = 5.43 Å, 28 neighbours within 5 Å. `sic`: zincblende, a = 4.39 Å. `alloy`: random fcc CoCrFeMnNi,
-    a = 3.6 Å.
+    a = 3.6 Å. `si64-45`: scaled until an atom has 45 neighbours within 5 Å.
 
     Raises:
         ValueError: no such structure.
     """
+    scaled = re.fullmatch(r"si(\d+)-(\d+)", name)
+    if scaled is not None:
+        return silicon_with_neighbors(int(scaled[1]), float(scaled[2]), cutoff=5.0)
     match = re.fullmatch(r"(si|sic|alloy)(\d+)", name)
     if match is None:
         raise ValueError(f"unknown structure `{name}`; expected a name like {NAMES}")

@@ -141,7 +141,7 @@ def test_peak_growth_sees_what_a_function_holds_and_frees(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ge64", r"unknown structure `ge64`; expected a name like si64, sic512, alloy108"),
+        ("ge64", r"unknown structure `ge64`; expected a name like si64, si64-45, sic512, alloy108"),
         ("si9", r"9 atoms are not a whole number of cells of 8 atoms; take a multiple"),
     ],
 )
