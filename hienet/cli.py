@@ -12,6 +12,7 @@ import typer
 
 from hienet.console import make_console, printable, run_app, say
 from hienet.memory import keep_freed_memory
+from hienet.properties.cli import add_commands
 
 app = typer.Typer(
     name="hienet",
@@ -261,6 +262,9 @@ def _let_threads_sleep() -> None:
     By default they spin for long, and a step takes ten times as long as soon as another program wants one of the cores.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+add_commands(app)
 
 
 def main() -> None:

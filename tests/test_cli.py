@@ -51,7 +51,10 @@ def test_help_needs_no_torch_and_is_instant() -> None:
     assert time.monotonic() - begin < 5.0
 
 
-@pytest.mark.parametrize("command", ["init", "train", "schema", "eval", "info", "models", "new", "convert", "build"])
+COMMANDS = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help_text(command: str) -> None:
     assert command in hienet("--help")
     assert "Usage" in hienet(command, "--help")

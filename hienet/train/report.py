@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from hienet.data.composition import least_absolute_deviations
-from hienet.files import atomic_path
+from hienet.figure import save_figure, tidy
 from hienet.metrics import Comparison, Errors, errors
 from hienet.train.logs import Row
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 _COLORS = {"train": "#9aa5b1", "validation": "#e08a1e", "test": "#1f6fb4"}
 _FALLBACK = "#1f6fb4"
-_RESOLUTION = 130
 _REACH = 20.0
 _LARGEST_PART_OUTSIDE = 0.1
 
@@ -73,8 +71,8 @@ def plot_learning_curves(history: Sequence[Row], path: Path) -> None:
         axis.set_title(title + validation, fontsize=10.5)
         axis.set_xlabel("epoch")
         axis.set_ylabel(unit)
-        _tidy(axis)
-    _save(figure, path)
+        tidy(axis)
+    save_figure(figure, path)
 
 
 _PARTS = ("#1f6fb4", "#e08a1e", "#3d9970")
@@ -126,9 +124,9 @@ def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
                 )
         axis.set_xlabel(f"label {unit}")
         axis.set_ylabel(f"prediction {unit}")
-        _tidy(axis)
+        tidy(axis)
         _diagonal(axis, title, list(points.values()))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _references(comparisons: Sequence[Comparison]) -> Array:
@@ -214,17 +212,3 @@ def _say(axis: Axes, text: str) -> None:
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color="0.5")
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(True, color="0.93", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(which="both", labelsize=9)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """As PNG, without pyplot's global state."""
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_RESOLUTION, format="png")

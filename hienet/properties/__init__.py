@@ -1,0 +1,1 @@
+"""From a potential to properties of materials: each a function, and a command of `hienet`."""

@@ -1,0 +1,318 @@
+"""Commands of `hienet` that calculate properties. Heavy modules are imported inside, so that help appears at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hienet.console import make_console
+
+if TYPE_CHECKING:
+    from hienet.properties.engine import Engine
+    from hienet.properties.screen import Calculation, Column, Screening
+
+PANEL = "Properties"
+
+_Structures = Annotated[
+    list[str],
+    typer.Argument(help="Files with structures: CIF, POSCAR, extxyz, anything ASE reads.", show_default=False),
+]
+_Model = Annotated[
+    Path,
+    typer.Option("--model", "-m", help="Deployed model (.hienet.pt), or a checkpoint (.pt).", show_default=False),
+]
+_Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")]
+_DType = Annotated[str, typer.Option(help="float32 or float64.")]
+_Supercell = Annotated[
+    str | None, typer.Option(help="Repetitions, 3 or 2,2,3; default: by --length.", show_default=False)
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put all of them into an application."""
+    for command in (relax, eos, elastic, phonons, smoothness, speed):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def relax(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_relax"),
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Relax the atoms alone.")] = False,
+    symmetry: Annotated[bool, typer.Option(help="Keep the space group.")] = True,
+    pressure: Annotated[float, typer.Option(help="GPa.")] = 0.0,
+    fmax: Annotated[float, typer.Option(min=0.0, help="Largest force at the end, eV/Å.")] = 1e-3,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps at most.")] = 500,
+    optimizer: Annotated[str, typer.Option(help="fire, lbfgs, or bfgs.")] = "fire",
+    together: Annotated[int, typer.Option(min=1, help="Structures relaxed together.")] = 16,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Relax atoms and cell of any number of structures.
+
+    Structures are evaluated together. One that fails is named, and the others go on; an interrupted command, given
+    again, keeps what was done.
+    """
+    from hienet.properties import relax as module
+
+    settings = module.RelaxSettings(not fixed_cell, symmetry, pressure, fmax, max_steps, optimizer)
+    screening = _run(
+        "relax",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.relax_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+        together,
+    )
+    if len(screening.rows) > 1 and all("volume_change_percent" in row for row in screening.rows):
+        module.draw_changes(screening.folder / "relax.png", screening.rows)
+
+
+def eos(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_eos"),
+    points: Annotated[int, typer.Option(help="Number of volumes.")] = 11,
+    change: Annotated[float, typer.Option(help="Largest relative change of the volume.")] = 0.06,
+    relax: Annotated[bool, typer.Option(help="Relax the structure first, and atoms at each volume.")] = True,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Fit Birch and Murnaghan's equation of state: volume, bulk modulus, its derivative."""
+    from hienet.properties import eos as module
+
+    settings = module.EosSettings(points, change, relax)
+    _run(
+        "eos",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.eos_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def elastic(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_elastic"),
+    normal: Annotated[str, typer.Option(help="Normal strains.")] = "-0.01,-0.005,0.005,0.01",
+    shear: Annotated[str, typer.Option(help="Shear strains, half the engineering ones.")] = "-0.06,-0.03,0.03,0.06",
+    relax: Annotated[bool, typer.Option(help="Relax the structure first.")] = True,
+    clamped: Annotated[bool, typer.Option("--clamped", help="Do not relax the atoms in strained cells.")] = False,
+    symmetrize: Annotated[bool, typer.Option(help="Average over the point group.")] = True,
+    fit: Annotated[str, typer.Option(help="Of stresses against strain: cubic, or linear as published.")] = "cubic",
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Find all elastic constants, moduli of polycrystals, and whether the crystal is stable."""
+    from hienet.properties import elastic as module
+
+    settings = module.ElasticSettings(
+        numbers(normal, "--normal"), numbers(shear, "--shear"), relax, not clamped, symmetrize, fit
+    )
+    _run(
+        "elastic",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.elastic_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def phonons(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_phonons"),
+    supercell: _Supercell = None,
+    length: Annotated[float, typer.Option(help="Least distance of opposite faces of the supercell, Å.")] = 12.0,
+    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
+    relax: Annotated[bool, typer.Option(help="Relax the structure first.")] = True,
+    temperature: Annotated[float, typer.Option(help="Highest, for thermal properties, K.")] = 1000.0,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="phonopy's band.yaml or force constants to compare with, or a folder with NAME.yaml.",
+            show_default=False,
+        ),
+    ] = None,
+    born: Annotated[str | None, typer.Option(help="phonopy's BORN, with charges.", show_default=False)] = None,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Find phonons: band structure, density of states, thermal properties."""
+    from hienet.properties import phonons as module
+
+    repeats = None if supercell is None else whole_numbers(supercell, "--supercell")
+    settings = module.PhononSettings(
+        repeats, length, displacement, relax, temperature=temperature, reference=reference, born=born
+    )
+    _run(
+        "phonons",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.phonons_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def smoothness(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_smoothness"),
+    points: Annotated[int, typer.Option(help="On each curve.")] = 200,
+    path: Annotated[float, typer.Option(help="Way of an atom through its crystal, Å.")] = 0.6,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Look whether the energy is smooth: dimers, the cutoff, compression, an atom that moves."""
+    from hienet.properties import smoothness as module
+
+    settings = module.SmoothnessSettings(points, path=path)
+    _run(
+        "smoothness",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.smoothness_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def speed(
+    structure: Annotated[str, typer.Argument(help="File with a crystal, which is repeated.", show_default=False)],
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_speed"),
+    sizes: Annotated[str, typer.Option(help="Numbers of atoms.")] = "64,128,256,512,1024,2048",
+    device: _Device = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; default: a deployed file's own.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure time and memory of energy, forces and stress here, and how many atoms fit."""
+    from hienet.calculator import load_model
+    from hienet.files import make_folder
+    from hienet.properties import speed as module
+    from hienet.properties.progress import Progress
+    from hienet.properties.screen import write_csv, write_json
+    from hienet.properties.structures import read_one
+    from hienet.tables import print_table
+
+    console = make_console()
+    folder = make_folder(output, "--output")
+    loaded = load_model(model, device, dtype)
+    atoms = read_one(structure).atoms
+    with Progress(console) as progress:
+        found = module.speed(atoms, loaded, whole_numbers(sizes, "--sizes"), progress)
+    rows = found.rows()
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    where = f"{found.machine}, {threads}" if loaded.device.type == "cpu" else found.machine
+    kind = str(loaded.dtype).removeprefix("torch.")
+    print_table(
+        console,
+        [column.heading for column in module.COLUMNS],
+        [[column.cell(row) for column in module.COLUMNS] for row in rows],
+    )
+    fit = found.atoms_that_fit
+    console.print(f"{where}, {kind}; neighbours are found anew each time")
+    if found.exhausted is not None:
+        console.print(f"memory did not suffice for {found.exhausted} atoms")
+    elif fit is not None:
+        console.print(f"about {fit:,} atoms fit here, by the memory that more atoms took")
+    else:
+        console.print("memory did not grow with these sizes; larger --sizes tell how many atoms fit")
+    write_csv(folder / "results.csv", rows)
+    contents = {"model": str(model), "machine": where, "dtype": kind, "atoms_that_fit": fit, "results": rows}
+    write_json(folder / "results.json", contents)
+    module.draw(folder / "speed.png", found, f"{model.name} on {where}, {kind}")
+    console.print(f"results: {folder / 'results.csv'}, {folder / 'results.json'}, {folder / 'speed.png'}")
+
+
+def _run(
+    command: str,
+    files: Sequence[str],
+    model: Path,
+    output: Path,
+    device: str,
+    dtype: str,
+    settings: dict[str, Any],
+    calculation: Callable[[Engine], Calculation],
+    columns: Sequence[Column],
+    at_a_time: int = 1,
+) -> Screening:
+    """Read structures and model, calculate, and print the table; exit status 1 where nothing succeeded."""
+    from hienet.errors import HIENetError
+    from hienet.properties.engine import Engine, advice_for_model
+    from hienet.properties.screen import print_screening, screen
+    from hienet.properties.structures import read_structures
+
+    console = make_console()
+    engine = Engine(model, device, dtype)
+    found, unreadable = read_structures(files)
+    advice = advice_for_model(model) if device == "cpu" else None
+    if advice:
+        console.print(advice)
+    try:
+        screening = screen(
+            command, found, unreadable, calculation(engine), engine, settings, output, console, at_a_time
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from what lies in `{output}`", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not screening.rows:
+        raise HIENetError(
+            f"none of {len(screening.failures)} structures could be calculated: {screening.failures[0].reason}"
+        )
+    print_screening(console, screening, columns)
+    return screening
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas.
+
+    Raises:
+        HIENetError: something else.
+    """
+    from hienet.errors import HIENetError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise HIENetError(f"{option} takes numbers separated by commas, got `{text}`") from error
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        HIENetError: something else.
+    """
+    from hienet.errors import HIENetError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise HIENetError(f"{option} takes whole numbers separated by commas, got `{text}`") from error
