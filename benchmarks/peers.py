@@ -125,6 +125,7 @@ def main() -> None:
     """Install, measure and report."""
     options = parser(__doc__)
     options.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), help="[default: all]")
+    options.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     add_worker_options(options)
     arguments = options.parse_args()
     elements = sorted({symbol for name in arguments.systems for symbol in structure(name).symbols})
@@ -144,7 +145,7 @@ def main() -> None:
             rows = [row for system in arguments.systems for row in rounds(workers, system, arguments)]
             for worker in workers.values():
                 worker.close()
-            for row in rows:
+            for row in [] if arguments.no_memory else rows:
                 measure_memory(row, workers[row["model"]], failures)
         finally:
             for worker in workers.values():
