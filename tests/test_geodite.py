@@ -16,7 +16,7 @@ from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.models.geodite import INITIAL_SCREENING, Geodite
-from hienet.nn.distance_weighting import DistanceWeighting
+from hienet.nn.distance_weighting import P, Q, DistanceWeighting
 from hienet.nn.geometric_attention import EdgeUpdate, GeometricAttention, NeighborDensity
 from hienet.nn.steerable import SteerableCoupling, SteerableLayerNorm
 from hienet.testing import random_rotation, silicon_carbide, tiny_checkpoint, tiny_model, write_tiny_checkpoint
@@ -143,7 +143,7 @@ def test_distance_weighting_is_that_of_the_authors(t, weight):
 
 
 def test_distance_weighting_is_one_minus_agnesis_function_for_each_pair_of_elements():
-    p, q = 1.001, 4.5794
+    p, q = P, Q
     a = 2 * (2 * p * q - p - q) / (p * p + p + q * q + q)
     assert a == pytest.approx(0.2604, abs=1e-4)
     weighting = DistanceWeighting(("C", "Si"))
@@ -152,6 +152,10 @@ def test_distance_weighting_is_one_minus_agnesis_function_for_each_pair_of_eleme
     agnesi = (1 + t ** (q - p)) / (1 + t ** (q - p) + a * t**q)
     found = weighting(distance, torch.zeros(40, dtype=torch.int64), torch.ones(40, dtype=torch.int64))
     torch.testing.assert_close(found[:, 0], 1 - agnesi, rtol=1e-9, atol=0)
+
+
+def test_the_exponents_are_those_from_which_the_authors_start():
+    assert DistanceWeighting(("Si",)).exponents.tolist() == pytest.approx([-15.2013, 3.2139], abs=1e-9)
 
 
 def test_distance_weighting_rises_most_steeply_at_the_sum_of_covalent_radii():

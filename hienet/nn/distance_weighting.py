@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor, nn
 
-P, Q = 1.001, 4.5794
-"""Exponents of Geodite's weighting (arXiv 2601.15492)."""
+P, Q = (1.0 + 2.0 * math.log1p(math.exp(0.5 * raw)) for raw in (-15.2013, 3.2139))
+"""Exponents 1.0010 and 4.5794 of Geodite's weighting (arXiv 2601.15492), as its authors have them: 1 + softplus."""
 
 
 class DistanceWeighting(nn.Module):
