@@ -16,7 +16,7 @@ from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.models.geodite import INITIAL_SCREENING, Geodite
-from hienet.nn.distance_weighting import P, Q, DistanceWeighting
+from hienet.nn.distance_weighting import DistanceWeighting, P, Q
 from hienet.nn.geometric_attention import EdgeUpdate, GeometricAttention, NeighborDensity
 from hienet.nn.steerable import SteerableCoupling, SteerableLayerNorm
 from hienet.testing import random_rotation, silicon_carbide, tiny_checkpoint, tiny_model, write_tiny_checkpoint
