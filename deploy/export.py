@@ -6,7 +6,7 @@ import copy
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.memory import memory_explained
 from hienet.ops.compile import compile_model, describe_tables, has_compiled_form
+from hienet.species import keep_elements
 from hienet.torch_state import own_torch_state, torchscript
 
 from .metadata import describe, describe_stages
@@ -192,34 +193,3 @@ def _write(script: torch.jit.ScriptModule, metadata: dict[str, Any], path: Path)
     with torchscript():
         torch.jit.save(script, archive, _extra_files={METADATA_NAME: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
-
-
-def keep_elements(checkpoint: Checkpoint, elements: list[str]) -> Checkpoint:
-    """The same model for fewer elements, or in another order: the numbers of those that stay do not change.
-
-    Raises:
-        HIENetError: an element that the model does not know, or named twice.
-    """
-    config = checkpoint.config
-    if not elements:
-        raise HIENetError(f"no element to keep was named; the model's elements are {', '.join(config.elements)}")
-    unknown = [symbol for symbol in elements if symbol not in config.elements]
-    if unknown:
-        raise HIENetError(
-            f"the model does not know {', '.join(unknown)}; its elements are {', '.join(config.elements)}"
-        )
-    if len(set(elements)) != len(elements):
-        raise HIENetError(f"an element is named twice in {', '.join(elements)}; name each once")
-    rows = [config.elements.index(symbol) for symbol in elements]
-    model = checkpoint.build(torch.float64)
-    for module in model.modules():
-        if hasattr(module, "keep_species"):
-            module.keep_species(rows)  # type: ignore[operator]
-    selected = config.model_copy(
-        update={
-            "elements": tuple(elements),
-            "scale": tuple(config.scale[row] for row in rows),
-            "shift": tuple(config.shift[row] for row in rows),
-        }
-    )
-    return replace(checkpoint, config=selected, weights=model.state_dict())

@@ -6,13 +6,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hienet.console import make_console, printable, run_app, say
 from hienet.memory import keep_freed_memory
 from hienet.properties.cli import add_commands
+
+if TYPE_CHECKING:
+    from hienet.metrics import Errors
+    from hienet.train.run import TrainingResult
 
 app = typer.Typer(
     name="hienet",
@@ -78,6 +82,57 @@ def init(
 
 
 @app.command(rich_help_panel="Training")
+def finetune(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint (.pt) whose model is trained further.", show_default=False)
+    ],
+    data: Annotated[list[str], typer.Argument(help="Files with labelled frames.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("finetune.yaml"),
+    strength: Annotated[
+        str,
+        typer.Option(
+            help="How far the weights may move: gentle (few frames, or little to be forgotten), standard, or strong "
+            "(many frames of another kind)."
+        ),
+    ] = "standard",
+    keep_elements: Annotated[
+        bool, typer.Option("--keep-elements", help="Keep all elements of the checkpoint, not only those of the data.")
+    ] = False,
+    replay: Annotated[
+        list[str] | None,
+        typer.Option(help="File with frames of what is not to be forgotten; may be repeated.", show_default=False),
+    ] = None,
+    replay_labels: Annotated[
+        str, typer.Option(help="Labels of these frames: `file`, or `model` for what the checkpoint says of them.")
+    ] = "file",
+    energy_key: _EnergyKey = None,
+    forces_key: _ForcesKey = None,
+    stress_key: _StressKey = None,
+    virial_key: _VirialKey = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented configuration that trains a model further, on the given data."""
+    from hienet.data.labels import LabelKeys
+    from hienet.errors import HIENetError
+    from hienet.files import atomic_path
+    from hienet.template import FineTuning, render_fine_tuning, summarize
+    from hienet.train.start import load_start
+
+    if output.exists() and not force:
+        raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
+    start = load_start(str(checkpoint))
+    wanted = FineTuning(str(checkpoint), start, strength, keep_elements, tuple(replay or ()), replay_labels)
+    summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
+    folder = f"{output.stem}_run"
+    text = render_fine_tuning(summary, folder, wanted)
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    for line in (*summary.lines(), *wanted.lines(summary)):
+        say(line)
+    say(f"wrote {output}; look it over, then run: hienet train {output}")
+
+
+@app.command(rich_help_panel="Training")
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as `hienet init` writes.", show_default=False)],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from `last.pt` in the output folder.")] = False,
@@ -101,10 +156,19 @@ def train(
     except InterruptedTrainingError as error:
         print(printable(error), file=sys.stderr)
         raise typer.Exit(130) from None
-    print_errors(console, "set", list(result.errors.items()))
+    print_errors(console, "set", list(result.errors.items()) if not result.errors_before else _side_by_side(result))
     folder = result.best.parent
     say(f"model: {result.best}    plots: {folder / 'learning_curves.png'}, {folder / 'parity.png'}")
     say(f"next: hienet eval {result.best} DATA    or: hienet-deploy {result.best}")
+
+
+def _side_by_side(result: TrainingResult) -> list[tuple[str, Errors]]:
+    """Errors before and after fine-tuning, a pair of rows for each set."""
+    rows = []
+    for name, after in result.errors.items():
+        shown = "replay (old frames)" if name == "replay" else name
+        rows += [(f"{shown}, before", result.errors_before[name]), (f"{shown}, after", after)]
+    return rows
 
 
 @app.command("eval", rich_help_panel="Models")

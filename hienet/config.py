@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from ase.data import chemical_symbols
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic.fields import FieldInfo
 
 from hienet.data.weights import DEFAULT_KEY as DEFAULT_WEIGHT_KEY
 from hienet.errors import HIENetError
@@ -49,16 +50,26 @@ def _as_files_or_fraction(value: object) -> object:
 
 
 def _as_reference_energies(value: object) -> object:
-    if value in ("auto", "least_squares"):
+    if value in ("auto", "least_squares", "keep"):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError("must be auto, least_squares, or an energy in eV for each element like {Si: -0.8, C: -1.3}")
+        raise ValueError(
+            "must be auto, least_squares, keep, or an energy in eV for each element like {Si: -0.8, C: -1.3}"
+        )
     for symbol, energy in value.items():
         if symbol not in chemical_symbols[1:]:
             raise ValueError(f"`{symbol}` is not a chemical symbol; write energies like {{Si: -0.8, C: -1.3}}")
         if isinstance(energy, bool) or not isinstance(energy, (int, float)):
             raise ValueError(f"the energy of {symbol} must be a number in eV, got `{shortened(energy)}`")
     return dict(value)
+
+
+def _as_names(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be a name or a list of names")
+    return tuple(value)
 
 
 def _as_quantities(value: object) -> object:
@@ -73,14 +84,15 @@ FilesOrFraction = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, *_FILES_SCHEMA]}),
 ]
 ReferenceEnergies = Annotated[
-    Literal["auto", "least_squares"] | dict[str, float], BeforeValidator(_as_reference_energies)
+    Literal["auto", "least_squares", "keep"] | dict[str, float], BeforeValidator(_as_reference_energies)
 ]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 
 
 class Section(BaseModel):
     """A part of the configuration: cannot be changed once read, and refuses keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
 
 class ModelSection(BaseModel):
@@ -166,13 +178,23 @@ class DataSection(Section):
     reference_energies: ReferenceEnergies = Field(
         "auto",
         description="energy of an atom of each element (eV): that of isolated atoms in the training files, and "
-        "least_squares on the composition for other elements (auto); least_squares for all; or {symbol: eV}",
+        "least_squares on the composition for other elements (auto); least_squares for all; or {symbol: eV}. With "
+        "`training.from` those of the checkpoint are moved to the new labels (auto, least_squares), or kept (keep)",
     )
     shift_to_mean: bool = Field(
         False,
         description="add to each reference energy the mean energy per atom that they leave; an isolated atom then no "
         "longer has its reference energy",
     )
+    replay: Annotated[Files, Field(min_length=1)] | None = Field(
+        None,
+        description="with `training.from`: file(s) with frames of what the model knows and is not to forget; a part of "
+        "them, as large as that of `validation`, measures what it forgets; null: none",
+    )
+    replay_labels: Literal["file", "model"] = Field(
+        "file", description="labels of these frames: those in the file, or (model) what the checkpoint says of them"
+    )
+    replay_weight: float = Field(1.0, gt=0, description="factor on the loss of these frames, beside their own weights")
 
     @model_validator(mode="after")
     def _one_source_of_stress(self) -> DataSection:
@@ -236,6 +258,19 @@ class TrainingSection(Section):
         description="wall time (minutes) after which training ends; the learning rate follows the time; null: none",
     )
 
+    # `from` is no name in Python.
+    start: str | None = Field(
+        None,
+        alias="from",
+        description="checkpoint whose model is trained further (fine-tuning), which also decides on the architecture; "
+        "null: a new model",
+    )
+    freeze: Names = Field(
+        (),
+        description="with `from`: parts of the model that stay as they are, such as [species_embedding, layers.0]; "
+        "`hienet finetune` lists them",
+    )
+
     @model_validator(mode="after")
     def _learning_rate_falls(self) -> TrainingSection:
         if self.final_learning_rate > self.learning_rate:
@@ -257,6 +292,32 @@ class TrainConfig(Section):
     training: TrainingSection = Field(default_factory=lambda: TrainingSection())
     output: str = Field("hienet_training", min_length=1, description="folder that receives models, logs and plots")
 
+    @model_validator(mode="after")
+    def _some_keys_need_a_checkpoint(self) -> TrainConfig:
+        if self.training.start is not None:
+            if self.data.shift_to_mean:
+                raise ValueError(
+                    "`data.shift_to_mean` is for new models; with `training.from` reference energies are moved to the "
+                    "labels anyway: remove it"
+                )
+            return self
+        needing = {
+            "training.freeze": self.training.freeze,
+            "data.replay": self.data.replay,
+            "data.reference_energies: keep": self.data.reference_energies == "keep",
+        }
+        for name, given in needing.items():
+            if given:
+                raise ValueError(
+                    f"`{name}` is for fine-tuning; name the checkpoint to begin with as `training.from`, or remove it"
+                )
+        return self
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a section as they stand in files."""
+    return {info.alias or name: info for name, info in section.model_fields.items()}
+
 
 def parse_config(values: object, source: str = "the configuration") -> TrainConfig:
     """A configuration from plain values.
@@ -273,7 +334,9 @@ def parse_config(values: object, source: str = "the configuration") -> TrainConf
     except ValidationError as error:
         raise HIENetError(f"{source}: {describe_validation_error(error, TrainConfig, '')}") from error
     try:
-        config.model.check()
+        # What a checkpoint decides cannot be known before it is read.
+        if config.training.start is None:
+            config.model.check()
     except HIENetError as error:
         raise HIENetError(f"{source}: {error}") from error
     return config

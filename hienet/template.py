@@ -11,15 +11,19 @@ import numpy as np
 import yaml
 from pydantic import BaseModel
 
-from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection
+from hienet.checkpoint import Checkpoint
+from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection, keys_of
 from hienet.console import printable
 from hienet.data.checks import check_frames
+from hienet.data.dataset import elements_of
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
-from hienet.models.factory import DEFAULT_PRESET, find_architecture
+from hienet.models.factory import DEFAULT_PRESET, build_model, find_architecture
+from hienet.species import with_elements
 from hienet.tables import NO_GROUP, group_label
+from hienet.train.start import parts_of
 
 _CUTOFFS = (4.0, 5.0, 6.0)
 _STEPS = 8000
@@ -130,7 +134,6 @@ def suggestions(summary: DataSummary) -> dict[str, Any]:
 
 def render(summary: DataSummary, output: str, architecture: str = "hienet", preset: str = DEFAULT_PRESET) -> str:
     """The configuration as commented YAML; keys that keep their default are commented out."""
-    files: Any = summary.files[0] if len(summary.files) == 1 else list(summary.files)
     lines = [
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
         "#",
@@ -138,14 +141,116 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
     lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
-    lines += ["", "data:", *_section(DataSection, {"train": files, "validation": 0.1, **summary.keys})]
+    lines += ["", "data:", *_section(DataSection, {"train": _files(summary), "validation": 0.1, **summary.keys})]
     lines += ["", "training:", *_section(TrainingSection, suggestions(summary))]
     lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
     return "\n".join(lines)
 
 
-def _section(section: type[BaseModel], chosen: Mapping[str, Any]) -> Iterator[str]:
-    for name, info in section.model_fields.items():
+STRENGTHS: dict[str, dict[str, Any]] = {
+    "gentle": {"learning_rate": 2e-4, "final_learning_rate": 1e-6},
+    "standard": {"learning_rate": 1e-3, "final_learning_rate": 5e-6},
+    "strong": {"learning_rate": 5e-3, "final_learning_rate": 5e-6},
+}
+"""How far the weights may move."""
+
+_FINE_TUNING_STEPS = 3000
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What `hienet finetune` was asked for.
+
+    Attributes:
+        path: of the checkpoint.
+        checkpoint: what it holds.
+        strength: one of `STRENGTHS`.
+        keep_elements: keep all elements of the checkpoint.
+        replay: files with old frames.
+        replay_labels: `file` or `model`.
+    """
+
+    path: str
+    checkpoint: Checkpoint
+    strength: str
+    keep_elements: bool
+    replay: tuple[str, ...]
+    replay_labels: str
+
+    def __post_init__(self) -> None:
+        if self.strength not in STRENGTHS:
+            raise HIENetError(f"unknown --strength `{self.strength}`; expected one of: {', '.join(STRENGTHS)}")
+        if self.replay_labels not in ("file", "model"):
+            raise HIENetError(f"unknown --replay-labels `{self.replay_labels}`; expected file or model")
+
+    def elements(self, summary: DataSummary) -> tuple[str, ...]:
+        """Of the fine-tuned model."""
+        known = self.checkpoint.config.elements
+        present = set(summary.elements)
+        if self.replay:
+            present |= set(elements_of(read_frames(self.replay)))
+        if self.keep_elements:
+            return (*known, *sorted(present - set(known)))
+        return tuple(sorted(present))
+
+    def lines(self, summary: DataSummary) -> list[str]:
+        """For a person: what becomes of the model."""
+        other = with_elements(self.checkpoint, self.elements(summary))
+        return [f"model: {self.checkpoint.architecture} of {printable(self.path)}; {other.describe()}"]
+
+    def values(self, summary: DataSummary) -> dict[str, Any]:
+        """Of the training section."""
+        steps_per_epoch = max(1, round(0.9 * summary.n_frames / suggestions(summary)["batch_size"]))
+        reflect = {"reflect": True} if self.checkpoint.config.symmetry == "SO(3)" else {}
+        return {
+            "from": self.path,
+            "freeze": [],
+            **suggestions(summary),
+            "epochs": int(np.clip(round(_FINE_TUNING_STEPS / steps_per_epoch), 5, 500)),
+            **STRENGTHS[self.strength],
+            **reflect,
+        }
+
+
+def render_fine_tuning(summary: DataSummary, output: str, wanted: FineTuning) -> str:
+    """The configuration of a fine-tuning run as commented YAML."""
+    known, elements = wanted.checkpoint.config.elements, wanted.elements(summary)
+    dropped = [symbol for symbol in known if symbol not in elements]
+    parts = ", ".join(parts_of(build_model(wanted.checkpoint.architecture, wanted.checkpoint.config, seed=0)))
+    lines = [
+        "# Configuration of `hienet train` for fine-tuning, written by `hienet finetune`. Every key is described in",
+        "# docs/training.md.",
+        "#",
+    ]
+    lines += [f"# {part}" for line in (*summary.lines(), *wanted.lines(summary)) for part in line.splitlines()]
+    lines += ["", "model:", f"  # the architecture ({wanted.checkpoint.architecture}) is that of the checkpoint"]
+    if dropped:
+        lines.append(
+            f"  # {len(dropped)} elements of the checkpoint are dropped: without frames of them, training spoils what "
+            "the model knows of them"
+        )
+    lines.append(f"  elements: {_inline(list(elements))}")
+    replay: dict[str, Any] = {
+        "replay": list(wanted.replay),
+        "replay_labels": wanted.replay_labels,
+        "replay_weight": 1.0,
+    }
+    chosen = {"train": _files(summary), "validation": 0.1, **summary.keys, **(replay if wanted.replay else {})}
+    lines += ["", "data:", *_section(DataSection, chosen)]
+    lines += ["", "training:", f"  # parts that `freeze` may name: {parts}"]
+    lines += _section(TrainingSection, wanted.values(summary), first=("from", "freeze"))
+    lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
+    return "\n".join(lines)
+
+
+def _files(summary: DataSummary) -> Any:
+    return summary.files[0] if len(summary.files) == 1 else list(summary.files)
+
+
+def _section(section: type[BaseModel], chosen: Mapping[str, Any], first: Sequence[str] = ()) -> Iterator[str]:
+    keys = keys_of(section)
+    for name in (*first, *(key for key in keys if key not in first)):
+        info = keys[name]
         value = chosen.get(name, info.default)
         yield from _entry(name, value, info.description or "", active=name in chosen)
 

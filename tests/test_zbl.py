@@ -8,13 +8,14 @@ import ase
 import numpy as np
 import pytest
 import torch
-from hienet_deploy.export import export, keep_elements
+from hienet_deploy.export import export
 
 from hienet.calculator import LoadedModel, load_model, model_of
 from hienet.checkpoint import load_checkpoint, save_checkpoint
 from hienet.errors import HIENetError
 from hienet.models.factory import ARCHITECTURES, build_model, make_config
 from hienet.nn.zbl import UNIVERSAL_SCREENING, ZBLRepulsion
+from hienet.species import keep_elements
 from hienet.testing import (
     finite_difference_forces,
     finite_difference_stress,

@@ -216,6 +216,10 @@ class MemoryDataset(Dataset):
             self.summary.take(indices),
         )
 
+    def with_targets(self, targets: list[Targets], labels: list[Labels]) -> MemoryDataset:
+        """The same structures with other targets and the labels that these are made from."""
+        return MemoryDataset(self.elements, self.frames, self.graphs, targets, labels, self.report, self.remarks)
+
     @own_torch_state()
     def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
         """These frames as one graph, and their targets."""
@@ -238,6 +242,62 @@ class MemoryDataset(Dataset):
             # A run that began when frames had no weights is recognised, too.
             if (targets.weights != 1.0).any():
                 digest.update(targets.weights.numpy().tobytes())
+
+
+class JoinedDataset(Dataset):
+    """Frames of two data sets with the same elements, those of the first in front.
+
+    What was found in the files is that of the first.
+    """
+
+    def __init__(self, first: Dataset, second: Dataset, chosen: Sequence[int] | None = None) -> None:
+        """With `chosen`, only the frames with these indices."""
+        self.first, self.second = first, second
+        self.elements, self.report, self.remarks = first.elements, first.report, first.remarks
+        self.graphs_are_ready = first.graphs_are_ready and second.graphs_are_ready
+        self.chosen = range(len(first) + len(second)) if chosen is None else chosen
+        whole = {
+            field.name: np.concatenate([getattr(first.summary, field.name), getattr(second.summary, field.name)])
+            for field in fields(FrameSummary)
+        }
+        self.summary = FrameSummary(**whole).take(self.chosen)
+
+    def _where(self, index: int) -> tuple[Dataset, int]:
+        number = self.chosen[index]
+        return (self.first, number) if number < len(self.first) else (self.second, number - len(self.first))
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Structures and their origin."""
+        return [part.frames[i] for part, i in map(self._where, range(len(self)))]
+
+    @property
+    def labels(self) -> list[Labels]:
+        """One for each frame."""
+        return [part.labels[i] for part, i in map(self._where, range(len(self)))]
+
+    def subset(self, indices: Sequence[int]) -> JoinedDataset:
+        """The frames with these indices."""
+        return JoinedDataset(self.first, self.second, [self.chosen[i] for i in indices])
+
+    @own_torch_state()
+    def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
+        """These frames as one graph, and their targets."""
+        graphs, targets = zip(*(part.batch([i]) for part, i in map(self._where, indices)), strict=True)
+        return batch_graphs(graphs), Targets(
+            **{name: torch.cat([getattr(target, name) for target in targets]) for name in vars(targets[0])}
+        )
+
+    def compositions(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Number of atoms of each element in frames `start .. stop-1`, `[stop - start, n_elements]`."""
+        rows = [part.compositions(i, i + 1) for part, i in map(self._where, range(start, stop))]
+        return np.concatenate([np.zeros((0, len(self.elements))), *rows])
+
+    def add_to(self, digest: hashlib._Hash) -> None:
+        """Feed what identifies structures and labels of all frames."""
+        digest.update(repr(list(self.chosen)).encode())
+        self.first.add_to(digest)
+        self.second.add_to(digest)
 
 
 def _summarize(frames: Sequence[Frame], graphs: Sequence[AtomicGraph], targets: Sequence[Targets]) -> FrameSummary:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from hienet.checkpoint import Checkpoint
 from hienet.config import DataSection, ModelSection
 from hienet.data.checks import check_overlap
 from hienet.data.dataset import Dataset, build_dataset, elements_of
@@ -15,6 +16,8 @@ from hienet.data.isolated import IsolatedAtoms, isolated_atoms
 from hienet.data.labels import LabelKeys, LabelReport, require_any_labels, require_labels
 from hienet.data.outliers import ordinary_frames
 from hienet.data.reader import Frame, read_frames
+from hienet.data.refit import Refit, keep_reference_energies, refit_reference_energies
+from hienet.data.replay import Replay, prepare_replay
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
     ReferenceEnergies,
@@ -30,6 +33,7 @@ from hienet.data.statistics import (
 from hienet.data.weights import describe_weights, require_weight_key
 from hienet.errors import HIENetError
 from hienet.models.staged import ModelConfig
+from hienet.species import with_elements
 from hienet.torch_state import own_torch_state
 
 
@@ -43,6 +47,8 @@ class PreparedData:
         model: configuration of the model, statistics of the training set included.
         notes: what was found and computed, one line each, for the log.
         fingerprint: hash of all labels and the split, to recognise the same data again.
+        start: the model that fine-tuning begins with, with the elements and reference energies of the new one; or None.
+        replay: frames of what that model knows, if there are any.
     """
 
     train: Dataset
@@ -52,11 +58,18 @@ class PreparedData:
     model: ModelConfig
     notes: list[str]
     fingerprint: str
+    start: Checkpoint | None = None
+    replay: Replay | None = None
 
 
 @own_torch_state()
 def prepare_data(
-    data: DataSection, model: ModelSection, dtype: torch.dtype, seed: int, unneeded: Collection[str] = ()
+    data: DataSection,
+    model: ModelSection,
+    dtype: torch.dtype,
+    seed: int,
+    unneeded: Collection[str] = (),
+    start: Checkpoint | None = None,
 ) -> PreparedData:
     """Read the files, split the frames, and compute the statistics of the training set.
 
@@ -65,14 +78,22 @@ def prepare_data(
         dtype: of edge vectors, forces and stresses.
         seed: of the split.
         unneeded: quantities without which training makes sense: those whose loss has no weight.
+        start: the model that fine-tuning begins with; `model` has what is changed of it.
 
     Raises:
         HIENetError: anything wrong with the data, as described in the modules of this package.
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     frames = {name: read_frames(part) for name, part in files.items() if isinstance(part, tuple)}
-    elements = model.arguments.get("elements") or elements_of(frames["train"])
-    draft = model.hyperparameters({"elements": elements})
+    replay_frames = read_frames(data.replay) if data.replay is not None else []
+    if start is None:
+        elements = model.arguments.get("elements") or elements_of(frames["train"])
+        draft = model.hyperparameters({"elements": elements})
+        other = None
+    else:
+        present = elements_of([*(frame for part in frames.values() for frame in part), *replay_frames])
+        other = with_elements(start, _elements_of_start(start, model, present))
+        draft = other.checkpoint.config
     keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
     given = {
         name: build_dataset(
@@ -95,16 +116,16 @@ def prepare_data(
     _require_labels_of_training_set(train, may_lack)
     isolated = _isolated_atoms(data, given["train"])
     ordinary, outliers = ordinary_frames(sets, draft.elements, _known_energies(data, isolated))
-    reference = _reference_energies(data, isolated, ordinary, draft.elements)
-    scale = find_scale(ordinary, reference, draft.elements)
-    neighbors = mean_number_of_neighbors(ordinary, draft.cutoff)
-    computed = {
-        "elements": draft.elements,
-        "scale": (scale.value,) * len(draft.elements),
-        "shift": reference.energies,
-        "avg_num_neighbors": neighbors.value,
-    }
-    config = model.hyperparameters(computed)
+    replay: Replay | None = None
+    if other is None:
+        config, statistics = _statistics_of_data(data, model, draft, isolated, ordinary)
+    else:
+        refit, warnings = _moved_reference_energies(data, other.checkpoint, ordinary)
+        if replay_frames:
+            replay = prepare_replay(replay_frames, data, other.checkpoint, refit, dtype, keys, seed)
+        start = refit.applied_to(other.checkpoint)
+        config = model.hyperparameters({**start.config.model_dump(), **_without_elements(model)})
+        statistics = [other.describe(), *refit.lines(), *warnings, *(replay.notes if replay else [])]
     remarks = [remark for dataset in given.values() for remark in dataset.remarks]
     remarks += check_overlap({name: dataset.frames for name, dataset in sets.items()})
     return PreparedData(
@@ -117,15 +138,72 @@ def prepare_data(
             *_describe_sets(sets, report),
             *(note for dataset in given.values() for note in dataset.describe_masked_atoms()),
             *describe_weights(given.values(), data.weight_key),
-            *_describe_statistics(config, computed, reference, scale, neighbors),
+            *statistics,
             *describe_what_is_left(config.shift, ordinary, draft.elements),
             *outliers,
             *describe_unseen_elements(sets, draft.elements),
             *remarks,
             *_left_out(given, data),
         ],
-        fingerprint=_fingerprint(given.values(), split),
+        fingerprint=_fingerprint(given.values(), split, start, replay),
+        start=start,
+        replay=replay,
     )
+
+
+def _statistics_of_data(
+    data: DataSection, model: ModelSection, draft: ModelConfig, isolated: IsolatedAtoms, ordinary: Dataset
+) -> tuple[ModelConfig, list[str]]:
+    """A new model's configuration, and what to say of what it takes from the data."""
+    reference = _reference_energies(data, isolated, ordinary, draft.elements)
+    scale = find_scale(ordinary, reference, draft.elements)
+    neighbors = mean_number_of_neighbors(ordinary, draft.cutoff)
+    computed = {
+        "elements": draft.elements,
+        "scale": (scale.value,) * len(draft.elements),
+        "shift": reference.energies,
+        "avg_num_neighbors": neighbors.value,
+    }
+    config = model.hyperparameters(computed)
+    return config, _describe_statistics(config, computed, reference, scale, neighbors)
+
+
+def _elements_of_start(start: Checkpoint, model: ModelSection, present: Sequence[str]) -> tuple[str, ...]:
+    """The elements of a model to be fine-tuned: those that are asked for, or the checkpoint's and new ones.
+
+    Raises:
+        HIENetError: one is asked for of which neither the data nor the checkpoint know.
+    """
+    known = start.config.elements
+    asked = model.arguments.get("elements")
+    if not asked:
+        return (*known, *(symbol for symbol in present if symbol not in known))
+    # As a configuration of the architecture, in which symbols are checked.
+    elements = model.hyperparameters(
+        {**start.config.model_dump(), "elements": asked, "scale": (), "shift": ()}
+    ).elements
+    strange = [symbol for symbol in elements if symbol not in known and symbol not in present]
+    if strange:
+        raise HIENetError(
+            f"`model.elements` names {', '.join(strange)}, which neither the data nor the checkpoint have; the "
+            f"data have {', '.join(present)}: remove it, or give frames with it"
+        )
+    return elements
+
+
+def _without_elements(model: ModelSection) -> dict[str, object]:
+    return {name: value for name, value in model.arguments.items() if name != "elements"}
+
+
+def _moved_reference_energies(data: DataSection, start: Checkpoint, ordinary: Dataset) -> tuple[Refit, list[str]]:
+    """As the configuration says."""
+    if isinstance(data.reference_energies, dict):
+        known = dict(zip(start.config.elements, start.config.shift, strict=True))
+        given = given_reference_energies({**known, **data.reference_energies}, start.config.elements)
+        return Refit(start.config.elements, start.config.shift, given.energies, given.note), []
+    if data.reference_energies == "keep":
+        return keep_reference_energies(start, ordinary), []
+    return refit_reference_energies(start, ordinary)
 
 
 def _usable(name: str, dataset: Dataset, data: DataSection) -> list[int]:
@@ -230,8 +308,11 @@ def _describe_statistics(
     ]
 
 
-def _fingerprint(datasets: Iterable[Dataset], split: Split) -> str:
+def _fingerprint(datasets: Iterable[Dataset], split: Split, start: Checkpoint | None, replay: Replay | None) -> str:
     digest = hashlib.sha256(repr((split.train, split.validation, split.test)).encode())
-    for dataset in datasets:
+    if start is not None:
+        for name, tensor in sorted(start.weights.items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    for dataset in (*datasets, *([replay.source] if replay is not None else [])):
         dataset.add_to(digest)
     return digest.hexdigest()

@@ -153,7 +153,11 @@ def describe_validation_error(error: ValidationError, schema: type, where: str) 
     key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     if first["type"] == "extra_forbidden":
         parent = _schema_at(schema, first["loc"][:-1])
-        allowed = ", ".join(parent.model_fields) if parent is not None else "see the documentation"
+        allowed = (
+            ", ".join(info.alias or name for name, info in parent.model_fields.items())
+            if parent is not None
+            else "see the documentation"
+        )
         return f"unknown key `{key}`; allowed here: {allowed}"
     if first["type"] == "missing":
         return f"key `{key}` is missing: {first['msg'].lower()}"
@@ -170,7 +174,7 @@ def shortened(value: object) -> str:
 
 def _schema_at(schema: type, location: tuple[int | str, ...]) -> type[ModelConfig] | None:
     for part in location:
-        fields = getattr(schema, "model_fields", {})
+        fields = {info.alias or name: info for name, info in getattr(schema, "model_fields", {}).items()}
         if part not in fields:
             return None
         schema = fields[part].annotation

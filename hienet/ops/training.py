@@ -81,8 +81,9 @@ class FusedTraining:
         Where gradients are enabled, a loss on both can be differentiated with respect to the weights, once.
         """
         self._frozen.train(self.model.training)
-        graph, parameters = (species, center, neighbor), list(self.model.parameters())
-        wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        graph = (species, center, neighbor)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        wanted = torch.is_grad_enabled() and bool(parameters)
         # What dropout leaves out is drawn again, alike, in the backward.
         random_state = torch.get_rng_state()
         energies, gradient, step = self.evaluate(graph, edge_vectors.detach(), wanted)

@@ -86,8 +86,9 @@ class Trainer:
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.energy, self.engine = choose_engine(model, settings)
         self.device = next(model.parameters()).device
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.average = MovingAverage(model, settings.ema_decay)
         self.schedule = Schedule(

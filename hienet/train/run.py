@@ -22,6 +22,7 @@ from hienet.calculator import parse_device
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, save_config
 from hienet.console import printable
+from hienet.data.dataset import Dataset, JoinedDataset
 from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import prepare_data
 from hienet.data.writer import write_frames
@@ -35,6 +36,7 @@ from hienet.train.logs import Row, RunLog, describe_row
 from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
 from hienet.train.report import plot_learning_curves, plot_parity
 from hienet.train.signals import StopRequest
+from hienet.train.start import freeze, load_start, started_from
 
 _SECONDS_BETWEEN_SAVES = 30.0
 _MAY_CHANGE_ON_RESUME = (
@@ -57,6 +59,8 @@ class TrainingResult:
 
     best: Path
     errors: dict[str, Errors]
+    errors_before: dict[str, Errors]
+    """Of the model that fine-tuning began with, with the new reference energies; empty for a new model."""
 
 
 class Run:
@@ -74,6 +78,8 @@ class Run:
         Raises:
             HIENetError: anything wrong with configuration, data, device or folder.
         """
+        self.start = load_start(config.training.start) if config.training.start is not None else None
+        config = config if self.start is None else started_from(config, self.start)
         self.config, self.console, self.source = config, console, source or "CONFIG.yaml"
         self.folder = Path(config.output)
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
@@ -94,15 +100,19 @@ class Run:
         self.device = parse_device(config.training.device)
         weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
         unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
-        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded)
+        self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded, self.start)
         if last is not None:
             # The statistics are those with which the run began, and so is the model, also if another version finds
             # others, or has changed the preset.
             self.data = replace(self.data, model=last.config)
-        model = (
-            build_model(config.model.architecture, self.data.model, config.training.seed).to(self.dtype).to(self.device)
-        )
-        self.trainer = Trainer(model, self.data.train, self.data.validation, config.training)
+        model = build_model(config.model.architecture, self.data.model, config.training.seed)
+        if self.data.start is not None:
+            model.load_state_dict(self.data.start.weights)
+        model = model.to(self.dtype).to(self.device)
+        self.frozen = freeze(model, config.training.freeze)
+        replay = self.data.replay
+        trained_on = self.data.train if replay is None else JoinedDataset(self.data.train, replay.train)
+        self.trainer = Trainer(model, trained_on, self.data.validation, config.training)
         self.started = _now()
         if last is not None:
             self._restore(last)
@@ -264,7 +274,8 @@ class Run:
         assert last.resume is not None
         if last.resume["fingerprint"] != self.data.fingerprint:
             raise HIENetError(
-                f"the data are not those with which the run in `{self.folder}` began; restore the files, "
+                f"the data{', or the checkpoint of `training.from`,' if self.start else ''} are not those with which "
+                f"the run in `{self.folder}` began; restore the files, "
                 "or begin a new run with another --output"
             )
         self.trainer.model.load_state_dict(last.weights)
@@ -306,6 +317,11 @@ class Run:
             f"symmetry {self.data.model.symmetry}, cutoff {self.data.model.cutoff:g} Å; "
             f"{self.trainer.n_batches} steps an epoch, {torch.get_num_threads()} threads; output in {self.folder}"
         )
+        if self.start is not None:
+            self.say(f"fine-tuning begins with {self.config.training.start}")
+        if self.frozen:
+            n_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+            self.say(f"frozen: {n_frozen:,} parameters, of {', '.join(self.config.training.freeze)}")
         self.say(self.trainer.engine)
         if last is not None and last.resume is not None:
             where = "at its end" if self.trainer.finished else f"in epoch {state.epoch + 1}, step {state.step + 1}"
@@ -327,22 +343,42 @@ class Run:
         best = load_checkpoint(self.best_path)
         model = best.build(self.dtype).to(self.device).requires_grad_(False)
         size = self.config.training.batch_size
-        given = {"train": self.data.train, "validation": self.data.validation, "test": self.data.test}
+        replay = None if self.data.replay is None else self.data.replay.held_out
+        given = {
+            "train": self.data.train,
+            "validation": self.data.validation,
+            "test": self.data.test,
+            "replay": replay,
+        }
         sets = {name: dataset for name, dataset in given.items() if dataset is not None}
         comparisons = {name: compare(model, dataset, size, self.device) for name, dataset in sets.items()}
         for name, comparison in comparisons.items():
             for warning in describe_not_finite(comparison, sets[name], f"{name} frames"):
                 self.say(warning)
         found = {name: errors(comparison) for name, comparison in comparisons.items()}
+        before = self._errors_before(sets)
         save_checkpoint(Checkpoint(best.architecture, best.config, best.weights, self._summary(found)), self.best_path)
+        results = self._summary(found)
+        if before:
+            results["errors_before"] = {name: value.as_dict() for name, value in before.items()}
         with atomic_path(self.folder / "results.json") as temporary:
-            temporary.write_text(json_text(self._summary(found), indent=1))
+            temporary.write_text(json_text(results, indent=1))
         plot_learning_curves(self.trainer.state.history, self.folder / "learning_curves.png")
         plot_parity(comparisons, self.folder / "parity.png")
         self.log.say(f"finished: best epoch {self.trainer.state.best_epoch}")
         for name, value in found.items():
             self.log.say(f"errors, {name}: {json_text(value.as_dict())}")
-        return TrainingResult(self.best_path, found)
+        for name, value in before.items():
+            self.log.say(f"errors before fine-tuning, {name}: {json_text(value.as_dict())}")
+        return TrainingResult(self.best_path, found, before)
+
+    def _errors_before(self, sets: Mapping[str, Dataset]) -> dict[str, Errors]:
+        """Of the model that fine-tuning began with, with the reference energies of the new one."""
+        if self.data.start is None:
+            return {}
+        old = self.data.start.build(self.dtype).to(self.device).requires_grad_(False)
+        size = self.config.training.batch_size
+        return {name: errors(compare(old, dataset, size, self.device)) for name, dataset in sets.items()}
 
 
 def _now() -> str:
