@@ -274,12 +274,19 @@ def convert(
         Path, typer.Argument(help="Checkpoint of the HIENet authors or of SevenNet (.pth).", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", show_default=False)],
+    modal: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a SevenNet that was trained on data of several kinds: the kind that it is to predict.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of the HIENet authors or of SevenNet."""
     from hienet.checkpoint import save_checkpoint
     from hienet.translate import convert as converted
 
-    checkpoint = converted(file)
+    checkpoint = converted(file, modal)
     save_checkpoint(checkpoint, output)
     config = checkpoint.config
     say(

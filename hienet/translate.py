@@ -22,8 +22,12 @@ from hienet.torch_state import own_torch_state
 
 
 @own_torch_state()
-def convert(path: str | Path) -> Checkpoint:
+def convert(path: str | Path, modality: str | None = None) -> Checkpoint:
     """A checkpoint of the HIENet authors or of SevenNet as one of ours, in float64.
+
+    Args:
+        path: of the file.
+        modality: which one of a SevenNet that was trained on data of several kinds.
 
     Raises:
         HIENetError: neither of the two, or a model that has no equivalent here.
@@ -32,7 +36,11 @@ def convert(path: str | Path) -> Checkpoint:
     from hienet.translate_sevennet import convert_sevennet
 
     configuration = read_foreign(path)["config"]
-    return convert_official(path) if "num_invariant_conv" in configuration else convert_sevennet(path)
+    if "num_invariant_conv" not in configuration:
+        return convert_sevennet(path, modality)
+    if modality is not None:
+        raise HIENetError(f"`{path}` is of HIENet, which has no modalities, but --modal is `{modality}`; leave it out")
+    return convert_official(path)
 
 
 def read_foreign(path: str | Path) -> dict[str, Any]:

@@ -75,8 +75,7 @@ class ForeignLayer:
     def linear_out(self, theirs: Tensor) -> Tensor:
         """Of the map behind the convolution."""
         found = _grouped(self._messages())
-        messages = sorted_irreps(o3.Irreps([(len(channels), irrep) for irrep, channels in found.items()]))
-        matrices = _matrices(theirs, messages, self._gate.irreps_in)
+        matrices = _matrices(theirs, self.irreps_messages, self._gate.irreps_in)
         for irrep, channels in _grouped(self._wanted_messages()).items():
             matrices[irrep] = matrices[irrep][_positions(channels, found[irrep])]
         return torch.cat([part.flatten() for part in self._before_gate(matrices)])
@@ -91,6 +90,21 @@ class ForeignLayer:
             raise RuntimeError(f"{theirs.shape[1]} path weights, expected {len(columns)}")
         wanted = [(irrep, *channel) for irrep, channels in self._wanted_messages() for channel in channels]
         return theirs[:, _positions(wanted, columns)]
+
+    @property
+    def irreps_messages(self) -> o3.Irreps:
+        """Of theirs, what the map behind the convolution reads."""
+        found = _grouped(self._messages())
+        return sorted_irreps(o3.Irreps([(len(channels), irrep) for irrep, channels in found.items()]))
+
+    @property
+    def irreps_update(self) -> o3.Irreps:
+        """What enters the gate."""
+        return self._gate.irreps_in
+
+    def constants_before_gate(self, theirs: Tensor) -> Tensor:
+        """Of constants that are added to the even scalars in front of the gate, in our order."""
+        return theirs[_positions(_even_before_gate(sorted_irreps(self.irreps_out)), _even_before_gate(self.irreps_out))]
 
     @property
     def _gate(self) -> Gate:
@@ -115,6 +129,50 @@ class ForeignLayer:
     def _wanted_messages(self) -> list[tuple[o3.Irrep, list[tuple[object, ...]]]]:
         """Irrep and channels of each path of ours."""
         return _messages_of(sorted_irreps(self.irreps_in), self.irreps_harmonics, self.irreps_out)
+
+
+def without_modality(
+    theirs: Tensor, irreps_in: o3.Irreps, irreps_out: o3.Irreps, n_modalities: int, modality: int
+) -> tuple[Tensor, Tensor]:
+    """The flat weights of an `o3.Linear` that also reads the one-hot modality, for one modality.
+
+    Theirs lies behind the other scalars of the input, and counts in the fan-in of even scalars.
+
+    Args:
+        theirs: flat weights.
+        irreps_in: without the modality.
+        irreps_out: as they have them.
+        n_modalities, modality: how many there are, and which is wanted.
+
+    Returns:
+        Flat weights of the map without it, and the constants `[n]` that it adds to the even scalars of the output, in
+        their order.
+
+    Raises:
+        RuntimeError: another number of weights.
+    """
+    even = o3.Irrep("0e")
+    fan_in, fan_out = irreps_in.count(even), irreps_out.count(even)
+    n_head = sum(n * m for n, one in irreps_in for m, other in irreps_out if one == other)
+    if theirs.numel() != n_head + n_modalities * fan_out:
+        raise RuntimeError(
+            f"a linear map has {theirs.numel()} weights, expected {n_head + n_modalities * fan_out} with the modality"
+        )
+    head, tail = theirs[:n_head].clone(), theirs[n_head:]
+    start = 0
+    for n, one in irreps_in:
+        for m, other in irreps_out:
+            if one == other:
+                if one == even:
+                    head[start : start + n * m] *= math.sqrt(fan_in / (fan_in + n_modalities))
+                start += n * m
+    constants: list[Tensor] = []
+    start = 0
+    for m, other in irreps_out:
+        if other == even:
+            constants.append(tail[start : start + n_modalities * m].view(n_modalities, m)[modality])
+            start += n_modalities * m
+    return head, torch.cat(constants) / math.sqrt(fan_in + n_modalities)
 
 
 def _messages_of(

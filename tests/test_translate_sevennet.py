@@ -11,30 +11,45 @@ import ase
 import numpy as np
 import pytest
 import torch
+from hienet_deploy.export import export
 from typer.testing import CliRunner
 
 from hienet.calculator import LoadedModel, model_of
-from hienet.checkpoint import Checkpoint, load_checkpoint
+from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.cli import app
-from hienet.derivatives import to_voigt
+from hienet.derivatives import predict, to_voigt
 from hienet.elements import MPTRJ_ELEMENTS
 from hienet.errors import HIENetError
+from hienet.graph import graph_from_atoms
 from hienet.models.factory import build_model, make_config
+from hienet.ops.training import FusedTraining
 from hienet.translate import convert
 
 FOLDER = Path(__file__).parent / "reference" / "sevennet"
 TRAINED = {
     "trained_l3i5": "SevenNet_l3i5/checkpoint_l3i5.pth",
     "trained_sevennet0_11Jul2024": "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+    "trained_mf0": "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
 }
-NAMES = ["l3i5_small", "sevennet0_small", *TRAINED]
-CASES = [
-    (name, structure) for name in NAMES for structure in json.loads((FOLDER / f"{name}.expected.json").read_text())
+SINGLE = ["l3i5_small", "sevennet0_small", "trained_l3i5", "trained_sevennet0_11Jul2024"]
+MODAL = ["modal_small", "modal_parity_small", "trained_mf0"]
+
+
+def expected_of(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.expected.json").read_text())
+
+
+CASES = [(name, None, structure) for name in SINGLE for structure in expected_of(name)]
+CASES += [
+    (name, modality, structure)
+    for name in MODAL
+    for modality, structures in expected_of(name).items()
+    for structure in structures
 ]
 
 
 @cache
-def converted(name: str) -> tuple[Checkpoint, LoadedModel]:
+def converted(name: str, modality: str | None = None) -> tuple[Checkpoint, LoadedModel]:
     if name not in TRAINED:
         path = FOLDER / f"{name}.pth"
     else:
@@ -42,7 +57,7 @@ def converted(name: str) -> tuple[Checkpoint, LoadedModel]:
         path = Path(found.origin).parent / "pretrained_potentials" / TRAINED[name] if found and found.origin else None
         if path is None or not path.is_file():
             pytest.skip("the trained potentials come with the package sevenn: pip install 'hienet[sevennet]'")
-    checkpoint = convert(path)
+    checkpoint = convert(path, modality)
     return checkpoint, model_of(checkpoint)
 
 
@@ -51,10 +66,10 @@ def relative_error(found: object, expected: object) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("name", "structure"), CASES)
-def test_energies_forces_and_stress_equal_sevennets(name, structure):
-    _, model = converted(name)
-    expected = json.loads((FOLDER / f"{name}.expected.json").read_text())[structure]
+@pytest.mark.parametrize(("name", "modality", "structure"), CASES)
+def test_energies_forces_and_stress_equal_sevennets(name, modality, structure):
+    _, model = converted(name, modality)
+    expected = expected_of(name)[structure] if modality is None else expected_of(name)[modality][structure]
     atoms = ase.Atoms(expected["symbols"], expected["positions"], cell=expected["cell"], pbc=expected["pbc"])
     prediction = model.predict(atoms)
     assert prediction.stress is not None
@@ -95,6 +110,49 @@ def test_the_command_converts_and_says_what_from(tmp_path):
     assert load_checkpoint(path).config == converted("sevennet0_small")[0].config
 
 
+@pytest.mark.parametrize("name", ["modal_small", "modal_parity_small"])
+def test_one_modality_deploys_and_is_trained_further_as_any_model(name, tmp_path):
+    modality = next(iter(expected_of(name)))
+    checkpoint, _ = converted(name, modality)
+    assert checkpoint.config.scalar_constants
+    save_checkpoint(checkpoint, tmp_path / "m.pt")
+    deployment = export(tmp_path / "m.pt", dtype="float64")
+    assert deployment.metadata["operators"]
+    model = checkpoint.build()
+    atoms = ase.Atoms("SiCSi", [[0, 0, 0], [1.7, 0, 0.2], [0.1, 1.9, 0]], cell=[4.0, 4.2, 4.4], pbc=True)
+    graph = graph_from_atoms(atoms, checkpoint.config.elements, checkpoint.config.cutoff)
+    gradients = []
+    for energy in (model, FusedTraining(model, exactly=True)):
+        model.zero_grad(set_to_none=True)
+        prediction = predict(energy, graph, training=True)
+        (prediction.energy.sum() + prediction.forces.square().sum()).backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert "layers.1.constants.weight" in gradients[0]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradients[1][name], gradient, atol=1e-9 * float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modal_small.pth"], "trained on data of several kinds; choose one with --modal: R2SCAN, PBE, SCAN"),
+        (["modal_small.pth", "--modal", "pbe"], "has no modality `pbe`; give one of its own as --modal: R2SCAN, PBE"),
+        (["l3i5_small.pth", "--modal", "PBE"], "has no modalities, but --modal is `PBE`; leave it out"),
+        (["../hienet_official/paper_small.pth", "--modal", "PBE"], "is of HIENet, which has no modalities"),
+    ],
+)
+def test_a_wrong_choice_of_the_modality_is_named(arguments, message, tmp_path):
+    file, *options = arguments
+    result = CliRunner().invoke(app, ["convert", str(FOLDER / file), "-o", str(tmp_path / "m.pt"), *options])
+    assert message in str(result.exception)
+
+
+def test_the_command_says_which_modality_it_took(tmp_path):
+    arguments = ["convert", str(FOLDER / "modal_small.pth"), "--modal", "PBE", "-o", str(tmp_path / "m.pt")]
+    result = CliRunner().invoke(app, arguments)
+    assert "modality: PBE, of R2SCAN, PBE, SCAN" in result.output
+
+
 @pytest.fixture
 def contents() -> dict:
     return torch.load(FOLDER / "l3i5_small.pth", weights_only=True, map_location="cpu")
@@ -108,7 +166,6 @@ def saved(contents: dict, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("use_modality", True, "its option `use_modality: True` is refused, because models of several tasks"),
         ("_normalize_sph", False, "its option `_normalize_sph: False` is refused"),
         ("readout_as_fcn", True, "only a linear readout is supported"),
         ("act_radial", "ssp", "only SiLU is supported in the radial networks"),
@@ -135,6 +192,14 @@ def test_missing_tensors_are_named(contents, tmp_path):
     del contents["model_state_dict"]["1_self_interaction_1.linear.weight"]
     with pytest.raises(HIENetError, match=r"has not the tensors .*'1_self_interaction_1.linear.weight' is missing"):
         convert(saved(contents, tmp_path))
+
+
+def test_a_modality_without_its_weights_is_named(tmp_path):
+    contents = torch.load(FOLDER / "modal_small.pth", weights_only=True)
+    weights = contents["model_state_dict"]
+    weights["1_self_interaction_1.linear.weight"] = weights["1_self_interaction_1.linear.weight"][:-1]
+    with pytest.raises(HIENetError, match=r"a linear map has \d+ weights, expected \d+ with the modality"):
+        convert(saved(contents, tmp_path), "PBE")
 
 
 def test_denominators_that_differ_are_refused(contents, tmp_path):

@@ -98,10 +98,12 @@ class EquivariantConfig(ModelConfig):
             present = [irrep for _, irrep in o3.Irreps(text)]
 
 
-def equivariant_layers(channels: int, config: EquivariantConfig, n_species: int | None = None) -> list[nn.Module]:
+def equivariant_layers(
+    channels: int, config: EquivariantConfig, n_species: int | None = None, scalar_constants: bool = False
+) -> list[nn.Module]:
     """The layers of `config.equivariant_irreps`, the first of which reads `channels` scalars.
 
-    With `n_species`, self-connections have a matrix for each species.
+    With `n_species`, self-connections have a matrix for each species; `scalar_constants` as in `EquivariantLayer`.
     """
     irreps = o3.Irreps(f"{channels}x0e")
     layers: list[nn.Module] = []
@@ -115,6 +117,7 @@ def equivariant_layers(channels: int, config: EquivariantConfig, n_species: int 
                 list(config.radial_hidden),
                 config.avg_num_neighbors,
                 n_species,
+                scalar_constants=scalar_constants,
             )
         )
         irreps = o3.Irreps(text)

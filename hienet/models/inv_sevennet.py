@@ -49,7 +49,9 @@ class InvSevNet(LayeredModel):
             )
             for _ in range(config.n_invariant_layers)
         ]
-        layers += equivariant_layers(config.channels, config, n_species if config.species_self_connection else None)
+        layers += equivariant_layers(
+            config.channels, config, n_species if config.species_self_connection else None, config.scalar_constants
+        )
         super().__init__(
             EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max, config.xplor_onset),
             SpeciesEmbedding(n_species, config.channels, config.dropout),

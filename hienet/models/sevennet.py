@@ -29,6 +29,11 @@ class SevenNetConfig(EquivariantConfig):
         None, gt=0, description="Å; where XPLOR's cutoff function, in place of the polynomial one, begins to fall"
     )
     readout_channels: int = Field(64, ge=1, description="hidden width of the readout")
+    scalar_constants: bool = Field(
+        False,
+        description="add trainable constants to the scalars in front of each convolution and of each gate, as models "
+        "have them that were trained on data of several kinds",
+    )
 
     @model_validator(mode="after")
     def _onset_lies_within_the_cutoff(self) -> SevenNetConfig:
@@ -87,7 +92,12 @@ class SevenNet(LayeredModel):
         super().__init__(
             EdgeEmbedding(config.cutoff, config.n_radial, config.envelope_power, config.l_max, config.xplor_onset),
             SpeciesEmbedding(n_species, config.channels, dropout=0.0),
-            equivariant_layers(config.channels, config, n_species if config.species_self_connection else None),
+            equivariant_layers(
+                config.channels,
+                config,
+                n_species if config.species_self_connection else None,
+                config.scalar_constants,
+            ),
             EnergyReadout(
                 o3.Irreps(config.equivariant_irreps[-1]).dim,
                 config.readout_channels,

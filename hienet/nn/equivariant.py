@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from hienet.nn.convolution import TensorProductConvolution
 from hienet.nn.embedding import split_edges
 from hienet.nn.gate import Gate
+from hienet.nn.irreps import irrep_blocks
 from hienet.nn.linear import IrrepsLinear
 from hienet.nn.radial import RadialNetwork
 from hienet.nn.species_linear import SpeciesLinear
@@ -18,6 +19,35 @@ class NoSelfConnection(nn.Module):
     def forward(self, features: Tensor, species: Tensor) -> Tensor:
         """`[n, irreps_in.dim]` to `[n, 0]`."""
         return features[:, :0]
+
+
+class ScalarConstants(nn.Module):
+    """Trainable constants that are added to some columns of a state: those of even scalars."""
+
+    # TorchScript reads this annotation, and only where it is not a string.
+    columns: Tensor
+    """`[n]` int64."""
+
+    def __init__(self, irreps: list[o3.Irreps]) -> None:
+        """For a state that has features of these irreps side by side; zero at the start."""
+        super().__init__()
+        columns: list[int] = []
+        start = 0
+        for one in irreps:
+            for block in irrep_blocks(one):
+                if (block.l, block.parity) == (0, 1):
+                    columns += range(start + block.start, start + block.stop)
+            start += one.dim
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
+        self.weight = nn.Parameter(torch.zeros(len(columns), dtype=torch.float64))
+
+    def of_width(self, width: int) -> Tensor:
+        """What is added to each row, `[width]`: zero but in the columns of even scalars."""
+        return self.weight.new_zeros(width).index_add(0, self.columns, self.weight)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """`[n, width]` to the same."""
+        return state + self.of_width(state.shape[1])
 
 
 class EquivariantLayer(nn.Module):
@@ -47,8 +77,12 @@ class EquivariantLayer(nn.Module):
         gated: bool = True,
         self_connection: bool = True,
         element_dependent_radial: bool = False,
+        scalar_constants: bool = False,
     ) -> None:
         """With `n_species`, Linear_skip has a matrix for each species, as in NequIP.
+
+        With `scalar_constants` Linear_in and Linear_skip add a constant to each even scalar, which is the same for all
+        atoms: what the one-hot modality of a multi-fidelity SevenNet comes to for one of its modalities.
 
         Raises:
             ValueError: an option that needs `n_species`, without it.
@@ -80,6 +114,9 @@ class EquivariantLayer(nn.Module):
         else:
             self.radial_network = RadialNetwork([n_radial, *radial_hidden, self.convolution.n_weights])
         self.linear_out = IrrepsLinear(self.convolution.irreps_out, irreps_update if self_connection else irreps_out)
+        self.constants: ScalarConstants | nn.Identity = nn.Identity()
+        if scalar_constants:
+            self.constants = ScalarConstants([o3.Irreps(irreps_in), *([irreps_update] if self_connection else [])])
         self.avg_num_neighbors = avg_num_neighbors
         self.sent_width = o3.Irreps(irreps_in).dim
         self.kept_width = irreps_update.dim if self_connection else 0
@@ -100,7 +137,7 @@ class EquivariantLayer(nn.Module):
         `species`: `[n]` int64.
         """
         kept = self.linear_skip(features, species) if self.by_species else self.linear_skip(features)
-        return torch.cat([self.linear_in(features), kept], dim=1)
+        return self.constants(torch.cat([self.linear_in(features), kept], dim=1))
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: a plain layer has none."""

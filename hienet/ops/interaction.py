@@ -67,6 +67,7 @@ class FusedEquivariantLayer(nn.Module):
         self.state_width, self.exchanged_width = plain.state_width, plain.exchanged_width
         self.cutoff = embedding.cutoff
         self.by_species, self.keeps_itself = plain.by_species, plain.keeps_itself
+        self.constants = plain.constants
         if isinstance(plain.linear_skip, IrrepsLinear):
             self.prepared = FusedLinear([plain.linear_in, plain.linear_skip])
         else:
@@ -91,7 +92,7 @@ class FusedEquivariantLayer(nn.Module):
         prepared = self.prepared(features)
         if self.by_species:
             prepared = torch.cat([prepared, self.linear_skip(features, species)], dim=1)
-        return prepared
+        return self.constants(prepared)
 
     def load_elements(self, species: Tensor) -> int:
         """Bytes of the tables built for these species: this layer's do not depend on them."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
-from hienet.nn.equivariant import EquivariantLayer
+from hienet.nn.equivariant import EquivariantLayer, ScalarConstants
 from hienet.nn.gate import Gate
 from hienet.nn.invariant import InvariantLayer, PairNetwork
 from hienet.nn.layer_readout import LayerWithReadout
@@ -182,6 +182,10 @@ class EquivariantStep:
         x = jet.rows(features)
         species = edges.species if order == 1 else edges.species.repeat_interleave(order)
         sent = jet.from_rows(self.linear(layer.linear_in, x), order)
+        constants = layer.constants
+        if isinstance(constants, ScalarConstants):
+            of_sent, of_update = constants.of_width(layer.state_width).split([layer.sent_width, layer.kept_width])
+            sent = sent + jet.constant(of_sent.unsqueeze(0), order)
         messages = convolve(sent, edges, edges.first_row, table, self.plan)
         update = self.linear(layer.linear_out, jet.rows(messages), 1.0 / layer.avg_num_neighbors)
         if isinstance(layer.linear_skip, IrrepsLinear):
@@ -190,7 +194,10 @@ class EquivariantStep:
             update = update + layer.linear_skip(x, species)
         else:
             update = layer.message_of_species(update, species)
-        return self.gated(jet.from_rows(update, order))
+        update = jet.from_rows(update, order)
+        if isinstance(constants, ScalarConstants):
+            update = update + jet.constant(of_update.unsqueeze(0), order)
+        return self.gated(update)
 
     def linear(self, plain: IrrepsLinear, features: Tensor, scale: float = 1.0) -> Tensor:
         """`plain(features)` times the scale."""
