@@ -158,7 +158,7 @@ def predictions(checkpoint: Checkpoint, dataset: Dataset, derivatives: bool) -> 
 
 def _with_energies(dataset: Dataset) -> list[int]:
     """Frames that have an energy and more than an isolated atom; of many some hundred, at equal distances."""
-    single = {i for i in np.flatnonzero(dataset.summary.n_atoms == 1) if is_isolated(dataset.frames[i].atoms)}
+    single = {i for i in np.flatnonzero(dataset.summary.n_atoms == 1).tolist() if is_isolated(dataset.frames[i].atoms)}
     found = [i for i in np.flatnonzero(np.isfinite(dataset.energies())).tolist() if i not in single]
     return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(_FRAMES, len(found))).round().astype(int))]
 
