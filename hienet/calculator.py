@@ -20,6 +20,7 @@ from hienet.deployed import is_torchscript, load_deployed, read_deployed, symmet
 from hienet.derivatives import Prediction, predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph, graph_from_atoms
+from hienet.locks import SharedLock
 from hienet.memory import memory_explained
 from hienet.torch_state import own_torch_state
 
@@ -53,6 +54,8 @@ class DeployedArchive:
 class LoadedModel:
     """A model ready to predict. It can be pickled and copied, that of a deployed file with the contents of the file.
 
+    Threads may share it; it computes for one after the other.
+
     Attributes:
         module: (species, center, neighbor, edge_vectors, n_local) -> energies `[n_local]` (eV, float64).
         elements: chemical symbols, in species order.
@@ -72,6 +75,8 @@ class LoadedModel:
     archive: DeployedArchive | None = field(default=None, repr=False)
     _loaded: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
     """Species for which a compiled module has its tables."""
+    _lock: SharedLock = field(default_factory=SharedLock, init=False, repr=False, compare=False)
+    """Tables are exchanged, and TorchScript fails, while another thread computes with the same module."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For `pickle` and `copy`, which know nothing of TorchScript: the file takes the place of its module."""
@@ -93,24 +98,29 @@ class LoadedModel:
 
     def load_elements(self, species: Tensor) -> None:
         """Have a compiled module build what it needs for these species (int64) and those of before."""
-        wanted = self._loaded.union(species.unique().tolist())
-        if wanted == self._loaded or not hasattr(self.module, "load_elements"):
-            return
-        # Nothing that was made in inference mode: the tables will be used where derivatives are wanted.
-        with own_torch_state(), torch.no_grad():
-            self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64, device=self.device))
-        self._loaded.update(wanted)
+        with self._lock:
+            wanted = self._loaded.union(species.unique().tolist())
+            if wanted == self._loaded or not hasattr(self.module, "load_elements"):
+                return
+            # Nothing that was made in inference mode: the tables will be used where derivatives are wanted.
+            with own_torch_state(), torch.no_grad():
+                self.module.load_elements(torch.tensor(sorted(wanted), dtype=torch.int64, device=self.device))
+            self._loaded.update(wanted)
 
     def unload_elements(self) -> None:
         """Let the next structure have tables of its own elements alone; those of others are given up then."""
-        self._loaded.clear()
+        with self._lock:
+            self._loaded.clear()
 
     @own_torch_state()
     def predict_graph(self, graph: AtomicGraph, derivatives: bool = True) -> Prediction:
         """Energies, forces and stress of a graph of the model's species, on any device and in any dtype."""
-        with memory_explained(
-            graph.describe_size(),
-            "use a smaller structure, `float32`, a compiled file (`hienet-deploy`), or LAMMPS on several ranks",
+        with (
+            self._lock,
+            memory_explained(
+                graph.describe_size(),
+                "use a smaller structure, `float32`, a compiled file (`hienet-deploy`), or LAMMPS on several ranks",
+            ),
         ):
             self.load_elements(graph.species)
             return predict(self.module, graph.to(self.device, self.dtype), derivatives)
@@ -243,12 +253,24 @@ class HIENetCalculator(Calculator):
         The calculator can be pickled and copied: for `multiprocessing`, joblib or dask, also on another machine that
         has this package. Dtype and device stay; of deployed models the pickle holds the contents of the files as they
         were when they were read. Where processes are started by forking, the parent must compute with one thread.
+
+        Threads may share it: each is given the numbers of its own atoms, one after the other. For speed give each
+        thread a calculator of its own. `results` are those of whoever came last.
         """
         super().__init__()
+        self._lock = SharedLock()
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
             raise HIENetError("no model: give a file, or a list of the files of a committee")
         self.models = [load_model(each, device, dtype) for each in paths]
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Called by ASE for each number that `atoms` is asked for: looks at what is there, calculates, and returns.
+
+        No other thread's atoms may come in between.
+        """
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
