@@ -11,6 +11,9 @@ from hienet.errors import HIENetError
 _MINIMAL_DISTANCE = 1e-3
 """Å; closer atoms are a mistake of the input, and no model is defined there."""
 
+_LARGEST_DENSITY = 50.0
+"""Atoms/Å^3. Solids have 0.02 to 0.2, a thousand times as many if nm are taken for Å: their neighbours fill any memory."""
+
 
 def neighbor_list(
     positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float
@@ -28,8 +31,8 @@ def neighbor_list(
         r_center (Å).
 
     Raises:
-        HIENetError: positions or cell are not finite, a periodic direction has no lattice vector, or two atoms
-            coincide.
+        HIENetError: positions or cell are not finite, a periodic direction has no lattice vector, two atoms coincide,
+            or there are more atoms in the cell than any matter has.
     """
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     cell = np.array(cell, dtype=np.float64).reshape(3, 3)
@@ -40,6 +43,8 @@ def neighbor_list(
         empty = np.zeros(0, dtype=np.int64)
         return empty, empty.copy(), np.zeros((0, 3))
     box = _complete_cell(cell, pbc)
+    if pbc.all():
+        _require_space(len(positions), abs(np.linalg.det(box)))
     calculator = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     center, neighbor, distance, vectors = calculator.compute(positions, box, pbc, quantities="ijdD")
     inside = distance < cutoff
@@ -51,6 +56,14 @@ def neighbor_list(
             "remove duplicate atoms, or check that the cell is complete"
         )
     return center.astype(np.int64), neighbor.astype(np.int64), np.ascontiguousarray(vectors, dtype=np.float64)
+
+
+def _require_space(n_atoms: int, volume: float) -> None:
+    if n_atoms > _LARGEST_DENSITY * volume:
+        raise HIENetError(
+            f"{n_atoms} atom(s) in a cell of {volume:.3g} Å^3 are more than {_LARGEST_DENSITY:g} for each Å^3; check that "
+            "positions and cell are in Å, not in nm, and that the cell has not collapsed"
+        )
 
 
 def _complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:

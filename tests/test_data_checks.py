@@ -141,6 +141,20 @@ def test_a_stress_and_a_virial_that_disagree_are_pointed_out(factor: float, mess
     assert found[0].endswith("`data.extxyz`, frame 1; `data.extxyz`, frame 2")
 
 
+@pytest.mark.parametrize("name", ["stress", "REF_stress", "virial", "dft_virial"])
+def test_nine_components_that_are_no_stress_are_pointed_out(name: str) -> None:
+    frames = as_frames(emt_frames(3))
+    for frame in frames:
+        tensor = ase.stress.voigt_6_to_full_3x3_stress(frame.atoms.calc.results.pop("stress"))
+        factor = 1.0 if "stress" in name else -frame.atoms.cell.volume
+        frame.atoms.info[name] = factor * (tensor + np.diag([0.1, 0.2, 0.3]))
+    assert remarks(frames) == []
+    frames[1].atoms.info[name] = frames[1].atoms.info[name].ravel()[[0, 4, 8, 5, 2, 1, 3, 6, 7]].reshape(3, 3)
+    (found,) = remarks(frames)
+    assert found.startswith("WARNING: the nine components of the stress or virial of 1 frame(s) are not symmetric")
+    assert found.endswith("`data.extxyz`, frame 1")
+
+
 def test_repeated_frames_are_counted_and_contradicting_energies_named() -> None:
     structures = emt_frames(4)
     frames = as_frames([*structures, structures[0].copy(), structures[2].copy()])

@@ -226,6 +226,13 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
         read_frames([path])
 
 
+@pytest.mark.parametrize("name", ["frames.txt", "frames.xyz.bak", "frames.EXTXYZ.GZ", "frames.extxyz.zst"])
+def test_a_name_of_no_known_format_is_refused_with_the_remedy(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(FRAME)
+    with pytest.raises(HIENetError, match=rf"{name}` is of no known format, .*; give the file the ending of what it is"):
+        read_frames([tmp_path / name])
+
+
 def test_an_energy_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HIENetError, match=r"frame 0: `energy` cannot be read: it is true or false, not a number"):
         read(tmp_path / "data.extxyz", with_comment(f"{LATTICE} {COLUMNS} energy"))

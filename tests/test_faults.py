@@ -213,6 +213,16 @@ def test_positions_that_are_not_numbers_are_refused_by_the_calculator(value, che
         atoms.get_forces()
 
 
+@pytest.mark.parametrize("factor", [0.1, 1e-3])
+def test_a_cell_that_no_atoms_fit_in_is_refused_at_once(factor, checkpoint_path):
+    """Lengths in nm, and a collapsed cell: hundreds of thousands of neighbours, or more than any memory holds."""
+    atoms = silicon_carbide()
+    atoms.set_cell(factor * atoms.cell.array, scale_atoms=True)
+    atoms.calc = HIENetCalculator(checkpoint_path)
+    with pytest.raises(HIENetError, match=r"8 atom\(s\) in a cell of .* are more than 50 for each Å\^3; .*not in nm"):
+        atoms.get_forces()
+
+
 # The demo
 
 DEMO = """

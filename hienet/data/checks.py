@@ -16,6 +16,7 @@ from hienet.data.stress_units import check_stress
 _NAMED = 5
 _SAME_STRESS = 1e-3
 _SAME_ENERGY = 1e-3
+_SAME_COMPONENTS = 0.05
 
 
 def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> list[str]:
@@ -25,6 +26,7 @@ def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
         _unconverged,
         _repeated,
         _contradicting_virials,
+        _asymmetric_stresses,
         _two_of_one_name,
         _mixed_calculations,
         _constrained_forces,
@@ -122,6 +124,29 @@ def _contradicting_virials(frames: Sequence[Frame], labels: Sequence[Labels], re
             f"WARNING: stress and virial contradict each other in {len(bad)} frame(s), {example}; a stress is in "
             "eV/Å^3 with tension positive, a virial is -volume times the stress; choose one with `stress_key` or "
             f"`virial_key`, and mend the other: {_named(bad)}"
+        )
+
+
+def _asymmetric_stresses(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    """Nine components that are no stress: those of another order, or of another quantity."""
+    used = {file.file: file.used["stress"] for file in report.files}
+    bad: list[Frame] = []
+    largest = 0.0
+    for frame, label in zip(frames, labels, strict=True):
+        source = used[frame.file]
+        tensor = None if source is None or label.stress is None else np.asarray(source.read(frame.atoms), np.float64)
+        if tensor is None or tensor.size != 9:
+            continue
+        tensor = tensor.reshape(3, 3)
+        difference = float(np.abs(tensor - tensor.T).max()) / max(float(np.abs(tensor).max()), 1e-5)
+        if difference > _SAME_COMPONENTS:
+            bad.append(frame)
+            largest = max(largest, difference)
+    if bad:
+        yield (
+            f"WARNING: the nine components of the stress or virial of {len(bad)} frame(s) are not symmetric, by up to "
+            f"{100 * largest:.2g} % of the largest, and their symmetric part is used; expected is the order xx, xy, xz, "
+            f"yx, yy, yz, zx, zy, zz: {_named(bad)}"
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ase
 import numpy as np
+from ase.io.formats import UnknownFileTypeError
 
 from hienet.data.formats import Format, files_in, find_format, is_one_data_set
 from hienet.data.vasp import read_ionic_steps
@@ -156,6 +157,11 @@ def _explained(path: Path, file_format: Format | None, index: int) -> Iterator[N
         raise HIENetError(
             f"`{path}` is of a format for which {who} the package {package}; install it "
             f"(pip install {package}), or give extxyz"
+        ) from error
+    except UnknownFileTypeError as error:
+        raise HIENetError(
+            f"`{path}` is of no known format, by its name and its content; give the file the ending of what it is, such "
+            "as .extxyz or .extxyz.gz"
         ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
