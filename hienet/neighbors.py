@@ -12,7 +12,8 @@ _MINIMAL_DISTANCE = 1e-3
 """Å; closer atoms are a mistake of the input, and no model is defined there."""
 
 _LARGEST_DENSITY = 50.0
-"""Atoms/Å^3. Solids have 0.02 to 0.2, a thousand times as many if nm are taken for Å: their neighbours fill any memory."""
+"""Atoms/Å^3. Solids have 0.02 to 0.2, a thousand times as many if nm are taken for Å, whose neighbours fill any
+memory."""
 
 
 def neighbor_list(
@@ -61,8 +62,8 @@ def neighbor_list(
 def _require_space(n_atoms: int, volume: float) -> None:
     if n_atoms > _LARGEST_DENSITY * volume:
         raise HIENetError(
-            f"{n_atoms} atom(s) in a cell of {volume:.3g} Å^3 are more than {_LARGEST_DENSITY:g} for each Å^3; check that "
-            "positions and cell are in Å, not in nm, and that the cell has not collapsed"
+            f"{n_atoms} atom(s) in a cell of {volume:.3g} Å^3 are more than {_LARGEST_DENSITY:g} for each Å^3; check "
+            "that positions and cell are in Å, not in nm, and that the cell has not collapsed"
         )
 
 

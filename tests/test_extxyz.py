@@ -229,7 +229,9 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["frames.txt", "frames.xyz.bak", "frames.EXTXYZ.GZ", "frames.extxyz.zst"])
 def test_a_name_of_no_known_format_is_refused_with_the_remedy(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FRAME)
-    with pytest.raises(HIENetError, match=rf"{name}` is of no known format, .*; give the file the ending of what it is"):
+    with pytest.raises(
+        HIENetError, match=rf"{name}` is of no known format, .*; give the file the ending of what it is"
+    ):
         read_frames([tmp_path / name])
 
 

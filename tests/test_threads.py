@@ -1,4 +1,4 @@
-"""Threads: the operators run on as many as torch was told to use, and a calculator may be shared by those of the user."""
+"""The operators run on as many threads as torch was told to use; threads of the user may share a calculator."""
 
 from __future__ import annotations
 

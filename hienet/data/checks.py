@@ -145,8 +145,8 @@ def _asymmetric_stresses(frames: Sequence[Frame], labels: Sequence[Labels], repo
     if bad:
         yield (
             f"WARNING: the nine components of the stress or virial of {len(bad)} frame(s) are not symmetric, by up to "
-            f"{100 * largest:.2g} % of the largest, and their symmetric part is used; expected is the order xx, xy, xz, "
-            f"yx, yy, yz, zx, zy, zz: {_named(bad)}"
+            f"{100 * largest:.2g} % of the largest, and their symmetric part is used; expected is the order "
+            f"xx, xy, xz, yx, yy, yz, zx, zy, zz: {_named(bad)}"
         )
 
 

@@ -160,8 +160,8 @@ def _explained(path: Path, file_format: Format | None, index: int) -> Iterator[N
         ) from error
     except UnknownFileTypeError as error:
         raise HIENetError(
-            f"`{path}` is of no known format, by its name and its content; give the file the ending of what it is, such "
-            "as .extxyz or .extxyz.gz"
+            f"`{path}` is of no known format, by its name and its content; give the file the ending of what it is, "
+            "such as .extxyz or .extxyz.gz"
         ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
