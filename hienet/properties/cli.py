@@ -35,7 +35,7 @@ _Supercell = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Put all of them into an application."""
-    for command in (relax, eos, elastic, phonons, smoothness, speed):
+    for command in (relax, eos, elastic, phonons, md, smoothness, speed):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -173,6 +173,76 @@ def phonons(
         asdict(settings),
         lambda engine: lambda chunk, progress: module.phonons_of_structures(chunk, engine, settings, progress),
         module.COLUMNS,
+    )
+
+
+def md(
+    structure: Annotated[str, typer.Argument(help="File with a structure.", show_default=False)],
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for deck and results.")] = Path("hienet_md"),
+    ensemble: Annotated[str, typer.Option("--ensemble", "-e", help="nve, nvt, or npt.")] = "nvt",
+    temperature: Annotated[str, typer.Option("--temperature", "-t", help="K; 300:1500 is a ramp.")] = "300",
+    pressure: Annotated[str, typer.Option("--pressure", "-p", help="GPa, for npt; 0:10 is a ramp.")] = "0",
+    coupling: Annotated[str, typer.Option(help="What npt changes: iso, aniso, or tri.")] = "iso",
+    steps: Annotated[int, typer.Option(help="Steps that are analysed.")] = 5000,
+    equilibration: Annotated[int, typer.Option(help="Steps before these.")] = 1000,
+    timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
+    every: Annotated[int, typer.Option(help="Steps between frames.")] = 20,
+    atoms: Annotated[
+        int | None, typer.Option(help="Repeat the cell to at least so many atoms.", show_default=False)
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="MPI ranks.")] = 1,
+    seed: Annotated[int, typer.Option(min=1, help="Of the velocities.")] = 1,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write deck and data file, run nothing.")] = False,
+) -> None:
+    """Write a LAMMPS deck for a structure, run it, and show temperature, volume, g(r) and diffusion."""
+    from hienet.properties import md as module
+    from hienet.properties.deck import Dynamics, parse_ramp
+    from hienet.properties.progress import Progress
+    from hienet.properties.screen import write_csv, write_json
+    from hienet.properties.structures import read_one
+    from hienet.tables import print_table
+
+    dynamics = Dynamics(
+        ensemble,
+        parse_ramp(temperature, "--temperature"),
+        parse_ramp(pressure, "--pressure"),
+        coupling,
+        steps,
+        equilibration,
+        timestep,
+        every,
+        seed,
+    )
+    console = make_console()
+    found = read_one(structure)
+    title = f"{found.name}, {ensemble.upper()}, {dynamics.temperature} K"
+    deck = module.prepare(found.atoms, model, output, dynamics, atoms, title)
+    console.print(f"wrote {deck} and {output / 'data.md'}")
+    if write_only:
+        return
+    with Progress(console) as progress:
+        progress.begin("steps", steps + equilibration)
+
+        def follow(line: str) -> None:
+            word = line.split(maxsplit=1)[0] if line.strip() else ""
+            if word.isdigit() and len(line.split()) == module.N_COLUMNS and int(word) > 0:
+                progress.advance(every)
+
+        try:
+            run = module.run(deck, dynamics, ranks, echo=follow)
+        except KeyboardInterrupt:
+            print(f"interrupted; the deck lies in `{output}`, and the same command begins anew", file=sys.stderr)
+            raise typer.Exit(130) from None
+    row = run.row()
+    for name, rows in zip(("thermo", "rdf", "msd"), module.tables(run), strict=True):
+        write_csv(output / f"{name}.csv", rows)
+    write_csv(output / "results.csv", [row])
+    write_json(output / "results.json", {"structure": structure, "model": str(model), **row})
+    module.draw(output / "md.png", run, f"{title}, {row['n_atoms']} atoms")
+    print_table(console, ("", "mean", "standard error"), module.table(row))
+    console.print(
+        f"results: {output / 'results.csv'}, {output / 'md.png'}, thermo.csv, rdf.csv and msd.csv beside them"
     )
 
 
