@@ -24,8 +24,9 @@ from hienet.properties.engine import Engine
 from hienet.properties.eos import EosSettings, equation_of_state
 from hienet.properties.relax import RelaxSettings, relax
 from hienet.properties.smoothness import SmoothnessSettings, smoothness
-from hienet.properties.speed import repeated, speed
+from hienet.properties.speed import speed
 from hienet.properties.structures import read_structures
+from hienet.properties.supercells import repeated
 from hienet.properties.symmetry import point_operations
 from hienet.testing import random_rotation, silicon_carbide, tiny_checkpoint
 

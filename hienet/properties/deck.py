@@ -92,8 +92,8 @@ class Dynamics:
             raise HIENetError("nve has no thermostat that could change the temperature; use nvt or npt for a ramp")
         if self.steps < self.every or self.every < 1 or self.equilibration < 0:
             raise HIENetError(
-                f"a run needs at least one frame: {self.steps} steps with a frame every {self.every} are too few; raise "
-                "--steps or lower --every"
+                f"a run needs at least one frame: {self.steps} steps with a frame every {self.every} are too few; "
+                "raise --steps or lower --every"
             )
         if not 0.0 < self.timestep <= 20.0:
             raise HIENetError(f"the time step must lie between 0 and 20 fs, got {self.timestep:g}; 1 or 2 are usual")
@@ -120,7 +120,14 @@ def write_data(atoms: ase.Atoms, path: Path) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def deck(atoms: ase.Atoms, models: Sequence[str], dynamics: Dynamics, title: str, extra: Sequence[str] = ()) -> str:
+def deck(
+    atoms: ase.Atoms,
+    models: Sequence[str],
+    dynamics: Dynamics,
+    title: str,
+    extra: Sequence[str] = (),
+    columns: Sequence[str] = (),
+) -> str:
     """The text of a deck that reads `data.md`, and writes `trajectory.lammpstrj` and the columns of `THERMO`.
 
     Args:
@@ -129,6 +136,7 @@ def deck(atoms: ase.Atoms, models: Sequence[str], dynamics: Dynamics, title: str
         dynamics: what is run.
         title: the first line.
         extra: lines before the last run, with output of one's own.
+        columns: of the log, after those of `THERMO`; a compute of `pair hienet` named `committee` is defined then.
     """
     d, symbols = dynamics, species_of(atoms)
     boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
@@ -152,14 +160,15 @@ def deck(atoms: ase.Atoms, models: Sequence[str], dynamics: Dynamics, title: str
         f"velocity      all create {2 * d.temperature.start:g} {d.seed} mom yes rot no dist gaussian loop geom",
         "",
         f"thermo        {d.every}",
-        f"thermo_style  custom {' '.join(THERMO)}",
+        *(["compute       committee all pair hienet"] if columns else []),
+        f"thermo_style  custom {' '.join((*THERMO, *columns))}",
         "thermo_modify format float %.10g flush yes",
     ]
     if d.equilibration:
         first = Dynamics(d.ensemble, Ramp(*[d.temperature.start] * 2), Ramp(*[d.pressure.start] * 2), d.coupling)
         lines += [
             "",
-            "# Equilibration; a thermostat of Langevin takes the start's correlations away.",
+            "# Equilibration" + ("." if d.ensemble == "npt" else ", with a thermostat of Langevin."),
             *_thermalise(first, d),
             f"run           {d.equilibration}",
             "unfix         dynamics",

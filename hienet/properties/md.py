@@ -20,7 +20,7 @@ from hienet.files import atomic_path, make_folder
 from hienet.lammps import run_deck
 from hienet.properties.deck import BAR_PER_GPA, THERMO, Dynamics, deck, species_of, write_data
 from hienet.properties.engine import Array
-from hienet.properties.speed import repeated
+from hienet.properties.supercells import repeated
 from hienet.properties.thermo import block_error, read_columns, read_trajectory, speed_of
 from hienet.properties.trajectory import Motion, mean_squared_displacement, radial_distribution
 

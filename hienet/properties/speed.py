@@ -25,6 +25,7 @@ from hienet.memory import OutOfMemoryError
 from hienet.properties.engine import Array
 from hienet.properties.progress import Progress, silent
 from hienet.properties.screen import Column
+from hienet.properties.supercells import repeated
 
 SIZES = (64, 128, 256, 512, 1024, 2048)
 _SECONDS = 1.0
@@ -139,6 +140,7 @@ def speed(
     exhausted = None
     for size in sorted(sizes):
         cell = repeated(atoms, size)
+        cell.rattle(0.05, seed=0)
         if len(cell) not in found:
             try:
                 found[len(cell)] = _measure(cell, model)
@@ -149,16 +151,6 @@ def speed(
     if not found:
         raise HIENetError(f"there is not enough memory for {exhausted} atoms; give smaller --sizes")
     return Speed(list(found.values()), torch.get_num_threads(), _machine(model), _free_memory(model), exhausted)
-
-
-def repeated(atoms: ase.Atoms, n_atoms: int) -> ase.Atoms:
-    """A supercell of at least so many atoms, as near to a cube as repetitions one after another allow; rattled."""
-    repeats = np.ones(3, dtype=int)
-    while len(atoms) * repeats.prod() < n_atoms:
-        repeats[np.argmin(repeats * atoms.cell.lengths())] += 1
-    cell = atoms.repeat(tuple(int(n) for n in repeats))
-    cell.rattle(0.05, seed=0)
-    return cell
 
 
 def _measure(cell: ase.Atoms, model: LoadedModel) -> Size:

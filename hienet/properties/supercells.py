@@ -39,6 +39,14 @@ def supercell_of(atoms: ase.Atoms, length: float, repeats: tuple[int, ...] | Non
     return a, b, c
 
 
+def repeated(atoms: ase.Atoms, n_atoms: int) -> ase.Atoms:
+    """A supercell of at least so many atoms, as near to a cube as repetitions one after another allow."""
+    repeats = np.ones(3, dtype=int)
+    while len(atoms) * repeats.prod() < n_atoms:
+        repeats[np.argmin(repeats * atoms.cell.lengths())] += 1
+    return atoms.repeat(tuple(int(n) for n in repeats))
+
+
 def to_phonopy(atoms: ase.Atoms) -> Any:
     """A `PhonopyAtoms`."""
     structure = require("phonopy.structure.atoms", "phonons")

@@ -84,11 +84,12 @@ def mean_squared_displacement(frames: Sequence[ase.Atoms], interval: float) -> M
     positions -= (positions * masses[None, :, None]).sum(1, keepdims=True) / masses.sum()
     symbols = np.array(frames[0].get_chemical_symbols())
     n_lags = max(2, len(frames) // 2)
-    times = interval * np.arange(n_lags)
+    times: Array = np.arange(n_lags, dtype=np.float64) * interval
     each = np.zeros((n_lags, positions.shape[1]))
     for lag in range(1, n_lags):
         each[lag] = ((positions[lag:] - positions[:-lag]) ** 2).sum(2).mean(0)
-    displacements, coefficients = {}, {}
+    displacements: dict[str, Array] = {}
+    coefficients: dict[str, tuple[float, float]] = {}
     half = n_lags // 2
     for symbol in sorted(set(symbols.tolist())):
         mine = each[:, symbols == symbol]
