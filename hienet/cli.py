@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hienet.console import make_console, printable, run_app, say
+from hienet.distill.cli import distill
 from hienet.memory import keep_freed_memory
 from hienet.properties.cli import add_commands
 
@@ -336,6 +337,7 @@ def _let_threads_sleep() -> None:
 
 
 add_commands(app)
+app.command(rich_help_panel="Training")(distill)
 
 
 def main() -> None:

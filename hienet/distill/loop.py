@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ class Distillation:
             )
             if self.teacher is not None:
                 for i, (temperature, pressure, name) in enumerate(conditions(plan)):
-                    self._say(f"round 0: dynamics of the teacher, {name}")
+                    self.say(f"round 0: dynamics of the teacher, {name}")
                     found = explore(
                         self.supercell,
                         [self.teacher],
@@ -165,7 +164,7 @@ class Distillation:
                 labelled = self.labeller.label(frames, folder / "labels", progress.advance)
             for atoms, frame in zip(labelled, frames, strict=False):
                 atoms.info.setdefault("config_type", frame.info.get("config_type", ""))
-            self._say(f"{folder.name}: {len(labelled)} frames labelled")
+            self.say(f"{folder.name}: {len(labelled)} frames labelled")
             frame_files.write(labelled, path)
         else:
             path.touch()
@@ -177,13 +176,13 @@ class Distillation:
         models = []
         for member in range(plan.committee):
             which = f"student {member + 1} of {plan.committee}"
-            self._say(f"round {number}: {which}, {len(labelled)} frames, {plan.minutes:g} min")
+            self.say(f"round {number}: {which}, {len(labelled)} frames, {plan.minutes:g} min")
             models.append(train(labelled, folder / f"student-{member + 1}", plan, plan.minutes, 100 * number + member))
         chosen: list[ase.Atoms] = []
         explored: list[Exploration] = []
         places = conditions(plan)
         for i, (temperature, pressure, name) in enumerate(places):
-            self._say(f"round {number}: dynamics of the students, {name}")
+            self.say(f"round {number}: dynamics of the students, {name}")
             found = explore(
                 self.supercell,
                 models,
@@ -214,25 +213,16 @@ class Distillation:
         return row, new
 
     def _student(self, labelled: list[ase.Atoms]) -> Path:
-        self._say(f"the student: {len(labelled)} frames, {self.plan.final_minutes:g} min")
+        self.say(f"the student: {len(labelled)} frames, {self.plan.final_minutes:g} min")
         return train(labelled, self.folder / "final", self.plan, self.plan.final_minutes, self.plan.seed)
 
     def _fresh(self, student: Path) -> list[ase.Atoms]:
         """Frames of the student's own dynamics at all conditions, with labels."""
         folder = self.folder / "fresh"
         frames: list[ase.Atoms] = []
-        for i, (temperature, pressure, name) in enumerate(conditions(self.plan)):
-            self._say(f"dynamics of the student, {name}")
-            found = explore(
-                self.supercell,
-                [student],
-                folder / f"student-{name}",
-                self.plan,
-                temperature,
-                pressure,
-                self.plan.steps,
-                self.plan.seed + 90_000 + i,
-            )
+        for i, (_, _, name) in enumerate(conditions(self.plan)):
+            self.say(f"dynamics of the student, {name}")
+            found = self.fresh_run(student, i)
             count = max(2, self.plan.frames // len(conditions(self.plan)))
             # The second half, in which nothing of the start is left.
             late = found.frames[len(found.frames) // 2 :]
@@ -240,18 +230,33 @@ class Distillation:
             frames += frame_files.of_trajectory([late[j] for j in picked], name)
         return self._label(frames, folder)
 
+    def fresh_run(self, student: Path, index: int) -> Exploration:
+        """The student's own dynamics at one of the conditions."""
+        temperature, pressure, name = conditions(self.plan)[index]
+        return explore(
+            self.supercell,
+            [student],
+            self.folder / "fresh" / f"student-{name}",
+            self.plan,
+            temperature,
+            pressure,
+            self.plan.steps,
+            self.plan.seed + 90_000 + index,
+        )
+
+    @property
+    def one_rank(self) -> Plan:
+        """The plan on one rank, for measurements of speed."""
+        return replace(self.plan, ranks=1)
+
     def _say_round(self, found: dict[str, Any]) -> None:
-        self._say(
+        self.say(
             f"round {found['round']}: {100 * found['uncertain_part']:.1f} % of {found['frames_seen']} frames above "
             f"{self.plan.threshold:g} eV/Å, largest {found['largest_deviation_ev_per_angstrom']:.2f}"
             + ("" if found["complete"] else "; dynamics were stopped")
         )
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of progress."""
         self.console.print(printable(text))
         self.console.file.flush()
-
-
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What a folder's distillation was asked to do."""
-    return dict(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
