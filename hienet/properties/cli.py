@@ -35,7 +35,7 @@ _Supercell = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Put all of them into an application."""
-    for command in (relax, eos, elastic, phonons, md, smoothness, speed):
+    for command in (relax, eos, elastic, phonons, qha, kappa, md, alloy, smoothness, speed, hull, discovery):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -174,6 +174,200 @@ def phonons(
         lambda engine: lambda chunk, progress: module.phonons_of_structures(chunk, engine, settings, progress),
         module.COLUMNS,
     )
+
+
+def qha(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_qha"),
+    volumes: Annotated[int, typer.Option(help="Number of volumes.")] = 7,
+    smallest: Annotated[float, typer.Option(help="Smallest change of the volume.")] = -0.04,
+    largest: Annotated[float, typer.Option(help="Largest.")] = 0.08,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="Highest, K.")] = 1000.0,
+    pressure: Annotated[float, typer.Option("--pressure", "-p", help="GPa.")] = 0.0,
+    supercell: _Supercell = None,
+    length: Annotated[float, typer.Option(help="Least distance of opposite faces of the supercell, Å.")] = 10.0,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Find thermal expansion by phonons at several volumes, the quasi-harmonic approximation."""
+    from hienet.properties import qha as module
+
+    repeats = None if supercell is None else whole_numbers(supercell, "--supercell")
+    settings = module.QhaSettings(volumes, smallest, largest, temperature, pressure, repeats, length)
+    _run(
+        "qha",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.qha_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def kappa(
+    structures: _Structures,
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_kappa"),
+    supercell: Annotated[
+        str | None,
+        typer.Option(help="Repetitions for third order, 2 or 2,2,3; default: 8 Å.", show_default=False),
+    ] = None,
+    harmonic_supercell: Annotated[
+        str | None, typer.Option(help="The same for second order; default: 12 Å.", show_default=False)
+    ] = None,
+    displacement: Annotated[float, typer.Option(help="Å.")] = 0.03,
+    mesh: Annotated[str, typer.Option(help="Of q-points, 11 or 11,11,7.")] = "11",
+    temperatures: Annotated[str, typer.Option("--temperatures", "-t", help="K.")] = "100,200,300,400,500,600,800,1000",
+    reference: Annotated[
+        str | None,
+        typer.Option(help="File of phono3py to compare with, or a folder with NAME.yaml.", show_default=False),
+    ] = None,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Find the thermal conductivity of the lattice, by phono3py in the relaxation-time approximation."""
+    from hienet.properties import kappa as module
+
+    settings = module.KappaSettings(
+        None if supercell is None else whole_numbers(supercell, "--supercell"),
+        None if harmonic_supercell is None else whole_numbers(harmonic_supercell, "--harmonic-supercell"),
+        displacement=displacement,
+        mesh=whole_numbers(mesh, "--mesh"),
+        temperatures=numbers(temperatures, "--temperatures"),
+        reference=reference,
+    )
+    _run(
+        "kappa",
+        structures,
+        model,
+        output,
+        device,
+        dtype,
+        asdict(settings),
+        lambda engine: lambda chunk, progress: module.kappa_of_structures(chunk, engine, settings, progress),
+        module.COLUMNS,
+    )
+
+
+def alloy(
+    structure: Annotated[str, typer.Argument(help="File with a crystal.", show_default=False)],
+    model: _Model,
+    replace: Annotated[str, typer.Option(help="Element whose sites are mixed.", show_default=False)],
+    by: Annotated[str, typer.Option(help="Element that is put there.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_alloy"),
+    compositions: Annotated[int, typer.Option(help="Number of them, both ends among them.")] = 9,
+    atoms: Annotated[int, typer.Option(help="In the supercell, at least.")] = 32,
+    iterations: Annotated[int, typer.Option(help="Arrangements tried for each composition.")] = 20000,
+    fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.01,
+    device: _Device = "cpu",
+    dtype: _DType = "float64",
+) -> None:
+    """Find formation energies of random alloys over composition, by special quasirandom structures."""
+    import ase.io
+
+    from hienet.files import atomic_path, make_folder
+    from hienet.properties import alloy as module
+    from hienet.properties.engine import Engine
+    from hienet.properties.progress import Progress
+    from hienet.properties.screen import write_csv, write_json
+    from hienet.properties.structures import read_one
+    from hienet.tables import print_table
+
+    settings = module.AlloySettings(replace, by, compositions, atoms, iterations, fmax)
+    console = make_console()
+    folder = make_folder(output, "--output")
+    engine = Engine(model, device, dtype)
+    crystal = read_one(structure)
+    with Progress(console) as progress:
+        found = module.alloy(crystal.atoms, engine, settings, progress)
+    rows = found.rows()
+    columns = module.columns(by)
+    print_table(console, [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows])
+    write_csv(folder / "results.csv", rows)
+    write_json(
+        folder / "results.json", {"model": engine.identity, "structure": structure, **asdict(settings), "results": rows}
+    )
+    with atomic_path(folder / "structures.extxyz") as temporary:
+        ase.io.write(temporary, found.structures, format="extxyz")
+    module.draw(folder / "alloy.png", found, f"{crystal.name}: {replace} and {by}, {engine.name}")
+    console.print(f"results: {folder / 'results.csv'}, results.json, structures.extxyz and alloy.png beside it")
+
+
+def hull(
+    results: Annotated[str, typer.Argument(help="CSV with columns formula, energy_ev_per_atom.", show_default=False)],
+    reference: Annotated[
+        str, typer.Option("--reference", "-r", help="The same of the phases to compare with.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("hull.csv"),
+) -> None:
+    """Add distances to the convex hull of reference phases to the results of `hienet relax`."""
+    from hienet.errors import HIENetError
+    from hienet.properties import hull as module
+    from hienet.properties.screen import Column, write_csv
+    from hienet.tables import print_table
+
+    console = make_console()
+    phases = module.read_phases(reference)
+    rows: list[dict[str, Any]] = []
+    failed = 0
+    for row in module.read_table(results, ("formula", "energy_ev_per_atom")):
+        new: dict[str, Any] = dict(row)
+        try:
+            if row["energy_ev_per_atom"]:
+                compound = module.phase(row["formula"], module.number(row["energy_ev_per_atom"], results))
+                new["e_above_hull_ev_per_atom"] = module.distance_to_hull(compound, phases)
+        except HIENetError as error:
+            failed += 1
+            new["error"] = str(error)
+            console.print(f"{row.get('name') or row['formula']}: {error}")
+        rows.append(new)
+    columns = (
+        Column("name", "name"),
+        Column("formula", "formula"),
+        Column("e_above_hull_ev_per_atom", "above hull\neV/atom", ".4f"),
+    )
+    if failed == len(rows):
+        raise HIENetError(f"none of the {len(rows)} rows of `{results}` could be placed")
+    print_table(console, [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows])
+    write_csv(output, rows)
+    console.print(f"wrote {output}")
+
+
+def discovery(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="CSV with columns e_above_hull_dft_ev_per_atom, e_above_hull_ev_per_atom, and perhaps rmsd.",
+            show_default=False,
+        ),
+    ],
+    threshold: Annotated[float, typer.Option(help="At most so far above the hull is called stable, eV/atom.")] = 0.0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path("hienet_discovery"),
+) -> None:
+    """Score predicted distances to the convex hull as Matbench Discovery does: F1, DAF, MAE and others."""
+    from hienet.files import make_folder
+    from hienet.properties import discovery as module
+    from hienet.properties.screen import write_csv, write_json
+    from hienet.tables import print_facts
+
+    console = make_console()
+    reference, predicted, rmsd = module.read_distances(table)
+    found = module.discovery_metrics(reference, predicted, rmsd, threshold)
+    folder = make_folder(output, "--output")
+    values = found.as_dict()
+    print_facts(
+        console,
+        {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in values.items() if v is not None},
+        f"{found.n} crystals; mae and rmse in eV/atom",
+    )
+    write_csv(folder / "results.csv", [values])
+    write_json(folder / "results.json", {"table": table, "threshold_ev_per_atom": threshold, **values})
+    module.draw(folder / "discovery.png", reference, predicted, found)
+    console.print(f"results: {folder / 'results.csv'}, results.json and discovery.png beside it")
 
 
 def md(
