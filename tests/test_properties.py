@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -285,3 +286,13 @@ def test_wrong_input_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     bulk("SiC", "zincblende", a=4.39).write("sic.cif")
     assert match in refusal(capsys, monkeypatch, *arguments, "-m", SIC_MODEL)
+
+
+def test_ml_peg_finds_the_calculator_by_its_entry() -> None:
+    (entry,) = yaml.safe_load((SIC_MODEL.parents[1] / "interfaces" / "ml_peg.yml").read_text()).values()
+    make = getattr(importlib.import_module(entry["module"]), entry["class_name"])
+    # As its generic class of ASE calculators calls what an entry names.
+    calculator = make(**{**entry["kwargs"], "model": SIC_MODEL}, device=entry["device"], default_dtype="float64")
+    atoms = silicon_carbide()
+    atoms.calc = calculator
+    assert np.isfinite(atoms.get_potential_energy())

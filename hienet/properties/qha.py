@@ -22,6 +22,7 @@ from hienet.properties.screen import Column, Outcome
 from hienet.properties.structures import Structure
 from hienet.properties.supercells import DISPLACEMENT, harmonic, supercell_of
 from hienet.properties.symmetry import space_group
+from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA as GPA
 
 
 @dataclass(frozen=True)
@@ -112,61 +113,56 @@ def quasi_harmonic(
         if error is not None:
             raise error
     supercell = supercell_of(atoms, settings.length, settings.supercell)
-    thermal, lowest = [], []
+    phonons = []
     for number, result in enumerate(found, 1):
         what = f"volume {number} of {len(found)}, displacements"
-        phonon = harmonic(result.atoms, engine, supercell, DISPLACEMENT, progress, what)
-        phonon.run_mesh(settings.mesh)
-        lowest.append(float(phonon.mesh.frequencies.min()))
-        # Beyond the highest temperature, since derivatives are taken.
-        phonon.run_thermal_properties(t_max=settings.temperature + 40, t_step=10, exclude_gamma_acoustic=True)
-        # Of a primitive cell, where energies and volumes are those of the whole one.
-        thermal.append((phonon.thermal_properties, len(atoms) / len(phonon.primitive)))
-    if min(lowest) < -LARGEST_IMAGINARY:
+        phonons.append(harmonic(result.atoms, engine, supercell, DISPLACEMENT, progress, what))
+        phonons[-1].run_mesh(settings.mesh)
+    lowest = np.array([float(phonon.mesh.frequencies.min()) for phonon in phonons])
+    if lowest.min() < -LARGEST_IMAGINARY:
         worst = int(np.argmin(lowest))
         raise HIENetError(
             f"the crystal is unstable at {found[worst].atoms.get_volume() / len(atoms):.2f} Å³/atom: a frequency of "
             f"{lowest[worst]:.2f} THz; the approximation means nothing there: narrow the volumes, or look at `hienet "
             "phonons`"
         )
+    # phonopy's results are those of a primitive cell.
+    factor = len(atoms) / len(phonons[0].primitive)
+    energies = np.array([result.energies[-1] for result in found])
     volumes = np.array([result.atoms.get_volume() for result in found])
-    temperatures = np.array(thermal[0][0].temperatures)
-
-    def columns(name: str) -> Array:
-        return np.array([factor * np.array(getattr(each, name)) for each, factor in thermal]).T
-
     try:
-        qha = phonopy.PhonopyQHA(
-            volumes=volumes,
-            electronic_energies=np.array([result.energies[-1] for result in found]),
-            temperatures=temperatures,
-            free_energy=columns("free_energy"),
-            cv=columns("heat_capacity"),
-            entropy=columns("entropy"),
+        qha = phonopy.run_qha(
+            phonons,
+            # One more than the highest, which a difference consumes.
+            np.arange(0.0, settings.temperature + 15.0, 10.0),
+            energies / factor,
+            mesh=settings.mesh,
             pressure=settings.pressure,
-            eos="vinet",
-            t_max=settings.temperature,
+            exclude_gamma_acoustic=True,
         )
     except (RuntimeError, ValueError, IndexError) as error:
         raise HIENetError(f"phonopy finds no minimum of the free energy within the volumes: {error}") from error
-    volume = np.array(qha.volume_temperature)
+    volume = factor * np.array(qha.equilibrium_volumes)
     if volume.max() > volumes.max() or volume.min() < volumes.min():
         raise HIENetError(
             f"the crystal expands beyond the volumes: to {volume.max() / len(atoms):.2f} Å³/atom, where the largest is "
             f"{volumes.max() / len(atoms):.2f}; raise --largest, or lower --temperature"
         )
-    n = len(volume)
     return Qha(
         atoms,
         volumes,
-        np.array(lowest),
-        temperatures[:n],
+        lowest,
+        np.array(qha.temperatures),
         volume,
-        np.array(qha.thermal_expansion)[:n],
-        np.array(qha.bulk_modulus_temperature)[:n],
-        np.array(qha.heat_capacity_P_numerical)[:n],
-        np.array(qha.gruneisen_temperature)[:n],
+        np.array(qha.thermal_expansion),
+        GPA * np.array(qha.bulk_moduli),
+        factor * _JOULE_PER_MOLE * np.array(qha.heat_capacity_P.heat_capacities),
+        np.array(qha.gruneisen_parameters),
     )
+
+
+_JOULE_PER_MOLE = 96485.33212
+"""1 eV in J/mol."""
 
 
 def qha_of_structures(

@@ -72,8 +72,9 @@ def test_a_distillation_with_a_command_goes_on_where_it_was(tmp_path: Path, monk
     assert "the committee still disagreed after 1 rounds" in output
     folder = Path("hienet_distill")
     report = json.loads((folder / "report.json").read_text())
-    assert report["labelled_frames"] == 16
-    assert report["rounds"][0]["labelled"] == 3
+    # The crystal, the strained ones, and at most three on which the students disagree.
+    assert 1 <= report["rounds"][0]["labelled"] <= 3
+    assert report["labelled_frames"] == 13 + report["rounds"][0]["labelled"]
     assert all((folder / name).exists() for name in ("report.md", "report.png", "card.md", "report.csv"))
     assert "**Limits.**" in (folder / "card.md").read_text()
     before = (folder / "final" / "student.hienet.pt").stat().st_mtime
