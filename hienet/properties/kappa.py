@@ -162,8 +162,10 @@ def thermal_conductivity(
     phonon.phonon_forces = _forces(
         phonon.phonon_supercell, phonon.phonon_supercells_with_displacements, engine, progress, "second order"
     )
-    phonon.produce_fc3(symmetrize_fc3r=True)
-    phonon.produce_fc2(symmetrize_fc2=True)
+    phonon.produce_fc3()
+    phonon.symmetrize_fc3()
+    phonon.produce_fc2()
+    phonon.symmetrize_fc2()
     found = _conductivity(phonon, settings, progress)
     reference = None
     if file is not None:

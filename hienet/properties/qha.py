@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,15 +132,18 @@ def quasi_harmonic(
     energies = np.array([result.energies[-1] for result in found])
     volumes = np.array([result.atoms.get_volume() for result in found])
     try:
-        qha = phonopy.run_qha(
-            phonons,
-            # One more than the highest, which a difference consumes.
-            np.arange(0.0, settings.temperature + 15.0, 10.0),
-            energies / factor,
-            mesh=settings.mesh,
-            pressure=settings.pressure,
-            exclude_gamma_acoustic=True,
-        )
+        with warnings.catch_warnings():
+            # Of volumes beyond those calculated, which are an error below.
+            warnings.simplefilter("ignore")
+            qha = phonopy.run_qha(
+                phonons,
+                # One more than the highest, which a difference consumes.
+                np.arange(0.0, settings.temperature + 15.0, 10.0),
+                energies / factor,
+                mesh=settings.mesh,
+                pressure=settings.pressure,
+                exclude_gamma_acoustic=True,
+            )
     except (RuntimeError, ValueError, IndexError) as error:
         raise HIENetError(f"phonopy finds no minimum of the free energy within the volumes: {error}") from error
     volume = factor * np.array(qha.equilibrium_volumes)
