@@ -215,7 +215,7 @@ def _reference_file(reference: str, name: str) -> Path:
 
 def _load(phono3py: Any, file: Path) -> Any:
     try:
-        loaded = phono3py.load(str(file), log_level=0)
+        loaded = phono3py.load(str(file), fc_calculator="traditional", log_level=0)
     # phono3py raises whatever comes up.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

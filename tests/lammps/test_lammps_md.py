@@ -60,6 +60,7 @@ ase.io.write(sys.argv[2], atoms)
 """
 
 
+@pytest.mark.slow
 def test_a_distillation_with_a_command_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bulk("Cu", a=3.6, cubic=True).write("cu.cif")
