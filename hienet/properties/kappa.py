@@ -25,6 +25,10 @@ from hienet.properties.supercells import from_phonopy, primitive_matrix, superce
 from hienet.properties.symmetry import SYMPREC, space_group
 
 
+_WITHOUT_SCATTERING = 1e6
+"""W/m/K, a hundred times what any crystal has above 100 K."""
+
+
 @dataclass(frozen=True)
 class KappaSettings:
     """How force constants are found, and what of them.
@@ -138,7 +142,7 @@ def thermal_conductivity(
         name: of the structure, to find its reference in a folder.
 
     Raises:
-        HIENetError: no crystal, the relaxation failed, or the reference is not of this crystal.
+        HIENetError: no crystal, the relaxation failed, no scattering, or the reference is not of this crystal.
     """
     settings, progress = settings or KappaSettings(), progress or silent()
     if not atoms.pbc.all() or atoms.cell.rank < 3:
@@ -193,6 +197,11 @@ def _conductivity(phonon: Any, settings: KappaSettings, progress: Progress) -> C
         phonon.run_thermal_conductivity(temperatures=list(settings.temperatures))
     result = phonon.thermal_conductivity
     progress.advance()
+    if not np.isfinite(result.kappa).all() or np.abs(result.kappa).max() > _WITHOUT_SCATTERING:
+        raise HIENetError(
+            "phonons are not scattered at all: third-order force constants vanish in a supercell in which each atom is "
+            "its neighbour's image on both sides; give a larger --supercell, or a conventional cell"
+        )
     number = float(np.prod(mesh))
     return Conductivity(
         np.array(result.kappa[0]),
