@@ -15,7 +15,7 @@ from hienet.distill import frames as frame_files
 from hienet.distill.explore import Exploration, conditions, explore
 from hienet.distill.labels import Command, Labeller, Teacher
 from hienet.distill.plan import Plan
-from hienet.distill.students import train
+from hienet.distill.students import DEPLOYED, train
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
 from hienet.properties.engine import Engine
@@ -175,8 +175,9 @@ class Distillation:
         folder.mkdir(exist_ok=True)
         models = []
         for member in range(plan.committee):
-            which = f"student {member + 1} of {plan.committee}"
-            self.say(f"round {number}: {which}, {len(labelled)} frames, {plan.minutes:g} min")
+            if not (folder / f"student-{member + 1}" / DEPLOYED).exists():
+                which = f"student {member + 1} of {plan.committee}"
+                self.say(f"round {number}: {which}, {len(labelled)} frames, {plan.minutes:g} min")
             models.append(train(labelled, folder / f"student-{member + 1}", plan, plan.minutes, 100 * number + member))
         chosen: list[ase.Atoms] = []
         explored: list[Exploration] = []
@@ -213,7 +214,8 @@ class Distillation:
         return row, new
 
     def _student(self, labelled: list[ase.Atoms]) -> Path:
-        self.say(f"the student: {len(labelled)} frames, {self.plan.final_minutes:g} min")
+        if not (self.folder / "final" / DEPLOYED).exists():
+            self.say(f"the student: {len(labelled)} frames, {self.plan.final_minutes:g} min")
         return train(labelled, self.folder / "final", self.plan, self.plan.final_minutes, self.plan.seed)
 
     def _fresh(self, student: Path) -> list[ase.Atoms]:

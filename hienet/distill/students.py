@@ -13,6 +13,9 @@ from hienet.distill import frames as frame_files
 from hienet.distill.plan import Plan
 from hienet.train.run import Run
 
+DEPLOYED = "student.hienet.pt"
+"""Name of a student that is ready; there is none before."""
+
 _ATOMS_AT_A_TIME = 48
 """Atoms in a step of training, about."""
 
@@ -33,7 +36,7 @@ def train(frames: Sequence[ase.Atoms], folder: Path, plan: Plan, minutes: float,
     """
     from hienet_deploy.export import export
 
-    deployed = folder / "student.hienet.pt"
+    deployed = folder / DEPLOYED
     if deployed.exists():
         return deployed
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,6 @@ from hienet.properties.structures import Structure
 from hienet.properties.supercells import from_phonopy, primitive_matrix, supercell_of, to_phonopy
 from hienet.properties.symmetry import SYMPREC, space_group
 
-
 _WITHOUT_SCATTERING = 1e6
 """W/m/K, a hundred times what any crystal has above 100 K."""
 
