@@ -145,18 +145,34 @@ def train(
     """Train a model. Ctrl-C ends after the present step; `--resume` then goes on as if nothing had happened."""
     _let_threads_sleep()
     from hienet.config import load_config
+    from hienet.errors import HIENetError
+    from hienet.processes import OtherProcessError, process_group
     from hienet.tables import print_errors
+    from hienet.train.loop import NonFiniteLossError
     from hienet.train.run import InterruptedTrainingError, Run
 
-    settings = load_config(config)
-    if output is not None:
-        settings = settings.model_copy(update={"output": str(output)})
-    console = make_console()
-    try:
-        result = Run(settings, resume, console, str(config)).train()
-    except InterruptedTrainingError as error:
-        print(printable(error), file=sys.stderr)
-        raise typer.Exit(130) from None
+    with process_group() as processes, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        console = make_console(None if processes.is_first else nowhere)
+        try:
+            settings = processes.agree(lambda: load_config(config))
+            if output is not None:
+                settings = settings.model_copy(update={"output": str(output)})
+            result = Run(settings, resume, console, str(config), processes).train()
+        except InterruptedTrainingError as error:
+            if processes.is_first:
+                print(printable(error), file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (OtherProcessError, NonFiniteLossError):
+            # All processes end so, and the first one says why.
+            if processes.is_first:
+                raise
+            raise typer.Exit(1) from None
+        except HIENetError as error:
+            if processes.number == 1 or processes.is_first:
+                raise
+            raise HIENetError(f"process {processes.rank} of {processes.number}: {error}") from error
+        if not processes.is_first:
+            return
     print_errors(console, "set", list(result.errors.items()) if not result.errors_before else _side_by_side(result))
     folder = result.best.parent
     say(f"model: {result.best}    plots: {folder / 'learning_curves.png'}, {folder / 'parity.png'}")

@@ -212,7 +212,20 @@ class TrainingSection(Section):
     """How the model is trained."""
 
     epochs: int = Field(250, ge=1, description="passes over the training frames")
-    batch_size: int = Field(8, ge=1, description="frames in one step")
+    batch_size: int = Field(8, ge=1, description="frames in one step, of all processes together")
+    batch_edges: int | None = Field(
+        None,
+        ge=1,
+        description="fill steps with frames up to so many edges (pairs of neighbours, each counted twice), in place of "
+        "batch_size; null: not",
+    )
+    batch_atoms: int | None = Field(None, ge=1, description="the same with so many atoms; null: not")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which each process computes its share of a step, one after the other; more take less "
+        "memory, and change nothing but rounding",
+    )
     learning_rate: float = Field(0.01, gt=0, description="largest learning rate, reached after the warm-up")
     final_learning_rate: float = Field(5e-6, ge=0, description="learning rate at the end of the cosine")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="part of the run in which the learning rate rises")
@@ -277,6 +290,8 @@ class TrainingSection(Section):
             raise ValueError(
                 f"`final_learning_rate` {self.final_learning_rate:g} exceeds `learning_rate` {self.learning_rate:g}"
             )
+        if self.batch_edges is not None and self.batch_atoms is not None:
+            raise ValueError("give either `batch_edges` or `batch_atoms`, not both")
         if self.energy_weight == self.forces_weight == self.stress_weight == 0:
             raise ValueError(
                 "`energy_weight`, `forces_weight` and `stress_weight` are all 0; at least one must be positive"

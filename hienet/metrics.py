@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hienet.data.batching import Budget, steps_in_order
 from hienet.data.dataset import Dataset
+from hienet.data.prefetch import prefetched
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
+from hienet.processes import ALONE, Processes
 from hienet.torch_state import own_torch_state
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
@@ -61,36 +64,45 @@ class Comparison:
 def compare(
     model: EnergyFunction,
     dataset: Dataset,
-    batch_size: int = 8,
+    budget: Budget | int = 8,
     device: torch.device | str = "cpu",
     remedy: str = "take a smaller batch size",
+    processes: Processes = ALONE,
 ) -> Comparison:
     """Predict all frames. The model must be in evaluation mode, on `device`, in the precision of the data set.
+
+    Args:
+        budget: how much is predicted at a time; a number is one of frames.
+        processes: those that share the work, each frame in one of them; all have the whole result.
 
     Raises:
         OutOfMemoryError: a batch is too large; the message ends in `remedy`.
     """
-    columns: dict[str, list[torch.Tensor]] = {
-        name: [] for name in ("energy", "energy_label", "energies", "forces", "forces_label", "stress", "stress_label")
-    }
-    for graph, targets in dataset.batches(batch_size):
-        with memory_explained(f"batches of {batch_size} frames, {graph.describe_size()}", remedy):
+    batches = steps_in_order(dataset, Budget(budget) if isinstance(budget, int) else budget)
+    own = batches[processes.rank :: processes.number]
+    threads = 0 if dataset.graphs_are_ready else 2
+    parts: list[dict[str, Array]] = []
+    for frames, (graph, targets) in zip(own, prefetched(own, dataset.batch, threads), strict=True):
+        with memory_explained(f"batches of {len(frames)} frames, {graph.describe_size()}", remedy):
             prediction = predict(model, graph.to(device))
         assert prediction.forces is not None
         assert prediction.stress is not None
         undefined = ~graph.volume.isfinite()
         stress = to_voigt(prediction.stress).cpu().masked_fill(undefined.unsqueeze(1), torch.nan)
-        for name, tensor in (
-            ("energy", prediction.energy),
-            ("energy_label", targets.energy),
-            ("energies", prediction.energies),
-            ("forces", prediction.forces),
-            ("forces_label", targets.forces),
-            ("stress", stress),
-            ("stress_label", targets.stress),
-        ):
-            columns[name].append(tensor.detach().cpu().to(torch.float64))
-    arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+        columns = {
+            "energy": prediction.energy,
+            "energy_label": targets.energy,
+            "energies": prediction.energies,
+            "forces": prediction.forces,
+            "forces_label": targets.forces,
+            "stress": stress,
+            "stress_label": targets.stress,
+        }
+        parts.append({name: tensor.detach().cpu().to(torch.float64).numpy() for name, tensor in columns.items()})
+    everywhere = processes.gather(parts)
+    # Batch by batch, in the order of the frames.
+    whole = [everywhere[i % processes.number][i // processes.number] for i in range(len(batches))]
+    arrays = {name: np.concatenate([part[name] for part in whole]) for name in whole[0]}
     return Comparison(
         n_atoms=dataset.summary.n_atoms,
         compositions=dataset.compositions(0, len(dataset)),

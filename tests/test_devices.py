@@ -348,8 +348,8 @@ def test_a_gpu_without_memory_is_explained_by_training(tmp_path, gpu_random_stat
         mock.patch("hienet.models.hienet.HIENet.forward", exhausted),
         pytest.raises(
             OutOfMemoryError,
-            match=r"not enough memory for batches of 2 frames, 8 atoms with \d{2,} edges; begin a new run with a "
-            r"smaller `training\.batch_size`, or go on with --resume where there is more memory",
+            match=r"not enough memory for batches of 2 frames, 8 atoms with \d{2,} edges; "
+            r"go on with --resume and a larger `training\.accumulate`, or where there is more memory",
         ),
     ):
         trained(tmp_path / "run", device="cuda")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
@@ -160,11 +160,6 @@ class Dataset(Protocol):
         return [
             f"forces of {sum(masked.values())} atoms in {len(masked)} frames are NaN and do not count (first: {first})"
         ]
-
-    def batches(self, batch_size: int) -> Iterator[tuple[AtomicGraph, Targets]]:
-        """All frames in order."""
-        for start in range(0, len(self), batch_size):
-            yield self.batch(range(start, min(start + batch_size, len(self))))
 
 
 class MemoryDataset(Dataset):

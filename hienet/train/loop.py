@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from hienet.config import TrainingSection
+from hienet.data.batching import Budget, Steps, share_out, steps_of_epoch
 from hienet.data.dataset import Dataset, Targets
 from hienet.data.mirror import mirrored
+from hienet.data.prefetch import prefetched
 from hienet.derivatives import predict
 from hienet.errors import HIENetError
 from hienet.graph import AtomicGraph
 from hienet.memory import memory_explained
 from hienet.metrics import Errors, compare, errors
+from hienet.processes import ALONE, Processes
 from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.engine import choose_engine
@@ -33,9 +37,13 @@ _NON_FINITE_REMEDY = (
     "extreme labels"
 )
 _MEMORY_REMEDY = (
-    "begin a new run with a smaller `training.batch_size`, or go on with --resume where there is more memory"
+    "go on with --resume and a larger `training.accumulate`, or where there is more memory; or begin a new run with a "
+    "smaller `training.batch_size`"
 )
 
+
+_SEED_OF_NEXT = 7_368_787
+"""Between the seeds of two processes."""
 
 RandomState = tuple[Tensor, Tensor | None]
 """Of torch's random numbers on the CPU, and on the GPU of the training if it has one."""
@@ -75,15 +83,30 @@ class LoopState:
 
 
 class Trainer:
-    """Model, optimizer, averaged weights and data, and the loop over them."""
+    """Model, optimizer, averaged weights and data, and the loop over them.
 
-    def __init__(self, model: nn.Module, train: Dataset, validation: Dataset | None, settings: TrainingSection) -> None:
+    Several processes do the same steps with the same weights, each with a share of the frames of every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Dataset,
+        validation: Dataset | None,
+        settings: TrainingSection,
+        processes: Processes = ALONE,
+    ) -> None:
         """`model` is on the device and in the precision of training. The caller's random numbers are left alone.
 
         Raises:
-            HIENetError: no label of a set counts in the loss.
+            HIENetError: no label of a set counts in the loss, or a frame exceeds the budget of a step.
         """
+        self.processes = processes
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
+        self.budget = Budget(settings.batch_size, settings.batch_edges, settings.batch_atoms)
+        for dataset in (train, validation):
+            if dataset is not None:
+                self.budget.require_room(dataset)
         self.energy, self.engine = choose_engine(model, settings)
         self.device = next(model.parameters()).device
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -101,23 +124,43 @@ class Trainer:
         if validation is not None:
             require_counting_labels(validation, "validation", self.loss_settings)
         self.state = LoopState()
-        self.n_batches = -(-len(train) // settings.batch_size)
-        self._clock = 0.0
+        self._steps: tuple[int, Steps] | None = None
+        self._clock, self._common_seconds = 0.0, 0.0
         with self._caller_undisturbed():
-            torch.manual_seed(settings.seed)
+            # Each process draws other numbers for dropout.
+            torch.manual_seed((settings.seed + _SEED_OF_NEXT * processes.rank) % 2**63)
             self._random = self._random_state()
+
+    @property
+    def steps(self) -> Steps:
+        """Those of the present epoch."""
+        epoch = self.state.epoch
+        if self._steps is None or self._steps[0] != epoch:
+            self._steps = epoch, steps_of_epoch(self.train, self.budget, self.settings.seed, epoch)
+        return self._steps[1]
+
+    @property
+    def n_batches(self) -> int:
+        """Number of steps of the present epoch; where they are filled up to a budget, epochs differ a little."""
+        return len(self.steps)
 
     @property
     def progress(self) -> float:
         """The part of the run that is done: of the steps, or of the time if that is limited and nearer its end."""
-        of_steps = self.state.step / (self.n_batches * self.settings.epochs)
+        of_steps = (self.state.epoch + (self.state.batch / self.n_batches if self.state.batch else 0.0)) / (
+            self.settings.epochs
+        )
         if self.settings.max_minutes is None:
             return of_steps
         return min(1.0, max(of_steps, self.seconds / (60.0 * self.settings.max_minutes)))
 
     @property
     def seconds(self) -> float:
-        """Wall time of training, earlier sessions included."""
+        """Wall time of training, earlier sessions included; of several processes, what they have last agreed on."""
+        return self._common_seconds if self._clock and self.processes.number > 1 else self._own_seconds
+
+    @property
+    def _own_seconds(self) -> float:
         return self.state.seconds + (time.monotonic() - self._clock if self._clock else 0.0)
 
     @property
@@ -146,6 +189,7 @@ class Trainer:
         """
         with self._caller_undisturbed():
             self._set_random_state(self._random)
+            self._common_seconds = self.state.seconds
             self._clock = time.monotonic()
             try:
                 while not self.finished:
@@ -175,22 +219,36 @@ class Trainer:
             torch.cuda.set_rng_state(state[1], self.device)
 
     def _run_epoch(self, on_step: Callable[[float], None], should_stop: Callable[[], bool]) -> None:
-        order, reflected = self._order(self.state.epoch), self._reflected(self.state.epoch)
-        size = self.settings.batch_size
+        steps, reflected = self.steps, self._reflected(self.state.epoch)
+        first, n_parts = self.state.batch, self.settings.accumulate
+        jobs = (part for step in range(first, len(steps)) for part in self._own_parts(steps[step]))
+        threads = 0 if self.train.graphs_are_ready else 2
         self.model.train()
-        while self.state.batch < self.n_batches and (self.progress < 1.0 or self.state.batch == 0):
-            start = self.state.batch * size
-            loss = self._step(order[start : start + size], reflected)
-            self.state.batch += 1
-            self.state.step += 1
-            on_step(loss)
-            if should_stop():
-                raise StoppedBySignal
+        with closing(prefetched(jobs, self._make_batch, threads)) as batches:
+            while self.state.batch < len(steps) and (self.progress < 1.0 or self.state.batch == 0):
+                loss = self._step(steps[self.state.batch], itertools.islice(batches, n_parts), reflected)
+                self.state.batch += 1
+                self.state.step += 1
+                stop, self._common_seconds = self._agree(should_stop)
+                on_step(loss)
+                if stop or (self.processes.number == 1 and should_stop()):
+                    raise StoppedBySignal
 
-    def _order(self, epoch: int) -> list[int]:
-        """Frames in the order of an epoch, a function of seed and epoch alone."""
-        generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(len(self.train), generator=generator).tolist()
+    def _agree(self, should_stop: Callable[[], bool]) -> tuple[bool, float]:
+        """Whether any process is to stop, and the time of all; one process alone is asked later."""
+        if self.processes.number == 1:
+            return False, 0.0
+        stop, seconds = self.processes.largest(float(should_stop()), self._own_seconds)
+        return stop > 0, seconds
+
+    def _own_parts(self, step: list[int]) -> list[list[int]]:
+        """The share of this process in the frames of a step, in so many parts as `accumulate` says."""
+        n_parts = self.processes.number * self.settings.accumulate
+        parts = share_out(step, self.train.summary.n_edges, n_parts)
+        return parts[self.processes.rank :: self.processes.number]
+
+    def _make_batch(self, frames: list[int]) -> tuple[list[int], AtomicGraph, Targets] | None:
+        return (frames, *self.train.batch(frames)) if frames else None
 
     def _reflected(self, epoch: int) -> Tensor | None:
         """Of which frames an epoch takes the mirror image, `[n_frames]` bool: a function of seed and epoch alone."""
@@ -199,36 +257,57 @@ class Trainer:
         generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + 7919 * epoch + 1) % 2**63)
         return torch.rand(len(self.train), generator=generator) < 0.5
 
-    def _step(self, indices: list[int], reflected: Tensor | None = None) -> float:
-        graph, targets = self.train.batch(indices)
-        if reflected is not None:
-            graph, targets = mirrored(graph, targets, reflected[indices])
-        with memory_explained(f"batches of {len(indices)} frames, {graph.describe_size()}", _MEMORY_REMEDY):
-            return self._step_on(graph.to(self.device), targets.to(self.device), indices)
-
-    def _step_on(self, graph: AtomicGraph, targets: Targets, indices: list[int]) -> float:
+    def _step(
+        self,
+        frames: list[int],
+        batches: Iterable[tuple[list[int], AtomicGraph, Targets] | None],
+        reflected: Tensor | None = None,
+    ) -> float:
+        """One step on these frames, of which `batches` is the share of this process; the loss of all of them."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.progress)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = training_loss(predict(self.energy, graph, training=True), targets, self.loss_settings)
-        # All at once: a GPU is waited for once a step.
-        parts = torch.stack([part.detach().double() for part in (loss.total, loss.energy, loss.forces, loss.stress)])
-        values: list[float] = parts.tolist()
-        value = values[0]
+        n_labels = self._n_labels(frames)
+        values = torch.zeros(4, dtype=torch.float64)
+        for batch in batches:
+            if batch is not None:
+                own, graph, targets = batch
+                if reflected is not None:
+                    graph, targets = mirrored(graph, targets, reflected[own])
+                with memory_explained(f"batches of {len(own)} frames, {graph.describe_size()}", _MEMORY_REMEDY):
+                    values += self._add_gradients(graph.to(self.device), targets.to(self.device), n_labels)
+        values = self.processes.total(values)
+        value = float(values[0])
         if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"the loss became {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, with the frames "
-                f"{_sources(self.train, indices)}; {_NON_FINITE_REMEDY}"
+                f"{_sources(self.train, frames)}; {_NON_FINITE_REMEDY}"
             )
-        loss.total.backward()
+        self.processes.add_gradients(self.model.parameters())
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model)
-        n = len(indices)
-        for i, part in enumerate((*values, 1.0)):
+        n = len(frames)
+        for i, part in enumerate((*values.tolist(), 1.0)):
             self.state.loss_sums[i] += n * part
         return value
+
+    def _n_labels(self, frames: list[int]) -> list[int] | None:
+        """Numbers of labels of a step; None where it is computed in one part, whose own labels they are."""
+        if self.processes.number * self.settings.accumulate == 1:
+            return None
+        return self.train.summary.n_labels[frames].sum(axis=0).tolist()
+
+    def _add_gradients(self, graph: AtomicGraph, targets: Targets, n_labels: list[int] | None) -> Tensor:
+        """Backwards through the loss of a part of a step; the loss and its three parts, `[4]`."""
+        loss = training_loss(predict(self.energy, graph, training=True), targets, self.loss_settings, n_labels)
+        # All at once: a GPU is waited for once a part.
+        values = torch.stack([part.detach().double() for part in (loss.total, loss.energy, loss.forces, loss.stress)])
+        values = values.cpu()
+        if math.isfinite(values[0]):
+            loss.total.backward()
+        return values
 
     def _end_epoch(self) -> tuple[Row, bool]:
         state = self.state
@@ -259,9 +338,10 @@ class Trainer:
         if self.validation is None:
             return None, None
         with self.average.applied_to(self.model):
-            size = self.settings.batch_size
             self.model.eval()
-            comparison = compare(self.energy, self.validation, size, self.device, _MEMORY_REMEDY)
+            comparison = compare(
+                self.energy, self.validation, self.budget_at_a_time, self.device, _MEMORY_REMEDY, self.processes
+            )
         self.model.train()
         loss = loss_of_comparison(comparison, self.validation.weights(), self.loss_settings)
         wrong = comparison.not_finite()
@@ -273,30 +353,58 @@ class Trainer:
             )
         return loss, errors(comparison)
 
+    @property
+    def budget_at_a_time(self) -> Budget:
+        """What one process computes at a time, for predictions: its share of a step, in as many parts."""
+        n_parts = self.processes.number * self.settings.accumulate
+        budget = self.budget
+        if n_parts == 1:
+            return budget
+        if budget.key == "batch_size":
+            return Budget(max(1, budget.frames // n_parts))
+        return Budget(
+            budget.frames, *(None if n is None else max(1, n // n_parts) for n in (budget.edges, budget.atoms))
+        )
+
     def averaged_weights(self) -> dict[str, Tensor]:
         """The model's state with averaged weights in place of its own."""
         return {**self.model.state_dict(), **self.average.averages}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors on the CPU."""
+        """All that `load_state_dict` needs, besides the model's own weights; plain values and tensors on the CPU.
+
+        All processes must ask for it together.
+        """
         # While the loop runs, its random numbers are torch's.
         random = self._random_state() if self._clock else self._random
+        everywhere = self.processes.gather(random)
+        random = everywhere[0]
         return {
             "loop": {**vars(self.state), "seconds": self.seconds},
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
             "random": random[0],
             "random_device": random[1],
+            "random_of_others": [list(state) for state in everywhere[1:]],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; the model's weights are loaded by the caller."""
+        """Go on from a saved state; the model's weights are loaded by the caller.
+
+        Where it was saved by another number of processes, each begins random numbers of its own.
+        """
         self.state = LoopState(**state["loop"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        saved = [(state["random"], state["random_device"]), *state.get("random_of_others", [])]
+        if len(saved) != self.processes.number:
+            with self._caller_undisturbed():
+                torch.manual_seed((self.settings.seed + _SEED_OF_NEXT * self.processes.rank + self.state.step) % 2**63)
+                self._random = self._random_state()
+            return
+        here, there = saved[self.processes.rank]
         # A run that went on elsewhere has no random numbers of this GPU: those of the seed stay.
-        there = self._random[1] if state["random_device"] is None else state["random_device"]
-        self._random = state["random"], there
+        self._random = here, self._random[1] if there is None else there
 
 
 def _sources(dataset: Dataset, indices: Sequence[int]) -> str:

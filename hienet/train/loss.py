@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,25 +43,34 @@ class Loss:
     stress: Tensor
 
 
-def huber(predicted: Tensor, label: Tensor, delta: float, weight: Tensor | float = 1.0) -> Tensor:
+def huber(
+    predicted: Tensor, label: Tensor, delta: float, weight: Tensor | float = 1.0, n_labels: int | None = None
+) -> Tensor:
     """Mean over the labelled (finite) entries of `weight` h, with h = x^2 / 2 for |x| <= delta, delta (|x| - delta / 2)
     beyond.
 
     0 if there are none. Divided is by their number, not by the sum of weights: in a batch of one frame its weight would
-    cancel. What is predicted where there is no label does not matter, even if it is NaN.
+    cancel. Where these entries are a part of a batch, `n_labels` is the number of labels of the whole. What is
+    predicted where there is no label does not matter, even if it is NaN.
     """
     labelled = label.isfinite()
     # Nothing asks whether there are any, for which a GPU would have to be waited for.
     difference = torch.where(labelled, predicted - label, 0.0)
     values = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
-    return (weight * values).sum() / labelled.sum().clamp(min=1)
+    return (weight * values).sum() / (labelled.sum().clamp(min=1) if n_labels is None else max(n_labels, 1))
 
 
-def training_loss(prediction: Prediction, targets: Targets, settings: LossSettings) -> Loss:
+def training_loss(
+    prediction: Prediction, targets: Targets, settings: LossSettings, n_labels: Sequence[int] | None = None
+) -> Loss:
     """energy_weight huber(E / n_atoms) + forces_weight huber(F) + stress_weight huber(stress in kbar).
 
     The mean is over frames, over force components of the batch, and over the six stress components of its frames, each
     multiplied by the weight of its frame.
+
+    Args:
+        n_labels: numbers of labels (energies, force components, stress components) by which the sums are divided, where
+            these frames are a part of a batch; the losses of all parts then add up to that of the batch.
     """
     assert prediction.forces is not None
     assert prediction.stress is not None
@@ -72,6 +82,7 @@ def training_loss(prediction: Prediction, targets: Targets, settings: LossSettin
         (prediction.forces, targets.forces),
         (stress, targets.stress),
         settings,
+        n_labels,
     )
 
 
@@ -91,14 +102,16 @@ def _weighted(
     forces: tuple[Tensor, Tensor],
     stress: tuple[Tensor, Tensor],
     settings: LossSettings,
+    n_labels: Sequence[int] | None = None,
 ) -> Loss:
     """From pairs of prediction and label, and the weights of the frames."""
     # The size of the result is given, so that a GPU need not be asked for it.
     of_atoms = weights[:, 1].repeat_interleave(n_atoms.to(torch.int64), output_size=forces[0].shape[0]).unsqueeze(1)
     delta, kbar = settings.huber_delta, EV_PER_CUBIC_ANGSTROM_IN_KBAR
-    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta, weights[:, 0])
-    of_forces = huber(*forces, delta, of_atoms.to(forces[0].dtype))
-    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta, weights[:, 2:].to(stress[0].dtype))
+    counts = (None, None, None) if n_labels is None else n_labels
+    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta, weights[:, 0], counts[0])
+    of_forces = huber(*forces, delta, of_atoms.to(forces[0].dtype), counts[1])
+    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta, weights[:, 2:].to(stress[0].dtype), counts[2])
     total = settings.energy_weight * of_energy + settings.forces_weight * of_forces + settings.stress_weight * of_stress
     return Loss(total.to(torch.float64), of_energy, of_forces, of_stress)
 

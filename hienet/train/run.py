@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ from hienet.data.prepare import prepare_data
 from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
-from hienet.metrics import Errors, compare, describe_not_finite, errors
+from hienet.metrics import Comparison, Errors, compare, describe_not_finite, errors
 from hienet.models.factory import build_model, describe_validation_error
+from hienet.processes import ALONE, Processes, device_of_process, unused_tasks
 from hienet.torch_state import number_of_threads, own_torch_state
 from hienet.train.display import make_display
 from hienet.train.logs import Row, RunLog, describe_row
@@ -46,6 +48,7 @@ _MAY_CHANGE_ON_RESUME = (
     "training.engine",
     "training.threads",
     "training.max_minutes",
+    "training.accumulate",
 )
 
 
@@ -66,7 +69,14 @@ class TrainingResult:
 class Run:
     """One training run."""
 
-    def __init__(self, config: TrainConfig, resume: bool, console: Console, source: str | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        resume: bool,
+        console: Console,
+        source: str | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         """Read the data, and build the model or restore it.
 
         Args:
@@ -74,6 +84,7 @@ class Run:
             resume: go on from `last.pt` in the output folder.
             console: where progress is shown.
             source: the configuration's file, for the sentence that says how to resume.
+            processes: those that train together, each with a `Run` of its own; the first prints and writes.
 
         Raises:
             HIENetError: anything wrong with configuration, data, device or folder.
@@ -81,12 +92,16 @@ class Run:
         self.start = load_start(config.training.start) if config.training.start is not None else None
         config = config if self.start is None else started_from(config, self.start)
         self.config, self.console, self.source = config, console, source or "CONFIG.yaml"
+        self.processes = processes
         self.folder = Path(config.output)
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
-        last = self._last_checkpoint(resume)
-        make_folder(self.folder, "output")
+        last = processes.agree(lambda: self._last_checkpoint(resume))
+        processes.first_does(lambda: make_folder(self.folder, "output"))
         with self._torch():
-            self._prepare(last)
+            processes.agree(lambda: self._prepare(last))
+            processes.require_equal({"the data": self.data.fingerprint, "the configuration": self._settings()})
+            processes.first_does(self._begin_log)
+            self._begin(last)
 
     @contextmanager
     def _torch(self) -> Iterator[None]:
@@ -97,7 +112,7 @@ class Run:
     def _prepare(self, last: Checkpoint | None) -> None:
         config = self.config
         self.dtype = getattr(torch, config.training.dtype)
-        self.device = parse_device(config.training.device)
+        self.device = parse_device(device_of_process(config.training.device))
         weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
         unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
         self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded, self.start)
@@ -112,18 +127,27 @@ class Run:
         self.frozen = freeze(model, config.training.freeze)
         replay = self.data.replay
         trained_on = self.data.train if replay is None else JoinedDataset(self.data.train, replay.train)
-        self.trainer = Trainer(model, trained_on, self.data.validation, config.training)
+        self.trainer = Trainer(model, trained_on, self.data.validation, config.training, self.processes)
         self.started = _now()
         if last is not None:
             self._restore(last)
+
+    def _settings(self) -> str:
+        return json.dumps(self.config.model_dump(mode="json"))
+
+    def _begin_log(self) -> None:
         self.log = RunLog(self.folder, self.trainer.state.history)
         save_config(self.config, self.folder / "config.yaml")
+
+    def _begin(self, last: Checkpoint | None) -> None:
+        """Say what is trained, and leave a state to resume from."""
         if last is None:
-            self._write_inputs()
+            self.processes.first_does(self._write_inputs)
             # From the beginning, so that a folder with a model always has a state to resume from.
             self.save_last()
         self._saved_at = self.trainer.seconds
-        self._announce(model, last)
+        if self.processes.is_first:
+            self._announce(self.trainer.model, last)
         self._look_for_best()
 
     def train(self) -> TrainingResult:
@@ -153,14 +177,13 @@ class Run:
                 trainer.run(on_step, on_epoch, lambda: request.received is not None)
         except StoppedBySignal:
             self.save_last()
-            sentence = (
-                f"stopped by {request.received} in epoch {trainer.state.epoch + 1}; go on with: {self.resume_command}"
-            )
-            self.log.say(sentence)
+            received = next((name for name in self.processes.gather(request.received) if name), None)
+            sentence = f"stopped by {received} in epoch {trainer.state.epoch + 1}; go on with: {self.resume_command}"
+            self._log(sentence)
             raise InterruptedTrainingError(sentence) from None
         except NonFiniteLossError as error:
             kept = f"; the best model so far is in `{self.best_path}`" if self.best_path.exists() else ""
-            self.log.say(f"{error}{kept}")
+            self._log(f"{error}{kept}")
             raise NonFiniteLossError(f"{error}{kept}") from None
         self.save_last()
         return self._report()
@@ -172,30 +195,38 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line and log it."""
-        self.console.print(Text(printable(text)), soft_wrap=True)
-        self.log.say(text)
+        if self.processes.is_first:
+            self.console.print(Text(printable(text)), soft_wrap=True)
+        self._log(text)
+
+    def _log(self, text: str) -> None:
+        if self.processes.is_first:
+            self.log.say(text)
 
     def save_last(self) -> None:
-        """Write `last.pt`."""
+        """Write `last.pt`; all processes must come here together."""
         resume = {
             "config": self.config.model_dump(mode="json"),
             "fingerprint": self.data.fingerprint,
             "started": self.started,
             "trainer": self.trainer.state_dict(),
         }
+        self._saved_at = self.trainer.seconds
+        if not self.processes.is_first:
+            return
         weights = self.trainer.model.state_dict()
         save_checkpoint(
             Checkpoint(self.config.model.architecture, self.data.model, weights, self._summary({}), resume),
             self.last_path,
         )
-        self._saved_at = self.trainer.seconds
 
     def _keep(self, row: Row, is_best: bool) -> None:
         """Log an epoch; write the best model, and at times the state."""
-        self.log.add(row)
-        self.log.say(describe_row(row, self.config.training.epochs))
-        if is_best:
-            self._save_best({})
+        if self.processes.is_first:
+            self.log.add(row)
+            self.log.say(describe_row(row, self.config.training.epochs))
+            if is_best:
+                self._save_best({})
         if self.trainer.seconds - self._saved_at > _SECONDS_BETWEEN_SAVES:
             self.save_last()
 
@@ -292,7 +323,7 @@ class Run:
     def _look_for_best(self) -> None:
         """If the best model of earlier epochs was taken away, one of the epochs to come is kept."""
         state = self.trainer.state
-        if state.best_epoch and not self.best_path.exists():
+        if state.best_epoch and not all(self.processes.gather(self.best_path.exists())):
             self.say(f"WARNING: `{self.best_path}` is gone; the best model is sought anew from here on")
             state.best_epoch, state.best_loss = 0, float("inf")
 
@@ -323,9 +354,16 @@ class Run:
             n_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
             self.say(f"frozen: {n_frozen:,} parameters, of {', '.join(self.config.training.freeze)}")
         self.say(self.trainer.engine)
+        self._announce_processes()
         if last is not None and last.resume is not None:
             where = "at its end" if self.trainer.finished else f"in epoch {state.epoch + 1}, step {state.step + 1}"
             self.say(f"resumed {where}")
+            saved = 1 + len(last.resume["trainer"].get("random_of_others", []))
+            if saved != self.processes.number:
+                self.say(
+                    f"{self.processes.number} process(es) in place of {saved}: steps consist of the same frames; sums "
+                    "are rounded differently, and dropout draws other numbers"
+                )
             before, now = last.resume["config"]["training"]["epochs"], self.config.training.epochs
             if before != now:
                 rate = self.trainer.schedule(self.trainer.progress)
@@ -334,15 +372,39 @@ class Run:
                     f"where its schedule for {now} epochs has it"
                 )
 
+    def _announce_processes(self) -> None:
+        number, accumulate = self.processes.number, self.config.training.accumulate
+        if number * accumulate > 1:
+            n_frames = len(self.data.train) / self.trainer.n_batches
+            self.say(
+                f"{number} process(es), {accumulate} part(s) each: the {n_frames:.3g} frames of a step are computed "
+                f"{n_frames / (number * accumulate):.2g} at a time"
+            )
+            if n_frames < number * accumulate:
+                self.say(
+                    "WARNING: steps have fewer frames than there are parts, so that processes wait idly; raise "
+                    f"`training.{self.trainer.budget.key}`"
+                )
+        idle = unused_tasks(os.environ)
+        if idle:
+            self.say(
+                f"WARNING: the job has {idle} tasks, but only this process trains; start it with `srun hienet train "
+                "...` to use all of them"
+            )
+
     def _report(self) -> TrainingResult:
         """Errors of the best model on each set, plots, and the summary in the model's file."""
-        if not self.best_path.exists():
-            self.say(f"WARNING: `{self.best_path}` is gone; the averaged weights of the last epoch take its place")
-            self.trainer.state.best_epoch = self.trainer.state.epoch
-            self._save_best({})
-        best = load_checkpoint(self.best_path)
+
+        def find_best() -> None:
+            if not self.best_path.exists():
+                self.say(f"WARNING: `{self.best_path}` is gone; the averaged weights of the last epoch take its place")
+                self.trainer.state.best_epoch = self.trainer.state.epoch
+                self._save_best({})
+
+        self.processes.first_does(find_best)
+        best = self.processes.agree(lambda: load_checkpoint(self.best_path))
         model = best.build(self.dtype).to(self.device).requires_grad_(False)
-        size = self.config.training.batch_size
+        budget = self.trainer.budget_at_a_time
         replay = None if self.data.replay is None else self.data.replay.held_out
         given = {
             "train": self.data.train,
@@ -351,12 +413,25 @@ class Run:
             "replay": replay,
         }
         sets = {name: dataset for name, dataset in given.items() if dataset is not None}
-        comparisons = {name: compare(model, dataset, size, self.device) for name, dataset in sets.items()}
+        comparisons = {
+            name: compare(model, dataset, budget, self.device, processes=self.processes)
+            for name, dataset in sets.items()
+        }
         for name, comparison in comparisons.items():
             for warning in describe_not_finite(comparison, sets[name], f"{name} frames"):
                 self.say(warning)
         found = {name: errors(comparison) for name, comparison in comparisons.items()}
         before = self._errors_before(sets)
+        self.processes.first_does(lambda: self._write_report(best, comparisons, found, before))
+        return TrainingResult(self.best_path, found, before)
+
+    def _write_report(
+        self,
+        best: Checkpoint,
+        comparisons: Mapping[str, Comparison],
+        found: Mapping[str, Errors],
+        before: Mapping[str, Errors],
+    ) -> None:
         save_checkpoint(Checkpoint(best.architecture, best.config, best.weights, self._summary(found)), self.best_path)
         results = self._summary(found)
         if before:
@@ -370,15 +445,17 @@ class Run:
             self.log.say(f"errors, {name}: {json_text(value.as_dict())}")
         for name, value in before.items():
             self.log.say(f"errors before fine-tuning, {name}: {json_text(value.as_dict())}")
-        return TrainingResult(self.best_path, found, before)
 
     def _errors_before(self, sets: Mapping[str, Dataset]) -> dict[str, Errors]:
         """Of the model that fine-tuning began with, with the reference energies of the new one."""
         if self.data.start is None:
             return {}
         old = self.data.start.build(self.dtype).to(self.device).requires_grad_(False)
-        size = self.config.training.batch_size
-        return {name: errors(compare(old, dataset, size, self.device)) for name, dataset in sets.items()}
+        budget = self.trainer.budget_at_a_time
+        return {
+            name: errors(compare(old, dataset, budget, self.device, processes=self.processes))
+            for name, dataset in sets.items()
+        }
 
 
 def _now() -> str:
