@@ -260,10 +260,11 @@ class Trainer:
     def _step(
         self,
         frames: list[int],
-        batches: Iterable[tuple[list[int], AtomicGraph, Targets] | None],
+        batches: Iterable[tuple[list[int], AtomicGraph, Targets] | None] | None = None,
         reflected: Tensor | None = None,
     ) -> float:
-        """One step on these frames, of which `batches` is the share of this process; the loss of all of them."""
+        """One step on these frames, of which `batches`, if made already, is this process's share; the loss of all."""
+        batches = map(self._make_batch, self._own_parts(frames)) if batches is None else batches
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.progress)
         self.optimizer.zero_grad(set_to_none=True)
