@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from hienet.calculator import LoadedModel, load_model
-from hienet.data.dataset import Dataset, build_dataset
+from hienet.data.dataset import Dataset
 from hienet.data.labels import LabelKeys
 from hienet.data.mirror import of_mirror_images
-from hienet.data.reader import read_frames
+from hienet.data.sources import DataSource, prepare_stores
 from hienet.files import atomic_path, json_text, make_folder
 from hienet.metrics import (
     Comparison,
@@ -103,7 +103,8 @@ def evaluate(
 
 
 def _dataset(model: LoadedModel, files: Sequence[str | Path], keys: LabelKeys | None) -> Dataset:
-    return build_dataset(read_frames(files), model.elements, model.cutoff, model.dtype, keys)
+    prepare_stores(files, model.cutoff, keys or LabelKeys(), None)
+    return DataSource.open(files, keys).dataset(model.elements, model.cutoff, model.dtype, keys)
 
 
 def symbols_of(dataset: Dataset) -> NDArray[np.str_]:

@@ -80,7 +80,7 @@ def compare(
     """
     batches = steps_in_order(dataset, Budget(budget) if isinstance(budget, int) else budget)
     own = batches[processes.rank :: processes.number]
-    threads = 0 if dataset.graphs_are_ready else 2
+    threads = 0 if dataset.in_memory else 2
     parts: list[dict[str, Array]] = []
     for frames, (graph, targets) in zip(own, prefetched(own, dataset.batch, threads), strict=True):
         with memory_explained(f"batches of {len(frames)} frames, {graph.describe_size()}", remedy):

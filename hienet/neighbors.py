@@ -15,6 +15,8 @@ _LARGEST_DENSITY = 50.0
 """Atoms/Å^3. Solids have 0.02 to 0.2, a thousand times as many if nm are taken for Å, whose neighbours fill any
 memory."""
 
+_SURELY_A_VOLUME = 1e-2  # Å^3
+
 
 def neighbor_list(
     positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float
@@ -49,7 +51,8 @@ def neighbor_list(
     calculator = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     center, neighbor, distance, vectors = calculator.compute(positions, box, pbc, quantities="ijdD")
     inside = distance < cutoff
-    center, neighbor, distance, vectors = center[inside], neighbor[inside], distance[inside], vectors[inside]
+    if not inside.all():
+        center, neighbor, distance, vectors = center[inside], neighbor[inside], distance[inside], vectors[inside]
     if len(distance) and distance.min() < _MINIMAL_DISTANCE:
         edge = int(distance.argmin())
         raise HIENetError(
@@ -69,6 +72,8 @@ def _require_space(n_atoms: int, volume: float) -> None:
 
 def _complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """An invertible cell: rows of directions without periodicity are replaced by unit vectors normal to the rest."""
+    if pbc.all() and abs(np.linalg.det(cell)) > _SURELY_A_VOLUME:
+        return cell
     if np.linalg.matrix_rank(cell[pbc]) < pbc.sum():
         raise HIENetError(
             f"the structure is periodic along {pbc.tolist()} but its lattice vectors there are {cell[pbc].tolist()}; "

@@ -89,14 +89,14 @@ class Dataset(Protocol):
         summary: numbers of every frame.
         report: which labels were found in the files, of which this may be a part.
         remarks: what is suspicious about the frames and labels of the files, one sentence each.
-        graphs_are_ready: whether a batch only needs to be put together, not to be read and its neighbours found.
+        in_memory: whether frames and graphs are held, so that a batch only needs to be put together.
     """
 
     elements: tuple[str, ...]
     summary: FrameSummary
     report: LabelReport
     remarks: list[str]
-    graphs_are_ready: bool
+    in_memory: bool
 
     @property
     def frames(self) -> Sequence[Frame]:
@@ -170,7 +170,7 @@ class MemoryDataset(Dataset):
         targets: one for each frame.
     """
 
-    graphs_are_ready = True
+    in_memory = True
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class JoinedDataset(Dataset):
         """With `chosen`, only the frames with these indices."""
         self.first, self.second = first, second
         self.elements, self.report, self.remarks = first.elements, first.report, first.remarks
-        self.graphs_are_ready = first.graphs_are_ready and second.graphs_are_ready
+        self.in_memory = first.in_memory and second.in_memory
         self.chosen = range(len(first) + len(second)) if chosen is None else chosen
         whole = {
             field.name: np.concatenate([getattr(first.summary, field.name), getattr(second.summary, field.name)])

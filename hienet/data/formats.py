@@ -42,7 +42,7 @@ class Format:
     @property
     def by_ase(self) -> bool:
         """Whether ASE reads it."""
-        return self.iterate not in (iterate_mptrj, iterate_mlearn, iterate_deepmd)
+        return self.iterate not in (iterate_mptrj, iterate_mlearn, iterate_deepmd, _iterate_cache)
 
 
 def _iterate_database(kind: str) -> Callable[[Path], Iterator[ase.Atoms]]:
@@ -74,6 +74,14 @@ def _iterate_with_ase(file_format: str) -> Callable[[Path], Iterator[ase.Atoms]]
     return iterate
 
 
+def _iterate_cache(path: Path) -> Iterator[ase.Atoms]:
+    """A cache of `hienet data convert`."""
+    # The cache reads labels, which know frames, which know formats.
+    from hienet.data.cache import iterate_store
+
+    return iterate_store(path)
+
+
 FORMATS = (
     Format("extxyz", iterate_extxyz, (".extxyz", ".xyz")),
     Format("traj", _iterate_with_ase("traj"), (".traj",)),
@@ -88,6 +96,7 @@ FORMATS = (
         _iterate_with_ase("bundletrajectory"),
         is_folder=lambda path: (path / "metadata.json").exists(),
     ),
+    Format("cache", _iterate_cache, is_folder=lambda path: (path / "hienet_data.json").is_file()),
 )
 """In this order; the first that fits is taken. Whatever fits none is left to ASE, which looks at name and content."""
 

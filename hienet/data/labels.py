@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import ase
 import numpy as np
@@ -156,6 +156,42 @@ class FileLabels:
     given: dict[str, str | None]
     options: dict[str, str]
 
+    def continued(self, other: FileLabels) -> FileLabels:
+        """Of these frames and the next ones of the same file."""
+        unused = dict(self.unused)
+        for quantity, (source, count) in other.unused.items():
+            unused[quantity] = (source, count + (unused[quantity][1] if quantity in unused else 0))
+        similar = {
+            quantity: dict(Counter(self.similar.get(quantity, {})) + Counter(other.similar.get(quantity, {})))
+            for quantity in QUANTITIES
+            if other.used[quantity] is None
+        }
+        return replace(
+            other,
+            n_frames=self.n_frames + other.n_frames,
+            counts={quantity: self.counts[quantity] + other.counts[quantity] for quantity in QUANTITIES},
+            unused=unused,
+            similar=similar,
+            needs_forces=self.needs_forces or other.needs_forces,
+            seen=self.seen,
+            ignored=self.ignored + other.ignored,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileLabels:
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        used = {name: None if source is None else Source(**source) for name, source in values["used"].items()}
+        unused = {name: (Source(**source), int(count)) for name, (source, count) in values["unused"].items()}
+        return cls(**{**values, "used": used, "unused": unused})
+
     def lacks(self, quantity: str) -> bool:
         """Whether no frame has a label that it could have; forces on a single atom vanish by symmetry."""
         return self.counts[quantity] == 0 and (quantity != "forces" or self.needs_forces)
@@ -290,6 +326,40 @@ def read_labels(
     return labels, report
 
 
+class LabelReader:
+    """Labels of files of which some frames are seen at a time.
+
+    As `read_labels`, but for each file and quantity the source is chosen at the first frames that have one, and kept.
+
+    Attributes:
+        files: what was found so far, by file.
+    """
+
+    def __init__(self, keys: LabelKeys | None = None, files: Mapping[str, FileLabels] | None = None) -> None:
+        """`files`: what an earlier reader has found."""
+        self.keys = keys or LabelKeys()
+        self.files = dict(files or {})
+
+    def read(self, frames: Sequence[Frame]) -> list[Labels]:
+        """The labels of the next frames.
+
+        Raises:
+            HIENetError: a label has the wrong shape, or is not finite.
+        """
+        found: list[Labels] = []
+        for file, group in itertools.groupby(frames, key=lambda frame: frame.file):
+            before = self.files.get(file)
+            labels, now = _read_file_labels(list(group), self.keys, {} if before is None else before.used)
+            self.files[file] = now if before is None else before.continued(now)
+            found += labels
+        return found
+
+    @property
+    def report(self) -> LabelReport:
+        """What was found."""
+        return LabelReport(tuple(self.files.values()))
+
+
 def require_any_labels(report: LabelReport) -> None:
     """Stop where a key that was given is in no frame, or where there are no labels at all.
 
@@ -312,12 +382,16 @@ def require_any_labels(report: LabelReport) -> None:
         )
 
 
-def _read_file_labels(frames: Sequence[Frame], keys: LabelKeys) -> tuple[list[Labels], FileLabels]:
-    """The labels of the frames of one file."""
+def _read_file_labels(
+    frames: Sequence[Frame], keys: LabelKeys, chosen: Mapping[str, Source | None] | None = None
+) -> tuple[list[Labels], FileLabels]:
+    """The labels of frames of one file, from the sources that were `chosen` at earlier frames where there were any."""
+    chosen = chosen or {}
     used = {
-        "energy": _choose("energy", frames, keys.energy),
-        "forces": _choose("forces", frames, keys.forces),
-        "stress": _choose("stress", frames, keys.virial or keys.stress, keys.virial is not None),
+        "energy": chosen.get("energy") or _choose("energy", frames, keys.energy),
+        "forces": chosen.get("forces") or _choose("forces", frames, keys.forces),
+        "stress": chosen.get("stress")
+        or _choose("stress", frames, keys.virial or keys.stress, keys.virial is not None),
     }
     labels = [
         Labels(

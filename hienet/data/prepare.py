@@ -6,18 +6,20 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from hienet.checkpoint import Checkpoint
 from hienet.config import DataSection, ModelSection
 from hienet.data.checks import check_overlap
-from hienet.data.dataset import Dataset, build_dataset, elements_of
+from hienet.data.dataset import Dataset, elements_of
 from hienet.data.isolated import IsolatedAtoms, isolated_atoms
 from hienet.data.labels import LabelKeys, LabelReport, require_any_labels, require_labels
 from hienet.data.outliers import ordinary_frames
-from hienet.data.reader import Frame, read_frames
+from hienet.data.reader import read_frames
 from hienet.data.refit import Refit, keep_reference_energies, refit_reference_energies
 from hienet.data.replay import Replay, prepare_replay
+from hienet.data.sources import DataSource
 from hienet.data.split import Split, split_frames
 from hienet.data.statistics import (
     ReferenceEnergies,
@@ -84,30 +86,31 @@ def prepare_data(
         HIENetError: anything wrong with the data, as described in the modules of this package.
     """
     files = {"train": data.train, "validation": data.validation, "test": data.test}
-    frames = {name: read_frames(part) for name, part in files.items() if isinstance(part, tuple)}
+    keys = label_keys(data)
+    sources = {
+        name: DataSource.open(part, keys, data.weight_key) for name, part in files.items() if isinstance(part, tuple)
+    }
     replay_frames = read_frames(data.replay) if data.replay is not None else []
     if start is None:
-        elements = model.arguments.get("elements") or elements_of(frames["train"])
+        elements = model.arguments.get("elements") or sources["train"].elements()
         draft = model.hyperparameters({"elements": elements})
         other = None
     else:
-        present = elements_of([*(frame for part in frames.values() for frame in part), *replay_frames])
-        other = with_elements(start, _elements_of_start(start, model, present))
+        symbols = set(elements_of(replay_frames)).union(*(source.elements() for source in sources.values()))
+        other = with_elements(start, _elements_of_start(start, model, sorted(symbols)))
         draft = other.checkpoint.config
-    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
     given = {
-        name: build_dataset(
-            part, draft.elements, draft.cutoff, dtype, keys, may_lack_all=True, weight_key=data.weight_key
-        )
-        for name, part in frames.items()
+        name: source.dataset(draft.elements, draft.cutoff, dtype, keys, may_lack_all=True, weight_key=data.weight_key)
+        for name, source in sources.items()
     }
-    require_weight_key([frame for part in frames.values() for frame in part], data.weight_key)
+    if all(dataset.in_memory for dataset in given.values()):
+        require_weight_key([frame for dataset in given.values() for frame in dataset.frames], data.weight_key)
     report = LabelReport(tuple(file for dataset in given.values() for file in dataset.report.files))
     require_any_labels(report)
     may_lack = {*data.allow_missing, *unneeded}
     require_labels(report, may_lack)
     usable = {name: _usable(name, dataset, data) for name, dataset in given.items()}
-    split = _split(frames["train"], usable["train"], data, seed)
+    split = _split(given["train"], usable["train"], data, seed)
     sets = {
         name: given[name].subset(usable[name]) if name != "train" and name in given else given["train"].subset(part)
         for name, part in vars(split).items()
@@ -127,7 +130,10 @@ def prepare_data(
         config = model.hyperparameters({**start.config.model_dump(), **_without_elements(model)})
         statistics = [other.describe(), *refit.lines(), *warnings, *(replay.notes if replay else [])]
     remarks = [remark for dataset in given.values() for remark in dataset.remarks]
-    remarks += check_overlap({name: dataset.frames for name, dataset in sets.items()})
+    if all(dataset.in_memory for dataset in sets.values()):
+        remarks += check_overlap({name: dataset.frames for name, dataset in sets.items()})
+    else:
+        remarks.append("note: frames that are read when they are needed are not checked here: hienet data check")
     return PreparedData(
         train=train,
         validation=sets["validation"] if len(sets["validation"]) else None,
@@ -208,9 +214,10 @@ def _moved_reference_energies(data: DataSection, start: Checkpoint, ordinary: Da
 
 def _usable(name: str, dataset: Dataset, data: DataSection) -> list[int]:
     """Indices of the frames that have labels, converged ones unless the others are wanted."""
-    usable = [i for i in dataset.labelled() if dataset.frames[i].converged or data.keep_unconverged]
+    converged = dataset.summary.converged
+    usable = [i for i in dataset.labelled() if converged[i] or data.keep_unconverged]
     if not usable:
-        without = any(not frame.converged for frame in dataset.frames) and bool(dataset.labelled())
+        without = not converged.all() and bool(dataset.labelled())
         raise HIENetError(
             f"no frame of `data.{name}` is converged; set `data.keep_unconverged: true` to use them all the same"
             if without
@@ -224,7 +231,7 @@ def _require_labels_of_training_set(train: Dataset, may_lack: Collection[str]) -
     """The files have labels, but it may be that none is among the frames that were drawn for training."""
     counts = train.label_counts()
     for quantity in ("energy", "forces"):
-        if counts[quantity] == 0 and quantity not in may_lack and any(len(frame.atoms) > 1 for frame in train.frames):
+        if counts[quantity] == 0 and quantity not in may_lack and (train.summary.n_atoms > 1).any():
             raise HIENetError(
                 f"no frame of the training set has {'an energy' if quantity == 'energy' else 'forces'}: the few that "
                 "have went to validation or test; give more of them, or validation and test sets as files, or set "
@@ -236,7 +243,7 @@ def _left_out(given: Mapping[str, Dataset], data: DataSection) -> list[str]:
     """How many frames are in none of the sets, and why."""
     unlabelled = sum(len(dataset) - len(dataset.labelled()) for dataset in given.values())
     notes = [f"frames without any label, left out: {unlabelled}"] if unlabelled else []
-    unconverged = sum(not frame.converged for dataset in given.values() for frame in dataset.frames)
+    unconverged = sum(int((~dataset.summary.converged).sum()) for dataset in given.values())
     if unconverged:
         notes.append(
             f"frames without electronic convergence, used all the same (`keep_unconverged`): {unconverged}"
@@ -247,9 +254,15 @@ def _left_out(given: Mapping[str, Dataset], data: DataSection) -> list[str]:
     return notes
 
 
-def _split(frames: Sequence[Frame], usable: Sequence[int], data: DataSection, seed: int) -> Split:
+def label_keys(data: DataSection) -> LabelKeys:
+    """Names of labels that the configuration gives."""
+    return LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.virial_key)
+
+
+def _split(dataset: Dataset, usable: Sequence[int], data: DataSection, seed: int) -> Split:
     """Sets of frames of the training files; those that cannot be used are in none."""
-    groups = [frames[i].group(data.stratify) for i in usable]
+    of_frames = dataset.groups(data.stratify)
+    groups = [of_frames[i] for i in usable]
     fractions = [part if isinstance(part, float) else 0.0 for part in (data.validation, data.test)]
     split = split_frames(groups, fractions[0], fractions[1], seed)
     return Split(*([usable[i] for i in part] for part in (split.train, split.validation, split.test)))
@@ -259,7 +272,8 @@ def _isolated_atoms(data: DataSection, files: Dataset) -> IsolatedAtoms:
     """Those whose energies the configuration wants as reference energies; in any part of the training files."""
     if data.reference_energies != "auto":
         return IsolatedAtoms({}, "")
-    return isolated_atoms(files.frames, files.labels)
+    single = np.flatnonzero(files.summary.n_atoms == 1).tolist()
+    return isolated_atoms([files.frames[i] for i in single], [files.labels[i] for i in single])
 
 
 def _known_energies(data: DataSection, isolated: IsolatedAtoms) -> Mapping[str, float]:

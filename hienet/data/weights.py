@@ -73,14 +73,14 @@ def describe_weights(datasets: Iterable[Dataset], key: str | None) -> list[str]:
     """For the log: which weights there are, and entries that look like weights but are not read."""
     datasets = list(datasets)
     weights = np.concatenate([dataset.weights() for dataset in datasets])
-    frames = [frame for dataset in datasets for frame in dataset.frames]
+    frames = [frame for dataset in datasets if dataset.in_memory for frame in dataset.frames]
     notes = []
     if (weights != 1.0).any():
         n_weighted, n_without = int((weights != 1.0).any(axis=1).sum()), int((weights == 0.0).all(axis=1).sum())
         ignored = f"; {n_without} of weight 0 count neither in the loss nor in the statistics" if n_without else ""
         notes.append(
             f"weights of frames (`{key}`): {weights.min():g} to {weights.max():g}, "
-            f"other than 1 in {n_weighted} of {len(frames)}{ignored}"
+            f"other than 1 in {n_weighted} of {len(weights)}{ignored}"
         )
     for name in _SIMILAR_KEYS:
         count = sum(name in frame.atoms.info for frame in frames)

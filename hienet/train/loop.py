@@ -222,7 +222,7 @@ class Trainer:
         steps, reflected = self.steps, self._reflected(self.state.epoch)
         first, n_parts = self.state.batch, self.settings.accumulate
         jobs = (part for step in range(first, len(steps)) for part in self._own_parts(steps[step]))
-        threads = 0 if self.train.graphs_are_ready else 2
+        threads = 0 if self.train.in_memory else 2
         self.model.train()
         with closing(prefetched(jobs, self._make_batch, threads)) as batches:
             while self.state.batch < len(steps) and (self.progress < 1.0 or self.state.batch == 0):

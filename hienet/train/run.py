@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from rich.console import Console
@@ -25,7 +26,8 @@ from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, save_config
 from hienet.console import printable
 from hienet.data.dataset import Dataset, JoinedDataset
 from hienet.data.labels import QUANTITIES
-from hienet.data.prepare import prepare_data
+from hienet.data.prepare import label_keys, prepare_data
+from hienet.data.sources import prepare_stores
 from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
@@ -41,6 +43,8 @@ from hienet.train.signals import StopRequest
 from hienet.train.start import freeze, load_start, started_from
 
 _SECONDS_BETWEEN_SAVES = 30.0
+_FRAMES_WRITTEN = 10_000
+_FRAMES_COMPARED = 20_000
 _MAY_CHANGE_ON_RESUME = (
     "output",
     "training.epochs",
@@ -97,6 +101,7 @@ class Run:
         self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
         last = processes.agree(lambda: self._last_checkpoint(resume))
         processes.first_does(lambda: make_folder(self.folder, "output"))
+        processes.first_does(self._prepare_stores)
         with self._torch():
             processes.agree(lambda: self._prepare(last))
             processes.require_equal({"the data": self.data.fingerprint, "the configuration": self._settings()})
@@ -108,6 +113,18 @@ class Run:
         """Within, torch is as the run wants it, whatever the caller has chosen; afterwards as the caller has it."""
         with own_torch_state(), number_of_threads(self.config.training.threads):
             yield
+
+    def _prepare_stores(self) -> None:
+        data, model = self.config.data, self.config.model
+        if self.start is not None:
+            cutoff = self.start.config.cutoff
+        else:
+            cutoff = model.hyperparameters({"elements": model.arguments.get("elements") or ("H",)}).cutoff
+        for names in (data.train, data.validation, data.test):
+            if isinstance(names, tuple):
+                prepare_stores(
+                    names, cutoff, label_keys(data), data.weight_key, lambda text: self.console.print(Text(text))
+                )
 
     def _prepare(self, last: Checkpoint | None) -> None:
         config = self.config
@@ -333,8 +350,12 @@ class Run:
         with atomic_path(self.folder / "split.json") as temporary:
             temporary.write_text(json.dumps(split, indent=1))
         for name, dataset in (("validation", self.data.validation), ("test", self.data.test)):
-            if dataset is not None:
+            if dataset is not None and (dataset.in_memory or len(dataset) <= _FRAMES_WRITTEN):
                 write_frames(dataset, self.folder / f"{name}.extxyz")
+            elif dataset is not None:
+                self.say(
+                    f"the {len(dataset)} {name} frames are not written as extxyz; `split.json` says which they are"
+                )
 
     def _announce(self, model: torch.nn.Module, last: Checkpoint | None) -> None:
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -412,7 +433,7 @@ class Run:
             "test": self.data.test,
             "replay": replay,
         }
-        sets = {name: dataset for name, dataset in given.items() if dataset is not None}
+        sets = {name: self._sample(name, dataset) for name, dataset in given.items() if dataset is not None}
         comparisons = {
             name: compare(model, dataset, budget, self.device, processes=self.processes)
             for name, dataset in sets.items()
@@ -424,6 +445,16 @@ class Run:
         before = self._errors_before(sets)
         self.processes.first_does(lambda: self._write_report(best, comparisons, found, before))
         return TrainingResult(self.best_path, found, before)
+
+    def _sample(self, name: str, dataset: Dataset) -> Dataset:
+        """The set, or of one that is larger than memory a random part, whose errors are as telling."""
+        if dataset.in_memory or len(dataset) <= _FRAMES_COMPARED:
+            return dataset
+        chosen = np.random.default_rng(0).choice(len(dataset), _FRAMES_COMPARED, replace=False)
+        self.say(
+            f"errors of the {name} set are those of {_FRAMES_COMPARED} of its {len(dataset)} frames, taken at random"
+        )
+        return dataset.subset(np.sort(chosen).tolist())
 
     def _write_report(
         self,
