@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hienet.cli_data import app as data_app
 from hienet.console import make_console, printable, run_app, say
 from hienet.distill.cli import distill
 from hienet.memory import keep_freed_memory
@@ -186,6 +187,9 @@ def _side_by_side(result: TrainingResult) -> list[tuple[str, Errors]]:
         shown = "replay (old frames)" if name == "replay" else name
         rows += [(f"{shown}, before", result.errors_before[name]), (f"{shown}, after", after)]
     return rows
+
+
+app.add_typer(data_app, rich_help_panel="Training")
 
 
 @app.command("eval", rich_help_panel="Models")

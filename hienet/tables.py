@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -13,6 +13,9 @@ from rich.text import Text
 from hienet.console import printable
 from hienet.errors import HIENetError
 from hienet.metrics import Errors, MirrorChange
+
+if TYPE_CHECKING:
+    from hienet.data.overview import Overview
 
 ALL_FRAMES = "all frames"
 """Name of the row that is about all frames; it is the last, below an empty line."""
@@ -154,6 +157,43 @@ def print_errors(
         [_error_cells(group_label(name), row) for name, row in found],
         None if total is None else _error_cells(ALL_FRAMES, total),
     )
+
+
+def print_overview(console: Console, overview: Overview) -> None:
+    """What `hienet data stats` has found: elements with their reference energies, and the ranges of numbers."""
+    references, rank, left = overview.reference_energies()
+    print_table(
+        console,
+        ["element", "atoms", "frames", "reference energy\neV"],
+        [
+            (
+                symbol,
+                f"{overview.atoms[symbol]:,}",
+                f"{overview.frames[symbol]:,}",
+                f"{references[symbol]:.4f}" if symbol in references else "-",
+            )
+            for symbol in sorted(overview.atoms)
+        ],
+    )
+    if references:
+        of_rank = "" if rank == len(references) else f"; the compositions determine only {rank} of {len(references)}"
+        console.print(Text(f"reference energies by least squares leave {left:.3g} eV/atom (RMS){of_rank}"))
+    if overview.force_rms is not None:
+        console.print(Text(f"RMS of force components: {overview.force_rms:.4g} eV/Å"))
+    rows = [
+        (
+            name,
+            *(f"{value:.4g}" for value in (found.low, found.total / found.n, found.high)),
+            found.lowest,
+            found.highest,
+        )
+        for name, found in overview.ranges.items()
+    ]
+    title = f"{overview.n_frames:,} frames, {sum(overview.atoms.values()):,} atoms, {overview.n_edges:,} edges"
+    print_table(console, [title, "least", "mean", "greatest"], [row[:4] for row in rows])
+    for name, *_, lowest, highest in rows:
+        if lowest != highest:
+            console.print(Text(printable(f"{name}: least in {lowest}, greatest in {highest}")), soft_wrap=True)
 
 
 def _error_cells(name: str, row: Errors) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,16 +175,16 @@ def test_equal_structures_are_found_behind_rounding_and_lattice_vectors() -> Non
     for atoms in changed:
         atoms.positions += generator.integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
         atoms.positions += generator.uniform(-5e-6, 5e-6, atoms.positions.shape)
-    assert first_equals([*structures, *changed]) == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert first_equals(as_frames([*structures, *changed])) == [0, 1, 2, 3, 0, 1, 2, 3]
     for atoms in changed:
         atoms.positions[0, 0] += 1e-3
-    assert first_equals([*structures, *changed]) == list(range(8))
+    assert first_equals(as_frames([*structures, *changed])) == list(range(8))
     changed = [atoms.copy() for atoms in structures]
     changed[0].cell[0, 0] += 1e-3
     changed[1].pbc = False
     changed[2].symbols[0] = "Au"
     changed[3].symbols = "OHF"
-    assert first_equals([*structures, *changed]) == list(range(8))
+    assert first_equals(as_frames([*structures, *changed])) == list(range(8))
 
 
 def test_frames_in_two_sets_are_named(tmp_path: Path) -> None:
@@ -372,3 +373,30 @@ def test_ordinary_frames_raise_no_remark() -> None:
     frames = as_frames(emt_frames(8))
     assert remarks(frames) == []
     assert remarks([replace(frame, remark="odd") for frame in frames[:1]]) == ["WARNING: odd"]
+
+
+@pytest.mark.parametrize(
+    ("energy", "force", "unit"),
+    [
+        (1.0, 1.0, None),
+        (1.0, -1.0, "forces of the opposite sign"),
+        (1 / 27.211386, 0.529177 / 27.211386, "energies in Hartree and forces in Hartree/Bohr"),
+        (1 / 27.211386, 1.0, "energies in Hartree beside forces in eV/Å"),
+        (1.0, 23.0605, r"forces in kcal/\(mol Å\) beside energies in eV"),
+    ],
+)
+def test_energies_and_forces_in_other_units_are_found_by_the_work_of_the_forces(
+    energy: float, force: float, unit: str | None
+) -> None:
+    generator = np.random.default_rng(1)
+    parent, frames = emt_frames(1)[0], []
+    for _ in range(8):
+        parent.positions += generator.normal(0, 0.03, (4, 3))
+        atoms = parent.copy()
+        atoms.calc = EMT()
+        results = {"energy": energy * atoms.get_potential_energy(), "forces": force * atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    found = [remark for remark in remarks(as_frames(frames)) if "do not fit its energies in eV/Å and eV" in remark]
+    assert len(found) == (unit is not None)
+    assert unit is None or re.search(f"WARNING: .*as if it had {unit}.*; convert them to eV and eV/Å", found[0])

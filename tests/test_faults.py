@@ -125,7 +125,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_explained(tmp_path):
     process = run_python(code, tmp_path / "config.yaml")
     assert process.returncode == 1
     assert process.stderr.startswith("error: not enough memory for batches of ")
-    assert "begin a new run with a smaller `training.batch_size`, or go on with --resume" in process.stderr
+    assert "go on with --resume and a larger `training.accumulate`, or where there is more memory" in process.stderr
     assert "Traceback" not in process.stderr
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hienet.data.cache import Store, is_cache, read_header
 from hienet.data.convert import Progress, convert
-from hienet.data.formats import atoms_of_row, plain_name
+from hienet.data.formats import atoms_of_row, open_aselmdb
 from hienet.data.labels import LabelKeys, LabelReader
 from hienet.data.reader import Frame
 from hienet.errors import HIENetError
@@ -74,13 +74,9 @@ class AseLmdbStore(Store):
             HIENetError: no index, or a damaged one; the database cannot be opened, or is not that of the index.
         """
         super().__init__(index_of(path))
-        from ase.db import connect
-
         self.path = path
         try:
-            self._database = connect(
-                plain_name(path), type="aselmdb", serial=True, use_lock_file=False, readonly=True, readahead=False
-            )
+            self._database = open_aselmdb(path)
         except ImportError as error:
             raise HIENetError(
                 f"`{path}` needs the packages ase-db-backends and lmdb; install them (pip install 'hienet[data]')"

@@ -8,9 +8,10 @@ import numpy as np
 from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from hienet.data.force_units import check_forces
 from hienet.data.labels import FREE_ENERGY, SEARCH_ORDER, ZERO_BROADENING_ENERGY, LabelReport, Labels, Source, as_stress
 from hienet.data.reader import Frame
-from hienet.data.repeats import first_equals
+from hienet.data.repeats import Chained, first_equals
 from hienet.data.stress_units import check_stress
 
 _NAMED = 5
@@ -33,18 +34,20 @@ def check_frames(frames: Sequence[Frame], labels: Sequence[Labels], report: Labe
         _mixed_energies,
     ):
         found += check(frames, labels, report)
-    return found + [f"WARNING: {sentence}" for sentence in check_stress(frames, labels)]
+    sentences = (*check_stress(frames, labels), *check_forces(frames, labels))
+    return found + [f"WARNING: {sentence}" for sentence in sentences]
 
 
 def check_overlap(sets: Mapping[str, Sequence[Frame]]) -> list[str]:
     """Sentences about frames that are in several sets, which are given in the order train, validation, test."""
-    members = [(name, frame) for name, frames in sets.items() for frame in frames]
-    first = first_equals([frame.atoms for _, frame in members])
+    members = [name for name, frames in sets.items() for _ in range(len(frames))]
+    frames_of_all = Chained(list(sets.values()))
+    first = first_equals(frames_of_all)
     found = []
     for name, frames in sets.items():
-        shared = [i for i, (own, _) in enumerate(members) if own == name and members[first[i]][0] != name]
+        shared = [i for i, own in enumerate(members) if own == name and members[first[i]] != name]
         if shared:
-            frame, (other, twin) = members[shared[0]][1], members[first[shared[0]]]
+            frame, other, twin = frames_of_all[shared[0]], members[first[shared[0]]], frames_of_all[first[shared[0]]]
             other = "training" if other == "train" else other
             found.append(
                 f"WARNING: {len(shared)} of the {len(frames)} frames of the {name} set are also in the {other} set "
@@ -60,18 +63,23 @@ def _named(frames: Sequence[Frame]) -> str:
     return "; ".join(frame.source for frame in frames[:_NAMED]) + rest
 
 
-def _unconverged(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
-    bad = [frame for frame in frames if not frame.converged]
+def _warning(bad: Sequence[Frame], sentence: str) -> Iterator[str]:
+    """A sentence about these frames, `{n}` in it their number, with the first of them; nothing if there are none."""
     if bad:
-        yield (
-            f"WARNING: the electronic steps of {len(bad)} frame(s) ended at their largest number (NELM) without "
-            f"convergence, so that energies, forces and stresses may be wrong: {_named(bad)}"
-        )
+        yield f"WARNING: {sentence.replace('{n}', str(len(bad)))}: {_named(bad)}"
+
+
+def _unconverged(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
+    yield from _warning(
+        [frame for frame in frames if not frame.converged],
+        "the electronic steps of {n} frame(s) ended at their largest number (NELM) without convergence, so that "
+        "energies, forces and stresses may be wrong",
+    )
 
 
 def _repeated(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
     repeated, contradicting = [], []
-    for i, (frame, twin) in enumerate(zip(frames, first_equals([frame.atoms for frame in frames]), strict=True)):
+    for i, (frame, twin) in enumerate(zip(frames, first_equals(frames), strict=True)):
         if twin == i:
             continue
         repeated.append(frame)
@@ -119,12 +127,12 @@ def _contradicting_virials(frames: Sequence[Frame], labels: Sequence[Labels], re
                 largest = difference
                 relation = ": the virial has the opposite sign" if np.allclose(stress, -from_virial, rtol=1e-2) else ""
                 example = f"`{source.name}` and -`{other.name}`/volume by {difference:.3g} eV/Å^3{relation}"
-    if bad:
-        yield (
-            f"WARNING: stress and virial contradict each other in {len(bad)} frame(s), {example}; a stress is in "
-            "eV/Å^3 with tension positive, a virial is -volume times the stress; choose one with `stress_key` or "
-            f"`virial_key`, and mend the other: {_named(bad)}"
-        )
+    yield from _warning(
+        bad,
+        f"stress and virial contradict each other in {{n}} frame(s), {example}; a stress is in eV/Å^3 with tension "
+        "positive, a virial is -volume times the stress; choose one with `stress_key` or `virial_key`, and mend the "
+        "other",
+    )
 
 
 def _asymmetric_stresses(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:
@@ -163,9 +171,10 @@ def _two_of_one_name(frames: Sequence[Frame], labels: Sequence[Labels], report: 
             if label is not None and other is not None and not _equal(label, other):
                 bad.setdefault(source.name, []).append(frame)
     for name, members in bad.items():
-        yield (
-            f"WARNING: `{name}` stands in {len(members)} frame(s) twice with different values, as a result of the "
-            f"calculator, which is used, and as an entry of the frame, which is not: {_named(members)}"
+        yield from _warning(
+            members,
+            f"`{name}` stands in {{n}} frame(s) twice with different values, as a result of the calculator, which is "
+            "used, and as an entry of the frame, which is not",
         )
 
 
@@ -183,10 +192,11 @@ def _mixed_calculations(frames: Sequence[Frame], labels: Sequence[Labels], repor
             if value is not None and twin is not None and not _equal(value, twin):
                 bad.setdefault((own, str(first), str(second)), []).append(frame)
     for (own, label_name, other_name), members in bad.items():
-        yield (
-            f"WARNING: in {len(members)} frame(s) labels seem to be of two calculations: `{label_name}` differs from "
-            f"the {own} of the calculator, but `{other_name}` is used beside it; name what belongs together with "
-            f"`energy_key` and `forces_key`: {_named(members)}"
+        yield from _warning(
+            members,
+            f"in {{n}} frame(s) labels seem to be of two calculations: `{label_name}` differs from the {own} of the "
+            f"calculator, but `{other_name}` is used beside it; name what belongs together with `energy_key` and "
+            "`forces_key`",
         )
 
 
@@ -212,12 +222,12 @@ def _constrained_forces(frames: Sequence[Frame], labels: Sequence[Labels], repor
             vanish = (label.forces == 0).all(axis=1)
             if vanish[fixed].all() and not vanish[~fixed].any():
                 bad.append(frame)
-    if bad:
-        yield (
-            f"WARNING: in {len(bad)} frame(s) the forces on all fixed atoms, and on no others, are exactly zero, as "
-            "if the constraint had removed them; a model would learn forces that are not there; write the forces "
-            f"without constraints (ASE: get_forces(apply_constraint=False)): {_named(bad)}"
-        )
+    yield from _warning(
+        bad,
+        "in {n} frame(s) the forces on all fixed atoms, and on no others, are exactly zero, as if the constraint had "
+        "removed them; a model would learn forces that are not there; write the forces without constraints (ASE: "
+        "get_forces(apply_constraint=False))",
+    )
 
 
 def _mixed_energies(frames: Sequence[Frame], labels: Sequence[Labels], report: LabelReport) -> Iterator[str]:

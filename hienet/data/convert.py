@@ -6,11 +6,11 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,8 +93,10 @@ def convert(
         for number in numbers:
             convert_part(folder, header, number, _after(_done(folder, header), progress))
     else:
-        # Processes that are forked would inherit threads of torch.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        # Processes that are forked from this one would inherit threads.
+        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        context.set_forkserver_preload([__name__])
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
             futures = [pool.submit(convert_part, folder, header, number) for number in numbers]
             try:
                 for future in futures:
@@ -108,7 +110,7 @@ def convert(
     progress(sum(state.n_frames for state in states), len(files))
     digests = "".join(state.digest for state in states)
     complete = replace(header, complete=True, fingerprint=hashlib.sha256(digests.encode()).hexdigest())
-    _write_header(folder, complete)
+    write_header(folder, complete)
     return complete
 
 
@@ -150,11 +152,11 @@ def _begin(folder: Path, header: Header) -> Header:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HIENetError(f"`{folder}` exists and is no cache; choose another folder with --output")
     make_folder(folder, "--output")
-    _write_header(folder, header)
+    write_header(folder, header)
     return header
 
 
-def _write_header(folder: Path, header: Header) -> None:
+def write_header(folder: Path, header: Header) -> None:
     with atomic_path(folder / HEADER) as temporary:
         temporary.write_text(header.as_json(), encoding="utf-8")
 
@@ -170,7 +172,7 @@ def convert_part(
         return state
     labels = LabelReader(header.keys, {file.file: file for file in state.labels})
     begun = state.n_frames
-    with _PartWriter(part, header, state) as writer, ThreadPoolExecutor(_THREADS) as pool:
+    with PartWriter(part, header, state) as writer, ThreadPoolExecutor(_THREADS) as pool:
         files = header.parts[number]
         for position in range(state.file, len(files)):
             skipped = state.frame if position == state.file else 0
@@ -178,7 +180,8 @@ def convert_part(
             for chunk in _chunks(itertools.islice(frames, skipped, None)):
                 columns = _columns(chunk, labels.read(chunk), header, pool)
                 columns["file"] = np.full(len(chunk), files[position])
-                writer.append(columns, chunk)
+                groups = {key: [frame.group(key) for frame in chunk] for key in header.group_keys}
+                writer.append(columns, groups)
                 writer.state = replace(
                     writer.state, file=position, frame=chunk[-1].index + 1, labels=tuple(labels.files.values())
                 )
@@ -198,7 +201,7 @@ def _columns(
     frames: Sequence[Frame], labels: Sequence[Labels], header: Header, pool: ThreadPoolExecutor
 ) -> dict[str, NDArray[Any]]:
     """All arrays but `file` and groups."""
-    n_frames, n_atoms = len(frames), np.array([len(frame.atoms) for frame in frames])
+    n_atoms = np.array([len(frame.atoms) for frame in frames])
     energy = np.array([np.nan if label.energy is None else label.energy for label in labels])
     forces = [
         np.full((n, 3), np.nan) if label.forces is None else label.forces
@@ -232,7 +235,6 @@ def _columns(
         "numbers": np.concatenate([frame.atoms.numbers for frame in frames]),
         "positions": np.concatenate([frame.atoms.positions for frame in frames]).reshape(-1, 3),
         "forces": np.concatenate(forces).reshape(-1, 3),
-        **{f"group_{key}": np.zeros(n_frames) for key in header.group_keys},
     }
 
 
@@ -241,17 +243,17 @@ def _largest(values: NDArray[np.float64]) -> float:
     return float(labelled.max()) if labelled.size else float("nan")
 
 
-class _PartWriter:
+class PartWriter:
     """Appends rows to the arrays of a part; what is beyond the last saved state does not count."""
 
-    def __init__(self, part: Path, header: Header, state: PartState) -> None:
-        self.part, self.header, self.state = part, header, state
+    def __init__(self, part: Path, header: Header, state: PartState | None = None) -> None:
+        self.part, self.header, self.state = part, header, state or PartState()
         self._stack = ExitStack()
         self._files: dict[str, BinaryIO] = {}
         self._numbers: dict[str, dict[str, int]] = {}
         self._texts: dict[str, BinaryIO] = {}
 
-    def __enter__(self) -> _PartWriter:
+    def __enter__(self) -> PartWriter:
         for name, kind in self.header.arrays.items():
             self._files[name] = self._open(f"{name}.bin", n_rows(name, self.state) * row_bytes(kind))
         for key in self.header.group_keys:
@@ -278,17 +280,17 @@ class _PartWriter:
             if error[0] is None:
                 raise
 
-    def append(self, columns: dict[str, NDArray[Any]], frames: Sequence[Frame]) -> None:
-        """Add the rows of these frames."""
-        for key in self.header.group_keys:
-            columns[f"group_{key}"] = np.array([self._number(key, frame.group(key)) for frame in frames])
+    def append(self, columns: dict[str, NDArray[Any]], groups: Mapping[str, Sequence[str]]) -> None:
+        """Add rows: of all arrays but those of `groups`, for each key the values of these frames."""
+        for key, values in groups.items():
+            columns[f"group_{key}"] = np.array([self._number(key, value) for value in values])
         with _disc_explained(self.part):
             for name, (kind, shape) in self.header.arrays.items():
                 rows = np.ascontiguousarray(columns[name], dtype=kind)
                 self._files[name].write(rows.reshape(-1, *shape).tobytes())
         self.state = replace(
             self.state,
-            n_frames=self.state.n_frames + len(frames),
+            n_frames=self.state.n_frames + len(columns["n_atoms"]),
             n_atoms=self.state.n_atoms + len(columns["numbers"]),
         )
 

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import ase
 import ase.io
@@ -51,12 +53,42 @@ def _iterate_database(kind: str) -> Callable[[Path], Iterator[ase.Atoms]]:
     def iterate(path: Path) -> Iterator[ase.Atoms]:
         from ase.db import connect
 
-        options = {"readonly": True} if kind == "aselmdb" else {}
-        with connect(plain_name(path), type=kind, serial=True, use_lock_file=False, **options) as database:
+        with connect(plain_name(path), type=kind, serial=True, use_lock_file=False) as database:
             for row in database.select():
                 yield atoms_of_row(row)
 
     return iterate
+
+
+_open_databases: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()
+"""By name and time of change. LMDB refuses to open a file twice in a process."""
+
+
+def open_aselmdb(path: Path) -> Any:
+    """An LMDB database of ASE, to be read only; closed when nobody holds it any more.
+
+    Raises:
+        ImportError: the packages for it are missing.
+    """
+    import lmdb
+    from ase.db import connect
+
+    key = str(path.resolve()), path.stat().st_mtime_ns
+    database = _open_databases.get(key)
+    if database is None:
+        # The backend of ASE tries to open a file that it could not open once more when it is deleted.
+        lmdb.open(str(path), subdir=False, readonly=True, lock=False).close()
+        database = connect(
+            plain_name(path), type="aselmdb", serial=True, use_lock_file=False, readonly=True, readahead=False
+        )
+        _open_databases[key] = database
+    return database
+
+
+def _iterate_aselmdb(path: Path) -> Iterator[ase.Atoms]:
+    database = open_aselmdb(path)
+    for row in database.select():
+        yield atoms_of_row(row)
 
 
 def atoms_of_row(row: object) -> ase.Atoms:
@@ -86,7 +118,7 @@ FORMATS = (
     Format("extxyz", iterate_extxyz, (".extxyz", ".xyz")),
     Format("traj", _iterate_with_ase("traj"), (".traj",)),
     Format("db", _iterate_database("db"), (".db",)),
-    Format("aselmdb", _iterate_database("aselmdb"), (".aselmdb",)),
+    Format("aselmdb", _iterate_aselmdb, (".aselmdb",)),
     Format("mlearn", iterate_mlearn, (".json",), recognizes=is_mlearn),
     Format("mptrj", iterate_mptrj, (".json",), recognizes=is_mptrj),
     Format("json", _iterate_database("json"), (".json",)),

@@ -45,10 +45,12 @@ def prepare_stores(
     keys: LabelKeys,
     weight_key: str | None,
     say: Callable[[str], None] = lambda text: None,
+    count: bool = True,
 ) -> None:
     """Write what stores lack: the index of a database, numbers of edges within another cutoff.
 
-    Where several processes train, one does it, before the others open the stores.
+    Where several processes train, one does it, before the others open the stores. Without `count`, numbers of edges
+    within another cutoff are not asked for.
 
     Raises:
         HIENetError: a frame cannot be read, or the index not be written.
@@ -57,7 +59,7 @@ def prepare_stores(
         if path.suffix == SUFFIX:
             make_index(path, cutoff, keys, weight_key, say)
         store = open_store(path)
-        if cutoff != store.header.cutoff:
+        if count and cutoff != store.header.cutoff:
             say(f"counting the edges of `{path}` within {cutoff:g} Å, which has those within {store.header.cutoff:g} Å")
             edges_within(store, cutoff)
 

@@ -23,12 +23,13 @@ def write_frames(dataset: Dataset, path: str | Path) -> None:
     Nothing else of the frames is written, so that no other energy or stress can be taken for the label, and whatever
     a frame carries can be written.
     """
-    frames = [_labelled_atoms(*pair) for pair in zip(dataset.frames, dataset.labels, strict=True)]
+    frames = [labelled_atoms(*pair) for pair in zip(dataset.frames, dataset.labels, strict=True)]
     with atomic_path(path) as temporary:
         ase.io.write(temporary, frames, format="extxyz")
 
 
-def _labelled_atoms(frame: Frame, labels: Labels) -> ase.Atoms:
+def labelled_atoms(frame: Frame, labels: Labels) -> ase.Atoms:
+    """The structure with these labels, and the plain entries of `info`."""
     source = frame.atoms
     atoms = ase.Atoms(source.numbers, positions=source.positions, cell=source.cell, pbc=source.pbc)
     atoms.info = {
