@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import yaml
+from ase.data import chemical_symbols
 from pydantic import BaseModel
 
 from hienet.checkpoint import Checkpoint
 from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection, keys_of
 from hienet.console import printable
+from hienet.data.cache import Store
 from hienet.data.checks import check_frames
 from hienet.data.dataset import elements_of
 from hienet.data.labels import LabelKeys, LabelReport, read_labels
 from hienet.data.reader import Frame, read_frames
+from hienet.data.sources import DataSource, prepare_stores
 from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import DEFAULT_PRESET, build_model, find_architecture
@@ -89,8 +92,12 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
     Raises:
         HIENetError: a file cannot be read, or there are no labels.
     """
-    frames = read_frames(files)
     keys = keys or LabelKeys()
+    prepare_stores(files, _CUTOFFS[1], keys, None, count=False)
+    source = DataSource.open(files, keys)
+    if source.frames is None:
+        return _summarize_stores(files, keys, source.stores)
+    frames = source.frames
     labels, report = read_labels(frames, keys)
     sizes = np.array([len(frame.atoms) for frame in frames])
     elements = Counter(symbol for frame in frames for symbol in frame.atoms.get_chemical_symbols())
@@ -105,6 +112,27 @@ def summarize(files: Sequence[str], keys: LabelKeys | None = None) -> DataSummar
         remarks=check_frames(frames, labels, report),
         keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},
         neighbors=_mean_neighbors(frames, tuple(sorted(elements))),
+    )
+
+
+def _summarize_stores(files: Sequence[str], keys: LabelKeys, stores: Sequence[Store]) -> DataSummary:
+    """From what stores have counted, and a sample of their frames."""
+    sizes = np.concatenate([store.columns["n_atoms"] for store in stores])
+    numbers = np.sum([store.atoms_of_elements() for store in stores], axis=0)
+    elements = {chemical_symbols[i]: int(numbers[i]) for i in np.flatnonzero(numbers).tolist()}
+    groups = Counter(group_label(store.group("config_type", i)) for store in stores for i in range(len(store)))
+    every = max(1, len(sizes) // _FRAMES_LOOKED_AT)
+    sample = [store.frame(i) for store in stores for i in range(0, len(store), every)]
+    return DataSummary(
+        files=tuple(files),
+        n_frames=len(sizes),
+        n_atoms=(int(sizes.min()), float(sizes.mean()), int(sizes.max())),
+        elements=dict(sorted(elements.items())),
+        groups=dict(sorted(groups.items())) if set(groups) != {NO_GROUP} else {},
+        labels=LabelReport(tuple(file for store in stores for file in store.report.files)),
+        remarks=["note: frames that are read when they are needed are not checked here: hienet data check"],
+        keys={f"{name}_key": key for name, key in vars(keys).items() if key is not None},
+        neighbors=_mean_neighbors(sample, tuple(sorted(elements))),
     )
 
 

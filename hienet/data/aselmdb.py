@@ -17,6 +17,7 @@ from hienet.data.convert import Progress, convert
 from hienet.data.formats import atoms_of_row, open_aselmdb
 from hienet.data.labels import LabelKeys, LabelReader
 from hienet.data.reader import Frame
+from hienet.data.weights import DEFAULT_KEY
 from hienet.errors import HIENetError
 
 SUFFIX = ".aselmdb"
@@ -43,16 +44,18 @@ def make_index(
     folder = index_of(path)
     if is_cache(folder):
         header = read_header(folder)
-        if header.complete and (header.keys, header.weight_key) == (keys, weight_key) and not _is_older(folder, path):
-            return
-        if header.keys != keys or header.weight_key != weight_key or _is_older(folder, path):
+        others = any(name not in (None, getattr(header.keys, key)) for key, name in vars(keys).items())
+        if others or weight_key not in (None, header.weight_key) or _is_older(folder, path):
             raise HIENetError(
                 f"the index `{folder}` was made for other names of labels, or before the database changed; remove it, "
                 "so that it is made anew"
             )
+        if header.complete:
+            return
+        keys, weight_key = header.keys, header.weight_key
     say(f"`{path}` has no index yet: all its rows are read once, and `{folder}` is written")
     try:
-        convert([path], folder, cutoff, keys, weight_key, with_atoms=False, progress=progress)
+        convert([path], folder, cutoff, keys, weight_key or DEFAULT_KEY, with_atoms=False, progress=progress)
     except HIENetError as error:
         raise HIENetError(
             f"{error} (making the index of `{path}`; a cache of it elsewhere: `hienet data convert {path} -o FOLDER`)"

@@ -64,6 +64,8 @@ _MAPPED_BETWEEN_RELEASES = 64 * 2**20
 """So many bytes of maps are touched before the pages are handed back: they stay in the system's cache of files, but are
 no part of this process any more, whose memory would else grow to the size of the data."""
 
+_ATOMS_AT_A_TIME = 2**22
+
 _PAGES_OF_ACCESS = 2**16
 """A system maps so many bytes around each place that is read."""
 
@@ -323,10 +325,15 @@ class Store:
 
     def elements(self) -> set[str]:
         """Chemical symbols of all frames."""
-        present = np.zeros(256, dtype=bool)
+        return {chemical_symbols[number] for number in np.flatnonzero(self.atoms_of_elements())}
+
+    def atoms_of_elements(self) -> NDArray[np.int64]:
+        """By atomic number how many atoms there are, `[256]`."""
+        counts = np.zeros(256, dtype=np.int64)
         for rows in self._maps["numbers"]:
-            present[np.unique(rows.rows(0, len(rows)))] = True
-        return {chemical_symbols[number] for number in np.flatnonzero(present)}
+            for start in range(0, len(rows), _ATOMS_AT_A_TIME):
+                counts += np.bincount(rows.rows(start, min(start + _ATOMS_AT_A_TIME, len(rows))), minlength=256)
+        return counts
 
     def verify(self) -> None:
         """Compare all arrays with their fingerprints.

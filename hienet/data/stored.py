@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -52,6 +52,17 @@ class OnDemand(Sequence[Item], Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return map(self._make, range(self._length))
+
+
+class StoredRow(NamedTuple):
+    """A frame as it is stored: `[n_atoms]`, `[n_atoms, 3]` twice, `[3, 3]`, `[3]`, `[6]`; units as everywhere."""
+
+    numbers: NDArray[np.uint8]
+    positions: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    stress: NDArray[np.float64]
 
 
 class StoredDataset(Dataset):
@@ -150,32 +161,37 @@ class StoredDataset(Dataset):
         part.summary = self.summary.take(chosen)
         return part
 
+    def read(self, indices: Sequence[int]) -> list[StoredRow]:
+        """These frames as they are stored."""
+        found = []
+        for index in indices:
+            store, row = self.stores[self._store[index]], int(self._row[index])
+            columns = store.columns
+            positions, forces = store.structure(row)
+            cell, pbc, stress = (columns[name][row] for name in ("cell", "pbc", "stress"))
+            found.append(StoredRow(store.rows_of_atoms("numbers", row), positions, forces, cell, pbc, stress))
+        return found
+
     @own_torch_state()
     def batch(self, indices: Sequence[int]) -> tuple[AtomicGraph, Targets]:
         """These frames as one graph, and their targets."""
         chosen = np.asarray(indices, dtype=np.int64)
         n_atoms = self.summary.n_atoms[chosen]
         starts = np.concatenate([[0], np.cumsum(n_atoms)])
-        numbers, forces, edges, volumes, stresses = [], [], [], [], []
-        for index, start in zip(chosen.tolist(), starts.tolist(), strict=False):
-            store, row = self.stores[self._store[index]], int(self._row[index])
-            cell, pbc = store.columns["cell"][row], store.columns["pbc"][row]
-            positions, of_atoms = store.structure(row)
+        rows = self.read(indices)
+        edges = []
+        for i, (row, start) in enumerate(zip(rows, starts.tolist(), strict=False)):
             try:
-                center, neighbor, vectors = neighbor_list(positions, cell, pbc, self.cutoff)
+                center, neighbor, vectors = neighbor_list(row.positions, row.cell, row.pbc, self.cutoff)
             except HIENetError as error:
-                raise HIENetError(f"{store.source(row)}: {error}") from error
+                raise HIENetError(f"{self.source(int(chosen[i]))}: {error}") from error
             edges.append((center + start, neighbor + start, vectors))
-            numbers.append(store.rows_of_atoms("numbers", row))
-            forces.append(of_atoms)
-            volumes.append(abs(float(np.linalg.det(cell))))
-            stresses.append(store.columns["stress"][row])
-        volume = np.array(volumes)
+        volume = np.abs(np.linalg.det(np.array([row.cell for row in rows])))
         # A cell without volume is given an infinite one, which makes the predicted stress zero, not NaN.
         volume[volume < _NO_VOLUME] = np.inf
         center, neighbor, vectors = (np.concatenate([edge[i] for edge in edges]) for i in range(3))
         graph = AtomicGraph(
-            species=torch.from_numpy(self._species[np.concatenate(numbers)]),
+            species=torch.from_numpy(self._species[np.concatenate([row.numbers for row in rows])]),
             center=torch.from_numpy(center),
             neighbor=torch.from_numpy(neighbor),
             edge_vectors=torch.from_numpy(vectors).to(self.dtype),
@@ -187,8 +203,8 @@ class StoredDataset(Dataset):
         return graph, Targets(
             energy=torch.from_numpy(self.summary.energy[chosen]),
             n_atoms=torch.from_numpy(n_atoms.astype(np.float64)),
-            forces=torch.from_numpy(np.concatenate(forces)).to(self.dtype),
-            stress=torch.from_numpy(np.array(stresses)).to(self.dtype),
+            forces=torch.from_numpy(np.concatenate([row.forces for row in rows])).to(self.dtype),
+            stress=torch.from_numpy(np.array([row.stress for row in rows])).to(self.dtype),
             weights=torch.from_numpy(self.summary.weights[chosen]),
         )
 
