@@ -166,9 +166,11 @@ def read_speeds(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
             yield len(chosen)
 
     speeds: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    memory = [resident_mb()]
     for _ in range(rounds):
         speeds["with"].append(rates(with_neighbors(), seconds))
         speeds["without"].append(rates(without(), seconds))
+        memory.append(resident_mb())
     return {
         "seconds_to_plan_an_epoch": planned,
         "batches_of_an_epoch": len(steps),
@@ -178,6 +180,7 @@ def read_speeds(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
             for which, found in speeds.items()
             for of in ("second", "cpu_second")
         },
+        "resident_mb_after_rounds": memory,
         "rounds": speeds,
     }
 

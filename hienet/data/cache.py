@@ -60,7 +60,7 @@ ATOM_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
 GROUP_TYPE = "<i4"
 """Of `group_KEY`, for each frame the line of `group_KEY.txt` with the value of that entry of its info."""
 
-_MAPPED_BETWEEN_RELEASES = 64 * 2**20
+_MAPPED_BETWEEN_RELEASES = 16 * 2**20
 """So many bytes of maps are touched before the pages are handed back: they stay in the system's cache of files, but are
 no part of this process any more, whose memory would else grow to the size of the data."""
 

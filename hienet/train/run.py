@@ -93,8 +93,11 @@ class Run:
         Raises:
             HIENetError: anything wrong with configuration, data, device or folder.
         """
-        self.start = load_start(config.training.start) if config.training.start is not None else None
-        config = config if self.start is None else started_from(config, self.start)
+        begun_from = config.training.start
+        self.start = None if begun_from is None else processes.agree(lambda: load_start(begun_from))
+        if self.start is not None:
+            start, given = self.start, config
+            config = processes.agree(lambda: started_from(given, start))
         self.config, self.console, self.source = config, console, source or "CONFIG.yaml"
         self.processes = processes
         self.folder = Path(config.output)
