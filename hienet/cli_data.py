@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hienet.console import make_console, printable, say
+
+if TYPE_CHECKING:
+    from hienet.data.labels import LabelKeys
+
+_FRAMES_LOOKED_AT = 100
 
 app = typer.Typer(
     name="data",
@@ -65,6 +71,7 @@ def convert(
     paths = find_files(files)
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     groups = tuple(dict.fromkeys((*DEFAULT_GROUPS, *(group or ()))))
+    _look_at_labels(paths[0], keys)
     with _progress("frames") as show:
         header = converted(
             paths,
@@ -86,6 +93,20 @@ def convert(
         f"{header.cutoff:g} Å, {bytes_of(store) / 1e6:,.1f} MB"
     )
     say(f"use it as any file: `data.train: {output}` in the configuration, or hienet data check {output}")
+
+
+def _look_at_labels(path: Path, keys: LabelKeys) -> None:
+    """Warn before a conversion of hours where the first frames have no labels."""
+    from hienet.data.labels import LabelReader, require_any_labels
+    from hienet.data.reader import iterate_file
+    from hienet.errors import HIENetError
+
+    reader = LabelReader(keys)
+    reader.read(list(itertools.islice(iterate_file(path), _FRAMES_LOOKED_AT)))
+    try:
+        require_any_labels(reader.report)
+    except HIENetError as error:
+        say(f"WARNING: in the first {_FRAMES_LOOKED_AT} frames {error}")
 
 
 @app.command()

@@ -96,6 +96,16 @@ def test_a_split_that_cannot_be_made_is_refused(data: Path, tmp_path: Path) -> N
         split_groups(["a"] * 3, 0.1, 0.0, 0)
 
 
+def test_a_conversion_without_labels_is_warned_of_before_and_refused_after(tmp_path: Path) -> None:
+    frames = emt_frames(3)
+    for atoms in frames:
+        atoms.calc = None
+    data = write_frames(tmp_path / "data.extxyz", frames)
+    result = CliRunner().invoke(app, ["data", "convert", str(data), "-o", str(tmp_path / "cache")])
+    assert result.stdout.startswith("WARNING: in the first 100 frames no energy, forces or stress found in")
+    assert isinstance(result.exception, HIENetError)
+
+
 def test_check_names_what_it_finds_and_says_so_in_its_status(data: Path, tmp_path: Path) -> None:
     clean = run("check", data, "--cutoff", 3.5)
     assert (clean.exit_code, clean.stdout) == (0, "checked 12 frames: nothing found\n")
