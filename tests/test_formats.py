@@ -142,7 +142,7 @@ def test_trajectories_of_the_materials_project_are_read_in_our_units_and_sign(na
         (lambda text: text.replace('"structure"', '"struct"', 1), r"frame 0: `mp-0-0-0` of `mp-0` has no `structure`"),
         (lambda text: text.replace('"occu": 1', '"occu": 0.5', 1), r"frame 0: site 0 is occupied in part"),
         (
-            lambda text: text.replace('"abc"', '"abd"', 1),
+            lambda text: text.replace('"abc"', '"xbc"', 1),
             r"frame 0: its structure cannot be understood",
         ),
     ],
