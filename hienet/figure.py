@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +18,21 @@ COLORS = (BLUE, ORANGE, GREEN, RED, "#7a5ba6", "#5f6b76", "#a67c52", "#c76a9b")
 """Of curves, in this order."""
 
 _RESOLUTION = 130
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Within, figures look alike whatever a user's matplotlibrc says: a LaTeX that it asks for may not be there.
+
+    Also a decorator.
+    """
+    with matplotlib.style.context("default"):
+        yield
+
+
+def as_text(name: str) -> str:
+    """A user's name for a title or a label, in which `$` is a dollar sign and begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def tidy(axis: Axes) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from labelled_frames import emt_frames, write_frames
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from hienet.calculator import HIENetCalculator
@@ -21,6 +23,7 @@ from hienet.cli import app
 from hienet.data.labels import LabelKeys
 from hienet.errors import HIENetError
 from hienet.evaluate import evaluate, write_evaluation
+from hienet.figure import as_text, save_figure
 from hienet.files import json_text
 from hienet.metrics import Comparison, compare, errors
 from hienet.testing import NATURAL, random_rotation, rotated, write_tiny_checkpoint
@@ -218,8 +221,7 @@ def test_json_knows_no_nan() -> None:
 def energies_of_parity(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: object) -> Any:
     """The panel of energies that is plotted."""
     figures: list[Any] = []
-    save = report._save
-    monkeypatch.setattr(report, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: (figures.append(figure), save_figure(figure, path)))
     n = 12
     generator = np.random.default_rng(0)
     counts = np.stack([np.arange(1, n + 1), np.full(n, 4)], axis=1).astype(float)
@@ -271,6 +273,24 @@ def test_labels_of_ticks_do_not_overlap(tmp_path: Path, monkeypatch: pytest.Monk
     boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
     assert len(boxes) >= 2
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def test_plots_need_nothing_that_a_matplotlibrc_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LaTeX that is not there; afterwards the caller's settings are as they were."""
+    energy = np.linspace(-300.0, -299.0, 12)
+    plain = tmp_path / "plain.png"
+    energies_of_parity(monkeypatch, plain, energy=energy, energy_label=energy)
+    mine = {"text.usetex": True, "font.size": 40.0, "savefig.bbox": "tight", "savefig.dpi": 20.0}
+    with matplotlib.rc_context(mine):
+        energies_of_parity(monkeypatch, tmp_path / "mine.png", energy=energy, energy_label=energy)
+        assert {key: matplotlib.rcParams[key] for key in mine} == mine
+    assert (tmp_path / "mine.png").read_bytes() == plain.read_bytes()
+
+
+def test_a_dollar_sign_in_a_name_begins_no_formula(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.suptitle(as_text(r"$x_1$ and $\nonsense$"))
+    save_figure(figure, tmp_path / "name.png")
 
 
 def test_float32_is_close_to_float64(model: Path, data: Path) -> None:

@@ -13,7 +13,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from matplotlib.figure import Figure
 
 from hienet.errors import HIENetError
-from hienet.figure import COLORS, save_figure, tidy
+from hienet.figure import COLORS, as_text, own_style, save_figure, tidy
 from hienet.properties.engine import Array, Engine
 from hienet.properties.progress import Progress, silent
 from hienet.properties.relax import TIGHT, RelaxSettings, relax, relaxed
@@ -265,6 +265,7 @@ COLUMNS = (
 )
 
 
+@own_style()
 def _draw(path: Path, name: str, found: Elastic) -> None:
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     matrix, normal, shear = figure.subplots(1, 3, width_ratios=(1.0, 1.15, 1.15))
@@ -295,5 +296,5 @@ def _draw(path: Path, name: str, found: Elastic) -> None:
         axis.set_title(title, fontsize=10.5)
         axis.legend(frameon=False, fontsize=8)
         tidy(axis)
-    figure.suptitle(f"elastic constants of {name}", fontsize=11)
+    figure.suptitle(f"elastic constants of {as_text(name)}", fontsize=11)
     save_figure(figure, path)

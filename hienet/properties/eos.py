@@ -14,7 +14,7 @@ from ase.eos import EquationOfState, birchmurnaghan
 from matplotlib.figure import Figure
 
 from hienet.errors import HIENetError
-from hienet.figure import BLUE, ORANGE, save_figure, tidy
+from hienet.figure import BLUE, ORANGE, as_text, own_style, save_figure, tidy
 from hienet.properties.engine import Array, Engine
 from hienet.properties.progress import Progress, silent
 from hienet.properties.relax import TIGHT, RelaxSettings, relax, relaxed
@@ -189,6 +189,7 @@ COLUMNS = (
 )
 
 
+@own_style()
 def _draw(path: Path, name: str, found: Eos) -> None:
     n_atoms = len(found.atoms)
     figure = Figure(figsize=(5.2, 4.0), layout="constrained")
@@ -204,6 +205,6 @@ def _draw(path: Path, name: str, found: Eos) -> None:
     axis.set_xlabel("volume (Å³/atom)")
     axis.set_ylabel("energy above the minimum (meV/atom)")
     axis.legend(frameon=False, fontsize=9, loc="upper center")
-    axis.set_title(f"equation of state of {name}", fontsize=11)
+    axis.set_title(f"equation of state of {as_text(name)}", fontsize=11)
     tidy(axis)
     save_figure(figure, path)

@@ -14,7 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from hienet.errors import HIENetError
-from hienet.figure import BLUE, GRAY, GREEN, ORANGE, save_figure, tidy
+from hienet.figure import BLUE, GRAY, GREEN, ORANGE, as_text, own_style, save_figure, tidy
 from hienet.properties.engine import Array, Engine
 from hienet.properties.optional import require
 from hienet.properties.progress import Progress, silent
@@ -311,13 +311,14 @@ COLUMNS = (
 )
 
 
+@own_style()
 def draw(path: Path, name: str, found: Phonons, model: str) -> None:
     """Band structure, density of states, heat capacity and entropy."""
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
     bands, dos, thermal = figure.subplots(1, 3, width_ratios=(3.0, 0.9, 1.5))
     for distance, frequencies in zip(found.distances, found.frequencies, strict=True):
         bands.plot(distance, frequencies, color=BLUE, linewidth=1.1)
-    bands.plot([], [], color=BLUE, linewidth=1.1, label=model)
+    bands.plot([], [], color=BLUE, linewidth=1.1, label=as_text(model))
     _draw_reference(bands, found)
     for _, position in found.labels:
         bands.axvline(position, color="0.8", linewidth=0.7, zorder=0)
@@ -348,7 +349,7 @@ def draw(path: Path, name: str, found: Phonons, model: str) -> None:
     for axis in (bands, dos, thermal):
         tidy(axis)
     bands.grid(False, axis="x")
-    figure.suptitle(f"phonons of {name}", fontsize=11)
+    figure.suptitle(f"phonons of {as_text(name)}", fontsize=11)
     save_figure(figure, path)
 
 

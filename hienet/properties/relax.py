@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hienet.errors import HIENetError
-from hienet.figure import BLUE, COLORS, ORANGE, save_figure, tidy
+from hienet.figure import BLUE, COLORS, ORANGE, as_text, own_style, save_figure, tidy
 from hienet.properties.engine import Array, Engine
 from hienet.properties.progress import Progress, silent
 from hienet.properties.screen import Column, Outcome
@@ -249,6 +249,7 @@ COLUMNS = (
 )
 
 
+@own_style()
 def _draw(path: Path, name: str, result: Relaxation, settings: RelaxSettings) -> None:
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -264,10 +265,11 @@ def _draw(path: Path, name: str, result: Relaxation, settings: RelaxSettings) ->
         axis.set_xlabel("step")
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         tidy(axis)
-    figure.suptitle(f"relaxation of {name}", fontsize=11)
+    figure.suptitle(f"relaxation of {as_text(name)}", fontsize=11)
     save_figure(figure, path)
 
 
+@own_style()
 def draw_changes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Of many structures: volumes before and after, and changes of the energy."""
     shown = [row for row in rows if row.get("volume_angstrom3_per_atom") is not None]

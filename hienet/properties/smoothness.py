@@ -14,7 +14,7 @@ from ase.data import atomic_numbers, covalent_radii
 from matplotlib.figure import Figure
 
 from hienet.errors import HIENetError
-from hienet.figure import BLUE, COLORS, ORANGE, save_figure, tidy
+from hienet.figure import BLUE, COLORS, ORANGE, as_text, own_style, save_figure, tidy
 from hienet.properties.engine import Array, Engine
 from hienet.properties.progress import Progress, silent
 from hienet.properties.screen import Column, Outcome
@@ -282,6 +282,7 @@ COLUMNS = (
 )
 
 
+@own_style()
 def _draw(path: Path, name: str, found: Smoothness) -> None:
     figure = Figure(figsize=(11.5, 3.9), layout="constrained")
     dimers, compression, way = figure.subplots(1, 3)
@@ -310,5 +311,5 @@ def _draw(path: Path, name: str, found: Smoothness) -> None:
     way.set_title(f"one atom moved; energy − work {1e3 * found.way.inconsistency:.1g} meV", fontsize=10.5)
     for axis in (dimers, compression, way):
         tidy(axis)
-    figure.suptitle(f"smoothness, {name}", fontsize=11)
+    figure.suptitle(f"smoothness, {as_text(name)}", fontsize=11)
     save_figure(figure, path)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from hienet.calculator import LoadedModel
 from hienet.errors import HIENetError
-from hienet.figure import BLUE, ORANGE, save_figure, tidy
+from hienet.figure import BLUE, ORANGE, as_text, own_style, save_figure, tidy
 from hienet.graph import graph_from_atoms
 from hienet.memory import OutOfMemoryError
 from hienet.properties.engine import Array
@@ -196,6 +196,7 @@ def _machine(model: LoadedModel) -> str:
     return platform.processor() or platform.machine()
 
 
+@own_style()
 def draw(path: Path, found: Speed, title: str) -> None:
     """Time for each atom, and memory, against the number of atoms."""
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
@@ -213,5 +214,5 @@ def draw(path: Path, found: Speed, title: str) -> None:
         axis.minorticks_off()
         axis.set_xlabel("atoms")
         tidy(axis)
-    figure.suptitle(title, fontsize=10.5)
+    figure.suptitle(as_text(title), fontsize=10.5)
     save_figure(figure, path)

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from hienet.data.composition import least_absolute_deviations
-from hienet.figure import save_figure, tidy
+from hienet.figure import own_style, save_figure, tidy
 from hienet.metrics import Comparison, Errors, errors
 from hienet.train.logs import Row
 from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
@@ -26,6 +26,7 @@ _LARGEST_PART_OUTSIDE = 0.1
 Array = NDArray[np.float64]
 
 
+@own_style()
 def plot_learning_curves(history: Sequence[Row], path: Path) -> None:
     """Loss, learning rate, and validation errors against the epoch."""
     figure = Figure(figsize=(11.0, 7.0), layout="constrained")
@@ -85,6 +86,7 @@ def _pair(quantity: str, unit: str) -> tuple[tuple[str, str, str], ...]:
     )
 
 
+@own_style()
 def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
     """Predictions against labels for energy, forces and stress, with the errors of each set in the legend.
 
