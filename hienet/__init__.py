@@ -20,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What `__all__` names, imported when it is first asked for: torch takes a second, and `hienet --help` needs none."""
+    """What `__all__` names, imported when it is first asked for: torch takes long, and `hienet --help` needs none."""
     if name not in _HOMES:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
     return getattr(importlib.import_module(_HOMES[name]), name)
