@@ -401,7 +401,11 @@ def json_schema(architecture: str = "hienet") -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also reads 1e-3 as a number and refuses a key that is given twice."""
+    """YAML's safe loader, which also reads 1e-3 as a number and refuses a key that is given twice.
+
+    Of YAML 1.1's truth values only true and false are left, as in YAML 1.2: `No` is nobelium. Where a truth value is
+    wanted, yes and no are understood all the same.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -417,5 +421,11 @@ def _read_exponent(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(str(loader.construct_scalar(node)))
 
 
+_TRUTH = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TRUTH]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_TRUTH, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_constructor("!exponent", _read_exponent)
 _Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))

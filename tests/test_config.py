@@ -189,3 +189,25 @@ def _fields(section: str) -> set[str]:
     model = TrainConfig.model_fields[section].annotation
     assert model is not None
     return set(keys_of(model)) | (set(HIENetConfig.model_fields) if section == "model" else set())
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "true", "TRUE"])
+def test_nobelium_is_an_element_and_yes_is_true(word: str, tmp_path: Path) -> None:
+    """YAML 1.1 takes `No` for false."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"model: {{architecture: hienet, elements: [C, No, Y], parity: {word}}}\n"
+        "data: {train: on, reference_energies: {C: 1.0, No: 2.0, Y: 3.0}}\n"
+        f"training: {{reflect: {word}}}\noutput: run\n"
+    )
+    config = load_config(path)
+    assert list(config.model.arguments["elements"]) == ["C", "No", "Y"]
+    assert config.data.reference_energies == {"C": 1.0, "No": 2.0, "Y": 3.0}
+    assert config.data.train == ("on",)
+    assert config.training.reflect is True
+    computed = {"scale": (1.0,) * 3, "shift": (0.0,) * 3, "avg_num_neighbors": 1.0}
+    assert config.model.hyperparameters(computed).parity is True
+    save_config(config, tmp_path / "again.yaml")
+    again = load_config(tmp_path / "again.yaml")
+    assert again.data == config.data
+    assert again.model.hyperparameters(computed) == config.model.hyperparameters(computed)
