@@ -43,7 +43,7 @@ def write_report(work: Distillation, found: Distilled) -> dict[str, Any]:
     dynamics, functions = _dynamics(work, found)
     speed = _speed(work, found)
     contents: dict[str, Any] = {
-        "material": found.crystal.get_chemical_formula(),
+        "material": found.crystal.get_chemical_formula(empirical=True),
         "labelled_by": work.who,
         "converged": found.converged,
         "labelled_frames": found.n_frames,
