@@ -58,6 +58,14 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("config.yaml"),
     architecture: _Architecture = "hienet",
     preset: _Preset = "small",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Train as the authors of the architecture did: `paper`; `l3i5` for that SevenNet. Default: what suits "
+            "the size of the data.",
+            show_default=False,
+        ),
+    ] = None,
     energy_key: _EnergyKey = None,
     forces_key: _ForcesKey = None,
     stress_key: _StressKey = None,
@@ -69,16 +77,21 @@ def init(
     from hienet.errors import HIENetError
     from hienet.files import atomic_path
     from hienet.models.factory import make_config
+    from hienet.recipes import find_recipe
     from hienet.template import render, summarize
 
     if output.exists() and not force:
         raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
     make_config(architecture, preset, {"elements": ("H",)})
+    if recipe is not None:
+        # Before the data are read, which may take long.
+        find_recipe(architecture, recipe, mean_atoms=1.0)
     summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
+    chosen = None if recipe is None else find_recipe(architecture, recipe, summary.n_atoms[1])
     folder = f"{output.stem}_run" if output.stem != "config" else "hienet_training"
     with atomic_path(output) as temporary:
-        temporary.write_text(render(summary, folder, architecture, preset), encoding="utf-8")
-    for line in summary.lines():
+        temporary.write_text(render(summary, folder, architecture, preset, chosen), encoding="utf-8")
+    for line in (*summary.lines(), *(chosen.lines() if chosen is not None else [])):
         say(line)
     say(f"wrote {output}; look it over, then run: hienet train {output}")
 

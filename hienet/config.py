@@ -64,6 +64,18 @@ def _as_reference_energies(value: object) -> object:
     return dict(value)
 
 
+LossKind = Literal["huber", "mse", "l1"]
+_LOSS_KINDS = ("huber", "mse", "l1")
+
+
+def _as_loss_kinds(value: object) -> object:
+    kinds = value if isinstance(value, Mapping) else {"energy": value}
+    for quantity, kind in kinds.items():
+        if quantity not in ("energy", "forces", "stress") or kind not in _LOSS_KINDS:
+            raise ValueError("must be huber, mse or l1, or one of these for some of energy, forces and stress")
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _as_names(value: object) -> object:
     if isinstance(value, str):
         return (value,)
@@ -86,6 +98,7 @@ FilesOrFraction = Annotated[
 ReferenceEnergies = Annotated[
     Literal["auto", "least_squares", "keep"] | dict[str, float], BeforeValidator(_as_reference_energies)
 ]
+LossKinds = Annotated[LossKind | dict[Literal["energy", "forces", "stress"], LossKind], BeforeValidator(_as_loss_kinds)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 
 
@@ -226,11 +239,23 @@ class TrainingSection(Section):
         description="parts in which each process computes its share of a step, one after the other; more take less "
         "memory, and change nothing but rounding",
     )
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw",
+        description="torch's AdamW, whose weight decay is apart from the gradient, or Adam, where it is in it",
+    )
+    amsgrad: bool = Field(False, description="AMSGrad: steps never grow as old gradients are forgotten")
     learning_rate: float = Field(0.01, gt=0, description="largest learning rate, reached after the warm-up")
-    final_learning_rate: float = Field(5e-6, ge=0, description="learning rate at the end of the cosine")
+    schedule: Literal["cosine", "linear", "plateau", "constant"] = Field(
+        "cosine",
+        description="how the learning rate falls to `final_learning_rate`: along half a cosine, a line, or by a factor "
+        "whenever the validation loss has not fallen for some epochs (plateau); or not at all",
+    )
+    final_learning_rate: float = Field(5e-6, ge=0, description="learning rate at the end, or least one (plateau)")
+    plateau_factor: float = Field(0.8, gt=0, lt=1, description="with schedule plateau: the factor")
+    plateau_patience: int = Field(50, ge=0, description="with schedule plateau: epochs without a lower validation loss")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="part of the run in which the learning rate rises")
     warmup_factor: float = Field(0.2, gt=0, le=1, description="factor on the learning rate at the first step")
-    weight_decay: float = Field(0.001, ge=0, description="AdamW's weight decay")
+    weight_decay: float = Field(0.001, ge=0, description="the optimizer's weight decay")
     ema_decay: float = Field(
         0.999,
         ge=0,
@@ -240,11 +265,35 @@ class TrainingSection(Section):
     select: Literal["best", "last"] = Field(
         "best", description="averaged weights that are kept: best, of the epoch of least validation loss; or the last"
     )
+    early_stopping: int | None = Field(
+        None, ge=1, description="end when the validation loss has not fallen for so many epochs; null: never"
+    )
+    loss: LossKinds = Field(
+        "huber",
+        description="huber, mse (squares) or l1 (absolute values); or by quantity: {energy: mse, forces: l1}",
+    )
     energy_weight: float = Field(1.0, ge=0, description="weight of the energy loss (eV/atom)")
     forces_weight: float = Field(1.0, ge=0, description="weight of the force loss (eV/Å)")
     stress_weight: float = Field(0.01, ge=0, description="weight of the stress loss (kbar)")
+    final_energy_weight: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the energy loss at the end, to which it goes as the learning rate goes from its largest "
+        "value to its final one; null: it does not change",
+    )
+    final_forces_weight: float | None = Field(None, ge=0, description="the same for forces")
+    final_stress_weight: float | None = Field(None, ge=0, description="the same for stress")
     huber_delta: float = Field(
         0.01, gt=0, description="error above which the Huber loss is linear (eV/atom, eV/Å, kbar)"
+    )
+    energy_normalization: Literal["atoms", "sqrt_atoms", "none"] = Field(
+        "atoms", description="what energy errors are divided by: the number of atoms, its square root, or nothing"
+    )
+    stress_unit: Literal["kbar", "GPa", "eV/A^3"] = Field("kbar", description="unit of stress errors in the loss")
+    normalize_labels: bool = Field(
+        False,
+        description="divide errors by the spread of the labels in the training set, so that losses have no units: "
+        "standard deviation of energies per atom and of stresses, RMS of forces",
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     engine: Literal["fused", "plain"] = Field(
@@ -292,9 +341,24 @@ class TrainingSection(Section):
             )
         if self.batch_edges is not None and self.batch_atoms is not None:
             raise ValueError("give either `batch_edges` or `batch_atoms`, not both")
-        if self.energy_weight == self.forces_weight == self.stress_weight == 0:
+        weights = [self.energy_weight, self.forces_weight, self.stress_weight]
+        if not any(weights):
             raise ValueError(
                 "`energy_weight`, `forces_weight` and `stress_weight` are all 0; at least one must be positive"
+            )
+        final = [self.final_energy_weight, self.final_forces_weight, self.final_stress_weight]
+        last = [weight if end is None else end for weight, end in zip(weights, final, strict=True)]
+        if not any(last):
+            raise ValueError("the weights of the losses are all 0 at the end; at least one must be positive")
+        if last != weights and self.learning_rate == self.final_learning_rate:
+            raise ValueError(
+                "weights of the losses change as the learning rate does, but that is "
+                f"{self.learning_rate:g} all the time; lower `final_learning_rate`, or remove the final weights"
+            )
+        if last != weights and self.schedule == "constant":
+            raise ValueError(
+                "weights of the losses change as the learning rate does, which `schedule: constant` keeps; choose "
+                "another schedule, or remove the final weights"
             )
         return self
 

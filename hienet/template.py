@@ -24,6 +24,7 @@ from hienet.data.sources import DataSource, prepare_stores
 from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import DEFAULT_PRESET, build_model, find_architecture
+from hienet.recipes import Recipe
 from hienet.species import with_elements
 from hienet.tables import NO_GROUP, group_label
 from hienet.train.start import parts_of
@@ -160,8 +161,17 @@ def suggestions(summary: DataSummary) -> dict[str, Any]:
     }
 
 
-def render(summary: DataSummary, output: str, architecture: str = "hienet", preset: str = DEFAULT_PRESET) -> str:
-    """The configuration as commented YAML; keys that keep their default are commented out."""
+def render(
+    summary: DataSummary,
+    output: str,
+    architecture: str = "hienet",
+    preset: str = DEFAULT_PRESET,
+    recipe: Recipe | None = None,
+) -> str:
+    """The configuration as commented YAML; keys that keep their default are commented out.
+
+    `recipe` takes the place of what suits the size of the data.
+    """
     lines = [
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
         "#",
@@ -169,8 +179,12 @@ def render(summary: DataSummary, output: str, architecture: str = "hienet", pres
     lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
-    lines += ["", "data:", *_section(DataSection, {"train": _files(summary), "validation": 0.1, **summary.keys})]
-    lines += ["", "training:", *_section(TrainingSection, suggestions(summary))]
+    data = {"train": _files(summary), "validation": 0.1, **summary.keys, **(recipe.data if recipe else {})}
+    lines += ["", "data:", *_section(DataSection, data)]
+    lines += ["", "training:"]
+    if recipe is not None:
+        lines += [f"  # {line}" for line in recipe.lines()]
+    lines += _section(TrainingSection, suggestions(summary) if recipe is None else recipe.training)
     lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
     return "\n".join(lines)
 

@@ -42,7 +42,7 @@ from hienet.train.display import LineDisplay, LiveDisplay
 from hienet.train.ema import MovingAverage
 from hienet.train.logs import COLUMNS
 from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
-from hienet.train.loss import LossSettings, huber, training_loss
+from hienet.train.loss import LossSettings, mean_loss, training_loss
 from hienet.train.run import InterruptedTrainingError, Run
 from hienet.train.schedule import Schedule
 
@@ -115,12 +115,12 @@ def test_the_loss_is_hubers_of_energy_per_atom_forces_and_stress_in_kbar() -> No
 def test_missing_labels_do_not_count() -> None:
     label = torch.tensor([1.0, torch.nan, 3.0])
     predicted = torch.tensor([2.0, 50.0, 3.0], requires_grad=True)
-    loss = huber(predicted, label, 10.0)
+    loss = mean_loss(predicted, label, 10.0)
     loss.backward()
     assert loss.item() == pytest.approx(0.25)
     assert predicted.grad is not None
     assert predicted.grad.tolist() == pytest.approx([0.5, 0.0, 0.0])
-    assert huber(predicted, torch.full((3,), torch.nan), 10.0).item() == 0.0
+    assert mean_loss(predicted, torch.full((3,), torch.nan), 10.0).item() == 0.0
 
 
 # Schedule and average

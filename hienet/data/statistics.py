@@ -17,6 +17,8 @@ from hienet.errors import HIENetError
 
 _LEAST_PART_OF_SPREAD = 0.1
 _IMPLAUSIBLE_BINDING = 20.0  # eV/atom
+_NEGLIGIBLE_SPREAD = 1e-8
+_FRAMES_FOR_STRESS = 2000
 _NEGLIGIBLE_SCALE = 1e-4  # eV, eV/Å
 
 
@@ -130,6 +132,24 @@ def force_rms(dataset: Dataset) -> float | None:
     """Root mean square of the labelled force components (eV/Å); None if there are none."""
     n_components = int(dataset.summary.n_labels[:, 1].sum())
     return float(np.sqrt(dataset.summary.force_squares.sum() / n_components)) if n_components else None
+
+
+def spreads_of_labels(dataset: Dataset, shift: Sequence[float]) -> tuple[float, float, float]:
+    """Standard deviation of the energies per atom that reference energies leave (eV/atom), root mean square of the
+    force components (eV/Å), standard deviation of the stress components (eV/Å^3): 1 where there are none or they do not
+    vary.
+
+    Args:
+        dataset: of training.
+        shift: reference energies (eV), in species order.
+    """
+    left = energies_left(ReferenceEnergies(tuple(shift), ""), dataset, dataset.elements)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(_FRAMES_FOR_STRESS, len(dataset))).round().astype(int))
+    stress = np.concatenate([dataset.batch([int(i)])[1].stress.double().numpy().ravel() for i in chosen])
+    stress = stress[np.isfinite(stress)]
+    found = (np.std(left) if len(left) else 0.0, force_rms(dataset) or 0.0, np.std(stress) if len(stress) else 0.0)
+    energy, forces, of_stress = (float(value) if value > _NEGLIGIBLE_SPREAD else 1.0 for value in found)
+    return energy, forces, of_stress
 
 
 def find_scale(dataset: Dataset, reference: ReferenceEnergies, elements: Sequence[str]) -> Statistic:

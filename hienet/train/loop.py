@@ -28,8 +28,14 @@ from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.engine import choose_engine
 from hienet.train.logs import Row
-from hienet.train.loss import LossSettings, loss_of_comparison, require_counting_labels, training_loss
-from hienet.train.schedule import Schedule
+from hienet.train.loss import (
+    LossSettings,
+    loss_of_comparison,
+    loss_settings,
+    require_counting_labels,
+    training_loss,
+)
+from hienet.train.schedule import make_optimizer, make_plateau, make_schedule
 
 _FRAMES_NAMED = 8
 _NON_FINITE_REMEDY = (
@@ -69,6 +75,8 @@ class LoopState:
         loss_sums: of the present epoch: total, energy, forces, stress, each times the number of frames; that number.
         best_loss: validation loss of the weights that are kept (without validation frames: training loss).
         best_epoch: their epoch.
+        least_loss, least_epoch: the same of all epochs, whichever weights are kept.
+        plateau_rate: learning rate that plateaus have left; None before the first epoch without warm-up.
         history: one row for each epoch.
     """
 
@@ -79,6 +87,9 @@ class LoopState:
     loss_sums: list[float] = field(default_factory=lambda: [0.0] * 5)
     best_loss: float = float("inf")
     best_epoch: int = 0
+    least_loss: float = float("inf")
+    least_epoch: int = 0
+    plateau_rate: float | None = None
     history: list[Row] = field(default_factory=list)
 
 
@@ -95,8 +106,11 @@ class Trainer:
         validation: Dataset | None,
         settings: TrainingSection,
         processes: Processes = ALONE,
+        spreads: tuple[float, float, float] | None = None,
     ) -> None:
         """`model` is on the device and in the precision of training. The caller's random numbers are left alone.
+
+        `spreads` are those of the labels (eV/atom, eV/Å, eV/Å^3), by which `normalize_labels` divides.
 
         Raises:
             HIENetError: no label of a set counts in the loss, or a frame exceeds the budget of a step.
@@ -109,23 +123,19 @@ class Trainer:
                 self.budget.require_room(dataset)
         self.energy, self.engine = choose_engine(model, settings)
         self.device = next(model.parameters()).device
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(model, settings)
+        self.plateau = make_plateau(self.optimizer, settings)
         self.average = MovingAverage(model, settings.ema_decay)
-        self.schedule = Schedule(
-            settings.learning_rate, settings.final_learning_rate, settings.warmup_fraction, settings.warmup_factor
-        )
-        self.loss_settings = LossSettings(
-            settings.energy_weight, settings.forces_weight, settings.stress_weight, settings.huber_delta
-        )
-        require_counting_labels(train, "training", self.loss_settings)
-        if validation is not None:
-            require_counting_labels(validation, "validation", self.loss_settings)
+        self.schedule = make_schedule(settings)
+        self.spreads = spreads
+        # Epochs with other weights could not be compared.
+        self.validation_settings = loss_settings(settings, spreads, remaining=0.0)
         self.state = LoopState()
         self._steps: tuple[int, Steps] | None = None
         self._clock, self._common_seconds = 0.0, 0.0
+        require_counting_labels(train, "training", loss_settings(settings, spreads, remaining=1.0))
+        if validation is not None:
+            require_counting_labels(validation, "validation", self.validation_settings)
         with self._caller_undisturbed():
             # Each process draws other numbers for dropout.
             torch.manual_seed((settings.seed + _SEED_OF_NEXT * processes.rank) % 2**63)
@@ -167,7 +177,28 @@ class Trainer:
     def finished(self) -> bool:
         """Whether the last epoch, or the time, is over; at least one epoch is always begun and ended."""
         state = self.state
-        return state.batch == 0 and state.epoch > 0 and (state.epoch >= self.settings.epochs or self.progress >= 1.0)
+        over = state.epoch >= self.settings.epochs or self.progress >= 1.0 or self.stopped_early
+        return state.batch == 0 and state.epoch > 0 and over
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the validation loss has not fallen for as many epochs as `early_stopping` says."""
+        patience = self.settings.early_stopping
+        return patience is not None and self.state.epoch - self.state.least_epoch >= patience
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        rate, on_plateau = self.schedule(self.progress), self.state.plateau_rate
+        return rate if on_plateau is None else min(rate, on_plateau)
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """Of the next step: weights that change along the run do so as the learning rate does."""
+        peak, final = self.settings.learning_rate, self.settings.final_learning_rate
+        warming_up = peak == final or self.schedule.is_warming_up(self.progress)
+        remaining = 1.0 if warming_up else (self.learning_rate - final) / (peak - final)
+        return loss_settings(self.settings, self.spreads, remaining)
 
     def run(
         self,
@@ -266,9 +297,9 @@ class Trainer:
         """One step on these frames, of which `batches`, if made already, is this process's share; the loss of all."""
         batches = map(self._make_batch, self._own_parts(frames)) if batches is None else batches
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.progress)
+            group["lr"] = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        n_labels = self._n_labels(frames)
+        n_labels, settings = self._n_labels(frames), self.loss_settings
         values = torch.zeros(4, dtype=torch.float64)
         for batch in batches:
             if batch is not None:
@@ -276,7 +307,7 @@ class Trainer:
                 if reflected is not None:
                     graph, targets = mirrored(graph, targets, reflected[own])
                 with memory_explained(f"batches of {len(own)} frames, {graph.describe_size()}", _MEMORY_REMEDY):
-                    values += self._add_gradients(graph.to(self.device), targets.to(self.device), n_labels)
+                    values += self._add_gradients(graph.to(self.device), targets.to(self.device), settings, n_labels)
         values = self.processes.total(values)
         value = float(values[0])
         if not math.isfinite(value):
@@ -300,9 +331,11 @@ class Trainer:
             return None
         return self.train.summary.n_labels[frames].sum(axis=0).tolist()
 
-    def _add_gradients(self, graph: AtomicGraph, targets: Targets, n_labels: list[int] | None) -> Tensor:
+    def _add_gradients(
+        self, graph: AtomicGraph, targets: Targets, settings: LossSettings, n_labels: list[int] | None
+    ) -> Tensor:
         """Backwards through the loss of a part of a step; the loss and its three parts, `[4]`."""
-        loss = training_loss(predict(self.energy, graph, training=True), targets, self.loss_settings, n_labels)
+        loss = training_loss(predict(self.energy, graph, training=True), targets, settings, n_labels)
         # All at once: a GPU is waited for once a part.
         values = torch.stack([part.detach().double() for part in (loss.total, loss.energy, loss.forces, loss.stress)])
         values = values.cpu()
@@ -327,6 +360,11 @@ class Trainer:
             **{key: None if found is None else value for key, value in _error_columns(found).items()},
         }
         metric = sums[0] / n_frames if validation_loss is None else validation_loss
+        if metric < state.least_loss:
+            state.least_loss, state.least_epoch = metric, state.epoch + 1
+        if self.plateau is not None and not self.schedule.is_warming_up(self.progress):
+            self.plateau.step(metric)
+            state.plateau_rate = self.optimizer.param_groups[0]["lr"]
         is_best = metric < state.best_loss or self.settings.select == "last"
         if is_best:
             state.best_loss, state.best_epoch = metric, state.epoch + 1
@@ -344,7 +382,7 @@ class Trainer:
                 self.energy, self.validation, self.budget_at_a_time, self.device, _MEMORY_REMEDY, self.processes
             )
         self.model.train()
-        loss = loss_of_comparison(comparison, self.validation.weights(), self.loss_settings)
+        loss = loss_of_comparison(comparison, self.validation.weights(), self.validation_settings)
         wrong = comparison.not_finite()
         if wrong or not math.isfinite(loss):
             where = f", with the frames {_sources(self.validation, wrong)}" if wrong else ""
@@ -384,6 +422,7 @@ class Trainer:
             "loop": {**vars(self.state), "seconds": self.seconds},
             "optimizer": _on_cpu(self.optimizer.state_dict()),
             "average": self.average.state_dict(),
+            "plateau": None if self.plateau is None else self.plateau.state_dict(),
             "random": random[0],
             "random_device": random[1],
             "random_of_others": [list(state) for state in everywhere[1:]],
@@ -397,6 +436,8 @@ class Trainer:
         self.state = LoopState(**state["loop"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
         saved = [(state["random"], state["random_device"]), *state.get("random_of_others", [])]
         if len(saved) != self.processes.number:
             with self._caller_undisturbed():

@@ -1,4 +1,4 @@
-"""The loss: Huber on energy per atom, force components and stress components."""
+"""The loss: on errors of energies, force components and stress components, each with a weight."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hienet.config import TrainingSection
 from hienet.data.dataset import Dataset, Targets
 from hienet.data.labels import QUANTITIES
 from hienet.derivatives import Prediction, to_voigt
 from hienet.errors import HIENetError
 from hienet.metrics import Comparison
-from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_KBAR
+from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA, EV_PER_CUBIC_ANGSTROM_IN_KBAR
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights and the error at which the Huber loss turns linear, in eV/atom, eV/Å and kbar."""
+    """Weights, kinds and units.
+
+    Attributes:
+        energy_weight, forces_weight, stress_weight: factors.
+        huber_delta: error at which the Huber loss turns linear, in the units of the errors.
+        kinds: of the losses of energy, forces and stress: `huber`, `mse` or `l1`.
+        energy_power: energies are divided by this power of the number of atoms.
+        stress_factor: on stresses in eV/Å^3; kbar unless given.
+        spreads: of the labels of energy, forces and stress, by which errors are divided.
+    """
 
     energy_weight: float = 1.0
     forces_weight: float = 1.0
     stress_weight: float = 0.01
     huber_delta: float = 0.01
+    kinds: tuple[str, str, str] = ("huber", "huber", "huber")
+    energy_power: float = 1.0
+    stress_factor: float = EV_PER_CUBIC_ANGSTROM_IN_KBAR
+    spreads: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def weight_of(self, quantity: str) -> float:
         """Of `energy`, `forces` or `stress`."""
@@ -43,11 +57,17 @@ class Loss:
     stress: Tensor
 
 
-def huber(
-    predicted: Tensor, label: Tensor, delta: float, weight: Tensor | float = 1.0, n_labels: int | None = None
+def mean_loss(
+    predicted: Tensor,
+    label: Tensor,
+    delta: float,
+    weight: Tensor | float = 1.0,
+    kind: str = "huber",
+    n_labels: int | None = None,
 ) -> Tensor:
-    """Mean over the labelled (finite) entries of `weight` h, with h = x^2 / 2 for |x| <= delta, delta (|x| - delta / 2)
-    beyond.
+    """Mean over the labelled (finite) entries of `weight` times the loss of the error x.
+
+    That is x^2 / 2 for |x| <= delta and delta (|x| - delta / 2) beyond (`huber`), x^2 (`mse`), or |x| (`l1`).
 
     0 if there are none. Divided is by their number, not by the sum of weights: in a batch of one frame its weight would
     cancel. Where these entries are a part of a batch, `n_labels` is the number of labels of the whole. What is
@@ -56,14 +76,17 @@ def huber(
     labelled = label.isfinite()
     # Nothing asks whether there are any, for which a GPU would have to be waited for.
     difference = torch.where(labelled, predicted - label, 0.0)
-    values = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
+    if kind == "huber":
+        values = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
+    else:
+        values = difference.square() if kind == "mse" else difference.abs()
     return (weight * values).sum() / (labelled.sum().clamp(min=1) if n_labels is None else max(n_labels, 1))
 
 
 def training_loss(
     prediction: Prediction, targets: Targets, settings: LossSettings, n_labels: Sequence[int] | None = None
 ) -> Loss:
-    """energy_weight huber(E / n_atoms) + forces_weight huber(F) + stress_weight huber(stress in kbar).
+    """energy_weight loss(E / n_atoms) + forces_weight loss(F) + stress_weight loss(stress in kbar), or in other units.
 
     The mean is over frames, over force components of the batch, and over the six stress components of its frames, each
     multiplied by the weight of its frame.
@@ -107,13 +130,48 @@ def _weighted(
     """From pairs of prediction and label, and the weights of the frames."""
     # The size of the result is given, so that a GPU need not be asked for it.
     of_atoms = weights[:, 1].repeat_interleave(n_atoms.to(torch.int64), output_size=forces[0].shape[0]).unsqueeze(1)
-    delta, kbar = settings.huber_delta, EV_PER_CUBIC_ANGSTROM_IN_KBAR
+    delta, kinds = settings.huber_delta, settings.kinds
     counts = (None, None, None) if n_labels is None else n_labels
-    of_energy = huber(energy[0] / n_atoms, energy[1] / n_atoms, delta, weights[:, 0], counts[0])
-    of_forces = huber(*forces, delta, of_atoms.to(forces[0].dtype), counts[1])
-    of_stress = huber(stress[0] * kbar, stress[1] * kbar, delta, weights[:, 2:].to(stress[0].dtype), counts[2])
+    per_energy = n_atoms.pow(settings.energy_power) * settings.spreads[0]
+    per_force, per_stress = settings.spreads[1], settings.spreads[2] / settings.stress_factor
+    of_frames, of_cells = weights[:, 0], weights[:, 2:].to(stress[0].dtype)
+    of_atoms = of_atoms.to(forces[0].dtype)
+    of_energy = mean_loss(energy[0] / per_energy, energy[1] / per_energy, delta, of_frames, kinds[0], counts[0])
+    of_forces = mean_loss(forces[0] / per_force, forces[1] / per_force, delta, of_atoms, kinds[1], counts[1])
+    of_stress = mean_loss(stress[0] / per_stress, stress[1] / per_stress, delta, of_cells, kinds[2], counts[2])
     total = settings.energy_weight * of_energy + settings.forces_weight * of_forces + settings.stress_weight * of_stress
     return Loss(total.to(torch.float64), of_energy, of_forces, of_stress)
+
+
+_STRESS_FACTORS = {"kbar": EV_PER_CUBIC_ANGSTROM_IN_KBAR, "GPa": EV_PER_CUBIC_ANGSTROM_IN_GPA, "eV/A^3": 1.0}
+_ENERGY_POWERS = {"atoms": 1.0, "sqrt_atoms": 0.5, "none": 0.0}
+
+
+def loss_settings(
+    settings: TrainingSection, spreads: tuple[float, float, float] | None, remaining: float
+) -> LossSettings:
+    """As the configuration says.
+
+    Args:
+        settings: that section.
+        spreads: of the labels (eV/atom, eV/Å, eV/Å^3), needed with `normalize_labels`.
+        remaining: 1 where weights that change along the run have their first values, 0 where they have the last.
+    """
+    weights = {}
+    for quantity in QUANTITIES:
+        first, last = getattr(settings, f"{quantity}_weight"), getattr(settings, f"final_{quantity}_weight")
+        weights[f"{quantity}_weight"] = first if last is None else last + remaining * (first - last)
+    kinds = settings.loss if isinstance(settings.loss, dict) else dict.fromkeys(QUANTITIES, settings.loss)
+    normalized = settings.normalize_labels and spreads is not None
+    return LossSettings(
+        **weights,
+        huber_delta=settings.huber_delta,
+        kinds=(kinds.get("energy", "huber"), kinds.get("forces", "huber"), kinds.get("stress", "huber")),
+        energy_power=_ENERGY_POWERS[settings.energy_normalization],
+        # The spread of stresses is in their own unit.
+        stress_factor=1.0 if normalized else _STRESS_FACTORS[settings.stress_unit],
+        spreads=spreads if normalized and spreads is not None else (1.0, 1.0, 1.0),
+    )
 
 
 def require_counting_labels(dataset: Dataset, name: str, settings: LossSettings) -> None:

@@ -28,6 +28,7 @@ from hienet.data.dataset import Dataset, JoinedDataset
 from hienet.data.labels import QUANTITIES
 from hienet.data.prepare import label_keys, prepare_data
 from hienet.data.sources import prepare_stores
+from hienet.data.statistics import spreads_of_labels
 from hienet.data.writer import write_frames
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
@@ -133,8 +134,8 @@ class Run:
         config = self.config
         self.dtype = getattr(torch, config.training.dtype)
         self.device = parse_device(device_of_process(config.training.device))
-        weights = {q: getattr(config.training, f"{q}_weight") for q in QUANTITIES}
-        unneeded = [quantity for quantity, weight in weights.items() if weight == 0]
+        names = {q: (f"{q}_weight", f"final_{q}_weight") for q in QUANTITIES}
+        unneeded = [q for q, parts in names.items() if not any(getattr(config.training, name) for name in parts)]
         self.data = prepare_data(config.data, config.model, self.dtype, config.training.seed, unneeded, self.start)
         if last is not None:
             # The statistics are those with which the run began, and so is the model, also if another version finds
@@ -147,7 +148,10 @@ class Run:
         self.frozen = freeze(model, config.training.freeze)
         replay = self.data.replay
         trained_on = self.data.train if replay is None else JoinedDataset(self.data.train, replay.train)
-        self.trainer = Trainer(model, trained_on, self.data.validation, config.training, self.processes)
+        spreads = None
+        if config.training.normalize_labels:
+            spreads = spreads_of_labels(self.data.train, self.data.model.shift)
+        self.trainer = Trainer(model, trained_on, self.data.validation, config.training, self.processes, spreads)
         self.started = _now()
         if last is not None:
             self._restore(last)
@@ -205,6 +209,11 @@ class Run:
             kept = f"; the best model so far is in `{self.best_path}`" if self.best_path.exists() else ""
             self._log(f"{error}{kept}")
             raise NonFiniteLossError(f"{error}{kept}") from None
+        if trainer.stopped_early:
+            self.say(
+                f"ended after epoch {trainer.state.epoch}, since the loss that is watched has not fallen since epoch "
+                f"{trainer.state.least_epoch} (`early_stopping`)"
+            )
         self.save_last()
         return self._report()
 
@@ -377,6 +386,12 @@ class Run:
         if self.frozen:
             n_frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
             self.say(f"frozen: {n_frozen:,} parameters, of {', '.join(self.config.training.freeze)}")
+        if self.trainer.spreads is not None:
+            energy, forces, stress = self.trainer.spreads
+            self.say(
+                f"errors are divided by the spread of the labels: energy {energy:.4g} eV/atom, "
+                f"forces {forces:.4g} eV/Å, stress {stress:.4g} eV/Å^3"
+            )
         self.say(self.trainer.engine)
         self._announce_processes()
         if last is not None and last.resume is not None:
@@ -390,7 +405,7 @@ class Run:
                 )
             before, now = last.resume["config"]["training"]["epochs"], self.config.training.epochs
             if before != now:
-                rate = self.trainer.schedule(self.trainer.progress)
+                rate = self.trainer.learning_rate
                 self.say(
                     f"{now} epochs in place of {before}: the learning rate goes on at {rate:.2e}, "
                     f"where its schedule for {now} epochs has it"
