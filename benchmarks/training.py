@@ -29,7 +29,7 @@ from hienet.derivatives import EnergyFunction, predict
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
 from hienet.models.factory import ARCHITECTURES
 from hienet.models.hienet import HIENet
-from hienet.ops.training import FusedTraining, has_training_form
+from hienet.ops.fused_training import fused_training, has_fused_training
 from hienet.train.ema import MovingAverage
 from hienet.train.loss import Loss, LossSettings, training_loss
 
@@ -110,9 +110,9 @@ def steps(arguments: Any, names: list[str]) -> tuple[dict[str, Step], float]:
             model = EagerHIENet.from_model(source).float().train()
         energy: EnergyFunction = model
         if name == "fused":
-            if not has_training_form(model):
+            if not has_fused_training(model):
                 raise SystemExit(f"`{arguments.architecture}` has no form for fused training; expected one that has")
-            energy = FusedTraining(model)  # type: ignore[arg-type]
+            energy = fused_training(model)
             error = gradient_error(checkpoint.build(torch.float64), energy, model, graph, targets)
         works[name] = step_of(energy, model, graph.to(dtype=torch.float32), targets)
     return works, error

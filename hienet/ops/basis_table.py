@@ -11,6 +11,8 @@ is trained through them.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,8 @@ class BasisTable:
 
     Attributes:
         n_rows: rows of a table.
-        distances: `[n_rows]` (Å, float64), where a function is to be sampled.
-        from_samples: `[n_rows, n_rows]` (float64): samples at `distances` to rows.
+        distances: `[n_rows]` (Å), where a function is to be sampled.
+        from_samples: `[n_rows, n_rows]`: samples at `distances` to rows.
     """
 
     def __init__(self, cutoff: float, n_intervals: int, kink: float | None = None) -> None:
@@ -53,6 +55,13 @@ class BasisTable:
         self.n_rows = len(self.distances)
         self._polynomials = _basis_polynomials()
 
+    def to(self, dtype: torch.dtype) -> BasisTable:
+        """The same table in another precision, in which it is to be used."""
+        table = copy.copy(self)
+        for name in ("distances", "from_samples", "_polynomials"):
+            setattr(table, name, getattr(self, name).to(dtype))
+        return table
+
     def locate(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """What edges read of a table.
 
@@ -68,7 +77,7 @@ class BasisTable:
         fraction = position - interval
         first_row = interval if self._split == 0 else interval + DEGREE * (interval >= self._split)
         powers = fraction.unsqueeze(1) ** torch.arange(ROWS, dtype=distance.dtype, device=distance.device)
-        values, slopes = self._polynomials.to(powers)
+        values, slopes = self._polynomials
         factors = torch.stack([powers @ values, (powers @ slopes) * (self.n_intervals / self.cutoff)], dim=1)
         return first_row, factors
 

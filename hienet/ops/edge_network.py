@@ -8,14 +8,14 @@ the operators' workspace holds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hienet.ops.library import load_operators
-from hienet.ops.linear import in_panels
+from hienet.ops.linear import in_panels, size_in_panels
 from hienet.ops.spline import LANES
 
 OPERATIONS = (
@@ -42,6 +42,12 @@ OPERATIONS = (
     "center_dot_neighbor",
     "sum_directed",
     "sum_passed",
+    "softplus",
+    "silu_slope",
+    "sigmoid_slope",
+    "tanh_slope",
+    "layer_norm_tangent",
+    "add_multiply",
 )
 """The operator's instructions by number (pair_hienet/ops/edge_network_kernel.h)."""
 
@@ -59,21 +65,25 @@ class Value:
 
 
 class EdgeProgram:
-    """Instructions, weights and layout of a network on edges, in float64; convert the `EdgeNetwork` made of it.
+    """Instructions, weights and layout of a network on edges.
 
     A method appends the instruction that its name says, and returns the value that this writes. `add_center`,
-    `add_neighbor` and `add_linear` add to a value, which must not have been read before. What does not fit together
-    is a ValueError.
+    `add_neighbor`, `add_linear` and `add_multiply` add to a value, which must not have been read before. What does not
+    fit together is a ValueError.
+
+    Attributes:
+        matrices: of the maps, `[fan-in, fan-out]`, each with a factor that belongs to it.
+        vectors: biases and gains.
     """
 
     def __init__(self) -> None:
         self.instructions: list[list[int]] = []
         self.scales: list[float] = []
         self.values: list[list[int]] = []
-        self.weights: list[Tensor] = []
-        self.transposed: list[Tensor] = []
+        self.matrices: list[tuple[Tensor, float]] = []
         self.vectors: list[Tensor] = []
         self.size = self.sum_width = self.edge_width = self.kept_width = 0
+        self.weights_size = self.transposed_size = self.vectors_size = 0
         self._read: set[int] = set()
         self._stored: set[int] = set()
 
@@ -114,19 +124,15 @@ class EdgeProgram:
 
     # What happens in between
 
-    def linear(self, value: Value, matrix: Tensor, bias: Tensor | None = None) -> Value:
-        """x M + bias, with M `[width of x, fan-out]`."""
-        start, transposed = self._matrix(value, matrix)
+    def linear(self, value: Value, matrix: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Value:
+        """scale x M + bias, with M `[width of x, fan-out]`."""
+        start, transposed = self._matrix(value, matrix, scale)
         c = -1 if bias is None else self._vector(bias, matrix.shape[1])
-        result = self._append("linear", matrix.shape[1], value, a=start, b=transposed, c=c)
-        if value.width >= WORTH_KEEPING:
-            self.instructions[-1][-1] = self.kept_width
-            self.kept_width += result.width
-        return result
+        return self._linear(value, matrix.shape[1], start, transposed, c)
 
-    def add_linear(self, to: Value, value: Value, matrix: Tensor) -> None:
-        """Add x M."""
-        start, transposed = self._matrix(value, matrix)
+    def add_linear(self, to: Value, value: Value, matrix: Tensor, scale: float = 1.0) -> None:
+        """Add scale x M."""
+        start, transposed = self._matrix(value, matrix, scale)
         if matrix.shape[1] != to.width:
             raise ValueError(f"a map to {matrix.shape[1]} columns cannot be added to {to.width}")
         self._add_to(to, "add_linear", value, a=start, b=transposed, c=-1)
@@ -145,6 +151,11 @@ class EdgeProgram:
         """scale SiLU(x)."""
         return self._append("silu", value.width, value, scale=scale)
 
+    def add_multiply(self, to: Value, first: Value, second: Value, scale: float = 1.0) -> None:
+        """Add scale x y, as `multiply`."""
+        self._require(first.width == to.width and second.width in (1, first.width), "add_multiply", first, second)
+        self._add_to(to, "add_multiply", first, second=second, scale=scale)
+
     def sigmoid(self, value: Value) -> Value:
         """1 / (1 + exp(-x))."""
         return self._append("sigmoid", value.width, value)
@@ -152,6 +163,16 @@ class EdgeProgram:
     def tanh(self, value: Value) -> Value:
         """tanh(x), to rounding of one, not of itself."""
         return self._append("tanh", value.width, value)
+
+    def softplus(self, value: Value) -> Value:
+        """log(1 + exp(x))."""
+        return self._append("softplus", value.width, value)
+
+    def slope(self, function: str, value: Value, scale: float = 1.0) -> Value:
+        """scale times the derivative of `silu`, `sigmoid`, `tanh` or `softplus` at x."""
+        if function == "softplus":
+            return self._append("sigmoid", value.width, value, scale=scale)
+        return self._append(f"{function}_slope", value.width, value, scale=scale)
 
     def layer_norm(self, value: Value, norm: nn.LayerNorm) -> Value:
         """LayerNorm with the weights of `norm`."""
@@ -204,7 +225,25 @@ class EdgeProgram:
         on, m < dim."""
         self._output("sum_passed", value, column, dim * value.width, b=neighbor_column, c=dim)
 
+    # What follows from it
+
+    def with_tangents(self, centers: int, neighbors: int, edges: int) -> "EdgeProgram":
+        """The program that carries, beside every value, its derivative along a direction: forward mode.
+
+        What it reads has the columns of the original, `centers`, `neighbors` and `edges` in number, and behind them as
+        many columns of tangents; so has what it gives out. Weights have no tangents, and lie where they lay.
+        """
+        return _with_tangents(self, centers, neighbors, edges)
+
     # How it is written down
+
+    def _linear(self, value: Value, width: int, start: int, transposed: int, bias: int) -> Value:
+        """`linear` of a matrix and a bias that lie there."""
+        result = self._append("linear", width, value, a=start, b=transposed, c=bias)
+        if value.width >= WORTH_KEEPING:
+            self.instructions[-1][-1] = self.kept_width
+            self.kept_width += result.width
+        return result
 
     def _append(
         self,
@@ -225,12 +264,20 @@ class EdgeProgram:
         return result
 
     def _add_to(
-        self, value: Value, operation: str, first: Value | None = None, a: int = 0, b: int = 0, c: int = 0
+        self,
+        value: Value,
+        operation: str,
+        first: Value | None = None,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        second: Value | None = None,
+        scale: float = 1.0,
     ) -> None:
         storage = self._storage(value)
-        if storage in self._read or (first is not None and self._storage(first) == storage):
+        if storage in self._read or any(v is not None and self._storage(v) == storage for v in (first, second)):
             raise ValueError("a value that was read, or a part of one, cannot be added to")
-        self._write(operation, value, first, None, a, b, c, 1.0)
+        self._write(operation, value, first, second, a, b, c, scale)
 
     def _output(
         self, operation: str, value: Value, column: int, width: int, b: int = 0, c: int = 0, scale: float = 1.0
@@ -276,24 +323,118 @@ class EdgeProgram:
         if not fits:
             raise ValueError(f"`{operation}` cannot take values of {first.width} and {second.width} columns")
 
-    def _matrix(self, value: Value, matrix: Tensor) -> tuple[int, int]:
+    def _matrix(self, value: Value, matrix: Tensor, scale: float) -> tuple[int, int]:
         if matrix.shape[0] != value.width:
             raise ValueError(f"a map of {matrix.shape[0]} columns cannot read a value of {value.width}")
-        start, transposed = (sum(part.numel() for part in parts) for parts in (self.weights, self.transposed))
-        self.weights.append(in_panels(matrix.detach()))
-        self.transposed.append(in_panels(matrix.detach().t()))
-        return start, transposed
+        place = self.weights_size, self.transposed_size
+        self.matrices.append((matrix, scale))
+        self.weights_size += size_in_panels(*matrix.shape)
+        self.transposed_size += size_in_panels(*matrix.t().shape)
+        return place
 
     def _vector(self, vector: Tensor, width: int) -> int:
         if vector.shape != (width,):
             raise ValueError(f"a vector of shape {list(vector.shape)} does not belong to {width} columns")
-        start = sum(part.numel() for part in self.vectors)
-        self.vectors.append(vector.detach().clone())
+        start = self.vectors_size
+        self.vectors.append(vector)
+        self.vectors_size += width
         return start
 
 
+def _with_tangents(plain: EdgeProgram, centers: int, neighbors: int, edges: int) -> EdgeProgram:
+    """`EdgeProgram.with_tangents`, instruction by instruction."""
+    p = EdgeProgram()
+    p.matrices, p.vectors = plain.matrices, plain.vectors
+    p.weights_size, p.transposed_size, p.vectors_size = plain.weights_size, plain.transposed_size, plain.vectors_size
+    whole: dict[int, tuple[Value, Value]] = {}
+    """Value and tangent, by where the value begins in the original."""
+
+    def both(index: int) -> tuple[Value, Value]:
+        start, _, column, width = plain.values[index]
+        value, tangent = whole[start]
+        if width == value.width:
+            return value, tangent
+        return p.part(value, column, width), p.part(tangent, column, width)
+
+    for (number, result, first, second, a, b, c, _), scale in zip(plain.instructions, plain.scales, strict=True):
+        name = OPERATIONS[number]
+        width = plain.values[result if result >= 0 else first][3]
+        x, dx = both(first) if first >= 0 else (Value(-1, 0), Value(-1, 0))
+        y, dy = both(second) if second >= 0 else (Value(-1, 0), Value(-1, 0))
+        z: tuple[Value, Value] | None = None
+        match name:
+            case "edge" | "center" | "neighbor":
+                columns = {"edge": edges, "center": centers, "neighbor": neighbors}[name]
+                read = getattr(p, name)
+                z = read(a, width), read(columns + a, width)
+            case "add_center" | "add_neighbor":
+                to, dto = both(result)
+                columns = centers if name == "add_center" else neighbors
+                getattr(p, name)(to, a)
+                getattr(p, name)(dto, columns + a)
+            case "linear":
+                z = p._linear(x, width, a, b, c), p._linear(dx, width, a, b, -1)
+            case "add_linear":
+                to, dto = both(result)
+                p._add_to(to, name, x, a, b, -1)
+                p._add_to(dto, name, dx, a, b, -1)
+            case "add":
+                z = p.add(x, y, scale), p.add(dx, dy, scale)
+            case "multiply":
+                z = p.multiply(x, y, scale), p.multiply(dx, y, scale)
+                p.add_multiply(z[1], x, dy, scale)
+            case "silu" | "sigmoid" | "tanh" | "softplus":
+                z = p._append(name, width, x, scale=scale), p.multiply(p.slope(name, x, scale), dx)
+            case "layer_norm":
+                z = (
+                    p._append(name, width, x, a=a, b=b, scale=scale),
+                    p._append("layer_norm_tangent", width, x, dx, a=a, scale=scale),
+                )
+            case "join":
+                z = p.join(x, y), p.join(dx, dy)
+            case "group_sum":
+                z = p.group_sum(x, width), p.group_sum(dx, width)
+            case "group_multiply":
+                z = p.group_multiply(x, y), p.add(p.group_multiply(dx, y), p.group_multiply(x, dy))
+            case "center_along_edge" | "neighbor_along_edge":
+                columns = centers if name == "center_along_edge" else neighbors
+                along = getattr(p, name)
+                z = (
+                    along(a, width, b, c, scale),
+                    p.add(along(columns + a, width, b, c, scale), along(a, width, edges + b, c, scale)),
+                )
+            case "center_dot_neighbor":
+                z = (
+                    p.center_dot_neighbor(a, b, width, c),
+                    p.add(
+                        p.center_dot_neighbor(centers + a, b, width, c),
+                        p.center_dot_neighbor(a, neighbors + b, width, c),
+                    ),
+                )
+            case "sum":
+                p.sum(x, a)
+                p.sum(dx, plain.sum_width + a)
+            case "store":
+                p.store(x, a)
+                p.store(dx, plain.edge_width + a)
+            case "sum_directed":
+                p.sum_directed(x, a, b, c, scale)
+                p.sum_directed(dx, plain.sum_width + a, b, c, scale)
+                p.sum_directed(x, plain.sum_width + a, edges + b, c, scale)
+            case "sum_passed":
+                p.sum_passed(x, a, b, c)
+                p.sum_passed(dx, plain.sum_width + a, b, c)
+                p.sum_passed(x, plain.sum_width + a, neighbors + b, c)
+            case _:
+                raise ValueError(f"a program with `{name}` has no tangents")
+        if z is not None:
+            whole[plain.values[result][0]] = z
+    p.sum_width, p.edge_width = 2 * plain.sum_width, 2 * plain.edge_width
+    return p
+
+
 class EdgeNetwork(nn.Module):
-    """A finished `EdgeProgram`; for inference.
+    """A finished `EdgeProgram` of weights in float64, to be converted; for inference.
 
     Buffers, for the operator: `program` `[n_instructions, 8]` int64, the number of the operation (`OPERATIONS`), the
     values that it writes and reads, or -1, its three numbers, and where its result is kept, or -1; `scales`
@@ -321,9 +462,9 @@ class EdgeNetwork(nn.Module):
             "program": torch.tensor(program.instructions, dtype=torch.int64),
             "scales": torch.tensor(program.scales, dtype=torch.float64),
             "values": torch.tensor(program.values, dtype=torch.int64),
-            "weights": _joined(program.weights),
-            "transposed": _joined(program.transposed),
-            "vectors": _joined(program.vectors),
+            "weights": _joined([in_panels(matrix.detach() * scale) for matrix, scale in program.matrices]),
+            "transposed": _joined([in_panels(matrix.detach().t() * scale) for matrix, scale in program.matrices]),
+            "vectors": _joined([vector.detach() for vector in program.vectors]),
         }.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -356,6 +497,10 @@ class EdgeNetwork(nn.Module):
             self.sum_width,
             self.edge_width,
         )
+
+
+NetworkMaker = Callable[[EdgeProgram], nn.Module]
+"""What makes the module that runs a program: `EdgeNetwork`, or another with the same `forward`."""
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

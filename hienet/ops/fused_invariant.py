@@ -55,7 +55,7 @@ class FusedInvariantLayer(InvariantLayer):
                 "of_neighbor": torch.cat([key[1], value[1]], dim=1),
             }.items():
                 self.register_buffer(name, tensor, persistent=False)
-        self.network = EdgeNetwork(_message_program(plain))
+        self.network = EdgeNetwork(message_program(plain, merged=True))
 
     def forward(
         self, state: Tensor, edges: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
@@ -84,23 +84,77 @@ def _constant(map_of_atoms: nn.Linear, network: PairNetwork, edge: nn.Linear) ->
     return network.first.bias + of_atoms + edge.bias @ weight[:, 2 * c :].t()
 
 
-def _message_program(plain: InvariantLayer) -> EdgeProgram:
-    """Reads the radial basis and the envelope of the edges and what `FusedInvariantLayer` makes of the atoms, and sums
-    the messages."""
+def message_program(
+    plain: InvariantLayer, *, merged: bool = False, dropped: bool = False, summed: bool = True
+) -> EdgeProgram:
+    """Reads what the layer makes of atoms and the radial basis and the envelope of edges; gives out the messages.
+
+    Of centers it reads queries and their shares of what enters the SiLU of the networks of keys and of messages, of
+    neighbours their shares of both.
+
+    Args:
+        plain: whose weights they are.
+        merged: the queries contain 1/sqrt(channels), and the maps of the radial basis up to the SiLU are one matrix.
+            Otherwise centers and neighbours have all five columns of `atom_program`.
+        dropped: behind the envelope the edges have what dropout multiplies the edge's features and the attention with.
+        summed: over the edges of a center; otherwise stored for each edge.
+    """
     program, c = EdgeProgram(), plain.channels
     radial = program.edge(0, plain.n_radial)
+    edge = radial if merged else program.linear(radial, plain.edge.weight.t(), plain.edge.bias)
+    if dropped:
+        edge = program.multiply(edge, program.edge(plain.n_radial + 1, c))
+    first_of_neighbors = 0 if merged else 3 * c
 
-    def network(plain_network: PairNetwork, center: int, neighbor: int) -> Value:
-        hidden = program.center(center, c)
-        program.add_neighbor(hidden, neighbor)
-        program.add_linear(hidden, radial, (plain_network.first.weight[:, 2 * c :] @ plain.edge.weight).t())
+    def network(plain_network: PairNetwork, place: int) -> Value:
+        weight = plain_network.first.weight[:, 2 * c :]
+        hidden = program.center((place + 1) * c, c)
+        program.add_neighbor(hidden, first_of_neighbors + place * c)
+        program.add_linear(hidden, edge, (weight @ plain.edge.weight).t() if merged else weight.t())
         return program.linear(program.silu(hidden), plain_network.second.weight.t(), plain_network.second.bias)
 
-    key = network(plain.key_network, c, 0)
-    attention = program.multiply(program.center(0, c), key)
+    key = network(plain.key_network, 0)
+    attention = program.multiply(program.center(0, c), key, scale=1.0 if merged else 1.0 / math.sqrt(float(c)))
+    if dropped:
+        attention = program.multiply(attention, program.edge(plain.n_radial + 1 + c, c))
     gate = program.sigmoid(program.layer_norm(attention, plain.attention_norm))
-    message = program.multiply(network(plain.message_network, 2 * c, c), gate)
+    message = program.multiply(network(plain.message_network, 1), gate)
     if plain.smooth_cutoff:
         message = program.multiply(message, program.edge(plain.n_radial, 1))
-    program.sum(message, 0)
+    if summed:
+        program.sum(message, 0)
+    else:
+        program.store(message, 0)
+    return program
+
+
+def atom_program(plain: InvariantLayer) -> EdgeProgram:
+    """Reads features of atoms, and stores what `message_program` reads of them: query, the center's shares of what
+    enters the networks of keys and of messages, and the neighbour's shares."""
+    program, c = EdgeProgram(), plain.channels
+    x = program.edge(0, c)
+    program.store(program.linear(x, plain.query.weight.t(), plain.query.bias), 0)
+    for place, (layer, network) in enumerate(((plain.key, plain.key_network), (plain.value, plain.message_network))):
+        mapped, weight = program.linear(x, layer.weight.t(), layer.bias), network.first.weight
+        program.store(program.linear(mapped, weight[:, :c].t(), network.first.bias), (1 + place) * c)
+        program.store(program.linear(mapped, weight[:, c : 2 * c].t()), (3 + place) * c)
+    return program
+
+
+def update_program(plain: InvariantLayer) -> EdgeProgram:
+    """Reads features of atoms and, behind them, the sums of the messages to them; stores the new features:
+    reset x + update (candidate - reset x), candidate = x + update (softplus(LayerNorm(output)) - x)."""
+    program, c = EdgeProgram(), plain.channels
+    x = program.edge(0, c)
+    reset = program.sigmoid(program.linear(x, plain.reset.weight.t(), plain.reset.bias))
+    update = program.sigmoid(program.linear(x, plain.update.weight.t(), plain.update.bias))
+    output = program.linear(program.edge(c, c), plain.output.weight.t(), plain.output.bias)
+    added = program.softplus(program.layer_norm(output, plain.output_norm))
+    candidate = program.edge(0, c)
+    program.add_multiply(candidate, update, added)
+    program.add_multiply(candidate, update, x, scale=-1.0)
+    result = program.multiply(reset, x)
+    program.add_multiply(result, update, candidate)
+    program.add_multiply(result, program.multiply(update, reset), x, scale=-1.0)
+    program.store(result, 0)
     return program

@@ -7,23 +7,24 @@ from torch import Tensor, nn
 
 from hienet.models.geodite import EdgeEmbedding, Geodite, NeighborhoodEmbedding
 from hienet.nn.geometric_attention import EdgeUpdate, GeometricAttention
-from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, Value
+from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, NetworkMaker, Value
 
 
-def compile_geodite(model: Geodite) -> None:
-    """Replace what the model does on edges; it stays a `Geodite`, with the same states and edges."""
-    model.node_embedding = FusedNeighborhoodEmbedding(model.node_embedding)  # type: ignore[assignment]
-    model.edge_embedding = FusedEdgeEmbedding(model.edge_embedding)  # type: ignore[assignment]
+def compile_geodite(model: Geodite, network: NetworkMaker = EdgeNetwork) -> None:
+    """Replace what the model does on edges; it stays a `Geodite`, with the same states and edges. `network` makes the
+    operators, with the default those for inference. Attention is not dropped."""
+    model.node_embedding = FusedNeighborhoodEmbedding(model.node_embedding, network)  # type: ignore[assignment]
+    model.edge_embedding = FusedEdgeEmbedding(model.edge_embedding, network)  # type: ignore[assignment]
     for block in model.blocks:
-        block.attention = FusedGeometricAttention(block.attention, model.n_components)  # type: ignore[arg-type]
+        block.attention = FusedGeometricAttention(block.attention, model.n_components, network)  # type: ignore[arg-type]
         if block.edge_update is not None:
-            block.edge_update = FusedEdgeUpdate(block.edge_update, model.n_components)  # type: ignore[arg-type]
+            block.edge_update = FusedEdgeUpdate(block.edge_update, model.n_components, network)  # type: ignore[arg-type]
 
 
 class FusedNeighborhoodEmbedding(nn.Module):
-    """A `NeighborhoodEmbedding`; for inference."""
+    """A `NeighborhoodEmbedding`."""
 
-    def __init__(self, plain: NeighborhoodEmbedding) -> None:
+    def __init__(self, plain: NeighborhoodEmbedding, network: NetworkMaker) -> None:
         super().__init__()
         self.own, self.of_neighbor, self.density = plain.own, plain.of_neighbor, plain.density
         self.output = plain.network
@@ -31,7 +32,7 @@ class FusedNeighborhoodEmbedding(nn.Module):
         channels, n_radial = plain.radial.weight.shape
         of_distance = program.linear(program.edge(0, n_radial), plain.radial.weight.t())
         program.sum(program.multiply(of_distance, program.neighbor(0, channels)), 0)
-        self.network = EdgeNetwork(program)
+        self.network = network(program)
 
     def forward(self, radial: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int) -> Tensor:
         """As `NeighborhoodEmbedding.forward`."""
@@ -42,16 +43,16 @@ class FusedNeighborhoodEmbedding(nn.Module):
 
 
 class FusedEdgeEmbedding(nn.Module):
-    """An `EdgeEmbedding`; for inference."""
+    """An `EdgeEmbedding`."""
 
-    def __init__(self, plain: EdgeEmbedding) -> None:
+    def __init__(self, plain: EdgeEmbedding, network: NetworkMaker) -> None:
         super().__init__()
         program = EdgeProgram()
         channels, n_radial = plain.radial.weight.shape
         both = program.center(0, channels)
         program.add_neighbor(both, 0)
         program.store(program.multiply(program.linear(program.edge(0, n_radial), plain.radial.weight.t()), both), 0)
-        self.network = EdgeNetwork(program)
+        self.network = network(program)
 
     def forward(self, scalars: Tensor, radial: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
         """As `EdgeEmbedding.forward`."""
@@ -61,16 +62,16 @@ class FusedEdgeEmbedding(nn.Module):
 
 
 class FusedGeometricAttention(nn.Module):
-    """A `GeometricAttention`; for inference."""
+    """A `GeometricAttention` without dropout."""
 
-    def __init__(self, plain: GeometricAttention, n_components: int) -> None:
+    def __init__(self, plain: GeometricAttention, n_components: int, network: NetworkMaker) -> None:
         """`n_components`: of the harmonics and of the steerable features."""
         super().__init__()
         self.channels, self.first, self.n_components = plain.channels, plain.first, n_components
         self.width, self.of_heads = plain.n_parts * plain.channels, plain.heads_used * plain.block
         self.query, self.key = plain.query, plain.key
         self.attended, self.filtered = plain.attended, plain.filtered
-        self.network = EdgeNetwork(self._program(plain))
+        self.network = network(self._program(plain))
 
     def _program(self, plain: GeometricAttention) -> EdgeProgram:
         """Reads queries of centers; keys, attended, filtered and steerable features of neighbours; features and
@@ -116,15 +117,15 @@ class FusedGeometricAttention(nn.Module):
 
 
 class FusedEdgeUpdate(EdgeUpdate):
-    """An `EdgeUpdate`; for inference."""
+    """An `EdgeUpdate`."""
 
-    def __init__(self, plain: EdgeUpdate, n_components: int) -> None:
+    def __init__(self, plain: EdgeUpdate, n_components: int, network: NetworkMaker) -> None:
         """`n_components`: of the harmonics and of the steerable features."""
         nn.Module.__init__(self)
         self.n_components = n_components
         self.degrees = plain.degrees
         self.query, self.keys = plain.query, plain.keys
-        self.on_edges = EdgeNetwork(self._program(plain))
+        self.on_edges = network(self._program(plain))
 
     def _program(self, plain: EdgeUpdate) -> EdgeProgram:
         """Reads queries of centers, keys of neighbours, features and harmonics of edges. Stores new features."""

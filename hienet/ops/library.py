@@ -60,7 +60,8 @@ def load_training_operators() -> None:
         HIENetError: it is missing, or was compiled from sources that had no such operators.
     """
     load_operators()
-    if not all(_has_operator(f"hienet::{name}") for name in ("dual_convolution", "dual_gate", "training_linear")):
+    needed = ("dual_convolution", "network_panels", "training_interaction")
+    if not all(_has_operator(f"hienet::{name}") for name in needed):
         raise HIENetError("the compiled operators are older than this hienet; run `hienet build`")
 
 

@@ -67,3 +67,8 @@ def in_panels(matrix: Tensor) -> Tensor:
     """`[rows, columns]` to a vector that holds `[ceil(columns / PANEL), rows, PANEL]`, filled up with zeros."""
     padded = nn.functional.pad(matrix, [0, -matrix.shape[1] % PANEL])
     return padded.reshape(matrix.shape[0], padded.shape[1] // PANEL, PANEL).transpose(0, 1).flatten()
+
+
+def size_in_panels(rows: int, columns: int) -> int:
+    """Numbers that `in_panels` returns."""
+    return math.ceil(columns / PANEL) * PANEL * rows

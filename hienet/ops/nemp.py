@@ -8,17 +8,23 @@ from torch import Tensor, nn
 from hienet.models.nemp import NEMP, InitialLayer, Iteration
 from hienet.nn.residual_network import ResidualNetwork
 from hienet.nn.species_pairs import SpeciesPairs
-from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, Value
+from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, NetworkMaker, Value
 
 
-def compile_nemp(model: NEMP) -> None:
-    """Replace what the model does on edges; it stays a `NEMP`, with the same states and edges."""
-    model.layers = nn.ModuleList(
-        [
-            FusedInitialLayer(layer) if isinstance(layer, InitialLayer) else FusedIteration(layer)  # type: ignore[arg-type]
-            for layer in model.layers
-        ]
-    )
+def compile_nemp(model: NEMP, network: NetworkMaker = EdgeNetwork) -> None:
+    """Replace what the model does on edges; it stays a `NEMP`, with the same states and edges.
+
+    `network` makes the operators; with the default they are for inference, and what depends on pairs of species alone
+    is evaluated once.
+    """
+    layers: list[nn.Module] = []
+    for layer in model.layers:
+        if isinstance(layer, InitialLayer):
+            pairs = TabulatedSpeciesPairs(layer.pairs) if network is EdgeNetwork else layer.pairs
+            layers.append(FusedInitialLayer(layer, network, pairs))
+        else:
+            layers.append(FusedIteration(layer, network))  # type: ignore[arg-type]
+    model.layers = nn.ModuleList(layers)
 
 
 class TabulatedSpeciesPairs(SpeciesPairs):
@@ -43,15 +49,15 @@ class TabulatedSpeciesPairs(SpeciesPairs):
 
 
 class FusedInitialLayer(InitialLayer):
-    """An `InitialLayer` whose sums over neighbours are one operator; for inference."""
+    """An `InitialLayer` whose sums over neighbours are one operator."""
 
-    def __init__(self, plain: InitialLayer) -> None:
+    def __init__(self, plain: InitialLayer, network: NetworkMaker, pairs: SpeciesPairs) -> None:
         nn.Module.__init__(self)
         self.cutoff, self.channels, self.l_max = plain.cutoff, plain.channels, plain.l_max
         self.n_harmonics, self.n_features = plain.n_harmonics, plain.n_features
-        self.pairs = TabulatedSpeciesPairs(plain.pairs)
+        self.pairs = pairs
         self.mix, self.normalization, self.repulsion = plain.mix, plain.normalization, plain.repulsion
-        self.network = EdgeNetwork(self._program(plain.radial_network))
+        self.network = network(self._program(plain.radial_network))
 
     def _program(self, radial_network: ResidualNetwork) -> EdgeProgram:
         program, k = EdgeProgram(), self.channels
@@ -78,9 +84,9 @@ class FusedInitialLayer(InitialLayer):
 
 
 class FusedIteration(Iteration):
-    """An `Iteration` whose part on edges is one operator, the last one's two; for inference."""
+    """An `Iteration` whose part on edges is one operator, the last one's two."""
 
-    def __init__(self, plain: Iteration) -> None:
+    def __init__(self, plain: Iteration, network: NetworkMaker) -> None:
         nn.Module.__init__(self)
         self.channels, self.l_max, self.l_max_density = plain.channels, plain.l_max, plain.l_max_density
         self.n_features, self.n_harmonics = plain.n_features, plain.n_harmonics
@@ -89,9 +95,9 @@ class FusedIteration(Iteration):
         self.mix_sent, self.mix_message, self.mix_kept = plain.mix_sent, plain.mix_message, plain.mix_kept
         self.product, self.normalization = plain.product, plain.normalization
         self.register_buffer("degree_factor", plain.degree_factor, persistent=False)
-        self.network = EdgeNetwork(self._program(plain.filters, plain.orbitals))
+        self.network = network(self._program(plain.filters, plain.orbitals))
         if plain.last:
-            self.closing_network = EdgeNetwork(self._closing_program(plain.closing_filters))
+            self.closing_network = network(self._closing_program(plain.closing_filters, network is EdgeNetwork))
 
     def _program(self, filters: ResidualNetwork, orbitals: ResidualNetwork) -> EdgeProgram:
         """Reads C' of centers, C' and W_1 C of neighbours, harmonics and g of edges. Sums A, B and what is added to D,
@@ -115,12 +121,14 @@ class FusedIteration(Iteration):
             program.sum_directed(factor, (self.n_features + l * l) * k, l * l, 2 * l + 1)
         return program
 
-    def _closing_program(self, filters: ResidualNetwork) -> EdgeProgram:
+    def _closing_program(self, filters: ResidualNetwork, merged: bool) -> EdgeProgram:
         """Reads C' of centers, harmonics and all invariants of edges, and sums what is added to D."""
         program, k, degrees = EdgeProgram(), self.channels, self.l_max + 1
         invariants = program.edge(self.n_harmonics, self.n_invariants + k)
         # rho_0 + rho_1 + rho_2 is a linear map like each of them.
-        last = filters.last.detach().view(-1, 3, degrees * k).sum(1)
+        last = list(filters.last.split(degrees * k, dim=1))
+        if merged:
+            last = [last[0] + last[1] + last[2]]
         rho = program.parts(residual_network(program, invariants, filters, last), k)
         of_center = [program.center_along_edge(l * l * k, k, l * l, 2 * l + 1) for l in range(degrees)]
         _sum_density(program, rho, of_center, 0)
@@ -152,18 +160,23 @@ class FusedIteration(Iteration):
         return sums
 
 
-def residual_network(program: EdgeProgram, value: Value, network: ResidualNetwork, last: Tensor | None = None) -> Value:
-    """The network's instructions; `last` in the place of its last matrix."""
-    first, hidden = network.first.detach(), network.hidden.detach()
-    x = program.linear(value, first * (network.gain / math.sqrt(first.shape[0])))
-    hidden = hidden * (network.gain / math.sqrt(hidden.shape[2]))
-    for block in hidden:
+def residual_network(
+    program: EdgeProgram, value: Value, network: ResidualNetwork, last: list[Tensor] | None = None
+) -> Value:
+    """The network's instructions; the sum of `last` in the place of its last matrix."""
+    first, width = network.first, network.hidden.shape[2]
+    x = program.linear(value, first, scale=network.gain / math.sqrt(first.shape[0]))
+    for block in network.hidden:
         u = x
         for matrix in block:
-            u = program.linear(program.silu(u), matrix)
+            u = program.linear(program.silu(u), matrix, scale=network.gain / math.sqrt(width))
         x = program.add(u, x, scale=math.sqrt(0.5))
-    last = network.last.detach() if last is None else last
-    return program.linear(program.silu(x), last / math.sqrt(last.shape[0]))
+    activated, scale = program.silu(x), 1.0 / math.sqrt(network.last.shape[0])
+    matrices = [network.last] if last is None else last
+    result = program.linear(activated, matrices[0], scale=scale)
+    for matrix in matrices[1:]:
+        program.add_linear(result, activated, matrix, scale=scale)
+    return result
 
 
 def _total(program: EdgeProgram, terms: list[Value]) -> Value:

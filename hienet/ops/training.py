@@ -32,7 +32,7 @@ from hienet.ops.compile import layers_have_compiled_forms
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.library import load_training_operators
 from hienet.ops.spline import intervals_with_knot
-from hienet.ops.training_layers import LayerStep, Samples, StepEdges, step_of
+from hienet.ops.training_layers import EnergyStep, FirstInvariantStep, LayerStep, Samples, StepEdges, step_of
 
 N_INTERVALS = 96
 """Of the tables: splines of degree 5 follow radial networks to 1e-7 or better, slopes to 1e-6."""
@@ -64,10 +64,11 @@ class FusedTraining:
         kink = embedding.envelope.kink
         if kink is not None:
             n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, kink)
-        self._table = BasisTable(embedding.cutoff, n_intervals, kink)
-        self._geometry = EdgeGeometry(embedding).to(next(model.parameters()).dtype)
+        dtype = next(model.parameters()).dtype
+        self._table = BasisTable(embedding.cutoff, n_intervals, kink).to(dtype)
+        self._geometry = EdgeGeometry(embedding).to(dtype)
         self._tangents = _GeometryTangents(self._geometry)
-        self._layers, self._frozen_layers = _layer_steps(model), _layer_steps(self._frozen)
+        self._steps, self._frozen_steps = _Steps(model), _Steps(self._frozen)
 
     def __call__(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64), as the model's."""
@@ -102,7 +103,7 @@ class FusedTraining:
     def evaluate(self, graph: Graph, edge_vectors: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Step]:
         """Energies `[n]` and their gradient `[n_edges, 3]`, both constants, and what the pass with tangents needs.
 
-        With `wanted` the tables in it lead to the weights.
+        With `wanted` what is prepared leads to the weights.
         """
         species, center, neighbor = graph
         with torch.enable_grad():
@@ -110,11 +111,10 @@ class FusedTraining:
             geometry = self._geometry(vectors).unsqueeze(1)
         edges = self._step_edges(graph, geometry.detach())
         with torch.set_grad_enabled(wanted):
-            samples = Samples.of(edges)
-            tables = [layer.tabulate(edges, samples) for layer in self._layers]
+            prepared = self._steps.prepare(edges)
         with torch.enable_grad():
-            constant = [None if table is None else table.detach() for table in tables]
-            energies = _energies(self._frozen, self._frozen_layers, replace(edges, geometry=geometry), constant)[:, 0]
+            constant = [tuple(tensor.detach() for tensor in of_layer) for of_layer in prepared]
+            energies = self._frozen_steps.energies(replace(edges, geometry=geometry), constant)[:, 0]
             repulsion = self.model.repulsion
             if repulsion is not None:
                 distance = geometry[:, 0, 0]
@@ -122,15 +122,15 @@ class FusedTraining:
             # Without edges nothing depends on them.
             total = energies.sum()
             gradient = torch.autograd.grad(total, vectors)[0] if len(center) > 0 else torch.zeros_like(vectors)
-        return energies.detach(), gradient, (edges, tables)
+        return energies.detach(), gradient, (edges, prepared)
 
     def directional(self, step: Step, edge_vectors: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Energies `[n]` and their derivatives along a direction `[n_edges, 3]`, functions of the weights; without the
         energy of repulsion, which has none."""
-        edges, tables = step
+        edges, prepared = step
         geometry = edges.geometry[:, 0]
         jets = torch.stack([geometry, self._tangents(edge_vectors, geometry, direction)], dim=1)
-        energies = _energies(self.model, self._layers, replace(edges, geometry=jets), tables)
+        energies = self._steps.energies(replace(edges, geometry=jets), prepared)
         return energies[:, 0], energies[:, 1]
 
     def _step_edges(self, graph: Graph, geometry: Tensor) -> StepEdges:
@@ -138,19 +138,21 @@ class FusedTraining:
         distance, n_edges = geometry[:, 0, 0], len(center)
         exactly = n_edges < self._table.n_rows if self.exactly is None else self.exactly
         first_row, factors = rows_of_edges(distance) if exactly else self._table.locate(distance)
-        n_species = self.model.species_embedding.weight.shape[0]  # type: ignore[index]
-        kind = species.index_select(0, center) * n_species + species.index_select(0, neighbor)
-        kinds, pair = torch.unique(kind, return_inverse=True)
-        pairs = torch.stack([kinds // n_species, kinds % n_species], dim=1)
         embedding = cast(EdgeEmbedding, self.model.edge_embedding)
         table = None if exactly else self._table
+        pairs = pair = species[:0]
+        if table is not None and isinstance(self._steps.layers[0], FirstInvariantStep):
+            n_species = len(cast(SpeciesEmbedding, self.model.species_embedding).weight)
+            pairs, pair = _pairs_of_species(species, center, neighbor, n_species)
         return StepEdges(embedding, species, center, neighbor, geometry, table, first_row, factors, pairs, pair)
 
 
 Graph = tuple[Tensor, Tensor, Tensor]
 """species, center, neighbor"""
-Step = tuple[StepEdges, list[Tensor | None]]
-"""The edges of a batch, and the table of each layer that has one."""
+Prepared = list[tuple[Tensor, ...]]
+"""What each layer, and in the end the readout, made of the weights for one step."""
+Step = tuple[StepEdges, Prepared]
+"""The edges of a batch, and what was made of the weights."""
 
 
 def has_training_form(model: nn.Module) -> bool:
@@ -174,7 +176,7 @@ class _Differentiated(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, of_energies, of_gradient):  # type: ignore[no-untyped-def]
         found = ctx.gradients_of_weights(of_energies, of_gradient)
-        # The tables' graph is used up.
+        # The graph of what was prepared is used up.
         ctx.gradients_of_weights = None
         return None, None, None, *found
 
@@ -186,25 +188,45 @@ def _frozen_twin(model: LayeredModel) -> LayeredModel:
     return copy.deepcopy(model, {**own, **shared})
 
 
-def _layer_steps(model: LayeredModel) -> list[LayerStep]:
-    embedding, species = cast(EdgeEmbedding, model.edge_embedding), cast(SpeciesEmbedding, model.species_embedding)
-    return [step_of(layer, embedding, None if i else species) for i, layer in enumerate(model.layers)]
+def _pairs_of_species(species: Tensor, center: Tensor, neighbor: Tensor, n_species: int) -> tuple[Tensor, Tensor]:
+    """The ordered pairs of species among the edges, sorted, `[n_pairs, 2]`, and which of them each edge is."""
+    kind = species.index_select(0, center) * n_species + species.index_select(0, neighbor)
+    occurs = torch.zeros(n_species * n_species, dtype=torch.bool).index_fill_(0, kind, True)
+    kinds = occurs.nonzero().squeeze(1)
+    row = torch.cumsum(occurs, 0) - 1
+    return torch.stack([kinds // n_species, kinds % n_species], dim=1), row.index_select(0, kind)
 
 
-def _energies(model: LayeredModel, layers: list[LayerStep], edges: StepEdges, tables: list[Tensor | None]) -> Tensor:
-    """`[n, order]` (eV, float64)."""
-    features = jet.constant(model.species_embedding(edges.species), edges.order)
-    for layer, table in zip(layers, tables, strict=True):
-        features = layer.forward(features, edges, table)
-    readout = cast("EnergyReadout | SummedReadout", model.energy_readout)
-    if isinstance(readout, EnergyReadout):
-        hidden = jet.dropout(jet.from_rows(readout.hidden(jet.rows(features)), edges.order), readout.dropout)
-        features = jet.from_rows(readout.energy(jet.rows(hidden)), edges.order)
-    output = features[:, :, -1].to(torch.float64)
-    scale, shift = (
-        pair.to(torch.float64).sum(0).index_select(0, edges.species) for pair in (readout.scale, readout.shift)
-    )
-    return jet.constant(shift.unsqueeze(1), edges.order)[:, :, 0] + scale.unsqueeze(1) * output
+class _Steps:
+    """The layers and the readout of a model, as steps on jets."""
+
+    def __init__(self, model: LayeredModel) -> None:
+        self.model = model
+        embedding, species = cast(EdgeEmbedding, model.edge_embedding), cast(SpeciesEmbedding, model.species_embedding)
+        self.layers: list[LayerStep] = [
+            step_of(layer, embedding, None if i else species) for i, layer in enumerate(model.layers)
+        ]
+        self.readout = cast("EnergyReadout | SummedReadout", model.energy_readout)
+        self.energy = EnergyStep(self.readout) if isinstance(self.readout, EnergyReadout) else None
+
+    def prepare(self, edges: StepEdges) -> Prepared:
+        """What depends on the weights alone."""
+        samples = Samples.of(edges)
+        prepared = [layer.prepare(edges, samples) for layer in self.layers]
+        return [*prepared, () if self.energy is None else self.energy.prepare()]
+
+    def energies(self, edges: StepEdges, prepared: Prepared) -> Tensor:
+        """`[n, order]` (eV, float64)."""
+        features = jet.constant(self.model.species_embedding(edges.species), edges.order)
+        *of_layers, of_readout = prepared
+        for layer, of_layer in zip(self.layers, of_layers, strict=True):
+            features = layer.forward(features, edges, of_layer)
+        output = features[:, :, -1] if self.energy is None else self.energy.forward(features, of_readout)
+        scale, shift = (
+            pair.to(torch.float64).sum(0).index_select(0, edges.species)
+            for pair in (self.readout.scale, self.readout.shift)
+        )
+        return jet.constant(shift.unsqueeze(1), edges.order)[:, :, 0] + scale.unsqueeze(1) * output.to(torch.float64)
 
 
 class _GeometryTangents:

@@ -1,8 +1,8 @@
-"""The layers of a `LayeredModel` on jets, with compiled convolutions: what a training step is made of.
+"""The layers of a `LayeredModel` on jets, in compiled operators: what a training step is made of.
 
-Each class holds a plain layer, whose weights it reads at every call, and computes the same: on jets of order 1 the
-features, differentiable once with respect to the edges; on jets of order 2 features with tangents, differentiable with
-respect to the weights.
+Each class holds a plain layer and computes the same: on jets of order 1 the features, differentiable once with respect
+to the edges; on jets of order 2 features with tangents, differentiable with respect to the weights. What is made of the
+weights once in a step, tables and panels, `prepare` returns, and `forward` takes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from torch import Tensor, nn
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer, ScalarConstants
 from hienet.nn.gate import Gate
-from hienet.nn.invariant import InvariantLayer, PairNetwork
+from hienet.nn.invariant import InvariantLayer
 from hienet.nn.layer_readout import LayerWithReadout
 from hienet.nn.linear import IrrepsLinear
 from hienet.nn.radial import RadialNetwork
+from hienet.nn.readout import EnergyReadout
 from hienet.nn.scalar_layer import LayerOnScalars
-from hienet.nn.scatter import sum_over_neighbors
 from hienet.nn.species_linear import SpeciesLinear
 from hienet.ops import jet
 from hienet.ops.basis_table import ROWS, BasisTable
+from hienet.ops.edge_network import EdgeProgram
+from hienet.ops.fused_invariant import atom_program, message_program, update_program
 from hienet.ops.gate import FusedGate
 from hienet.ops.interaction import convolution_plan
 from hienet.ops.spline import LANES
-from hienet.ops.training_functions import Convolution, DualConvolution, DualGate, Linear
+from hienet.ops.training_functions import Convolution, DualConvolution, DualGate, Interaction
+from hienet.ops.training_network import TrainingNetwork
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class StepEdges:
     def n_nodes(self) -> int:
         """Atoms of the batch."""
         return self.species.shape[0]
+
+    def columns(self) -> tuple[Tensor, Tensor | None]:
+        """Distance and harmonics `[n_edges, 1 + harmonics]`, and their tangents."""
+        if self.order == 1:
+            return self.geometry.squeeze(1), None
+        return self.geometry[:, 0], self.geometry[:, 1]
 
     def radial(self) -> tuple[Tensor, Tensor]:
         """The radial basis times the envelope, `[n_edges, order, n_radial]`, and the envelope `[n_edges, order, 1]`."""
@@ -114,7 +123,7 @@ class Samples:
         if edges.table is None:
             distance = edges.geometry[:, 0, :1]
             return cls(*radial_jets(edges.embedding, distance, torch.ones_like(distance)))
-        parts = radial_features(edges.embedding, edges.table.distances.to(edges.geometry.dtype).unsqueeze(1))
+        parts = radial_features(edges.embedding, edges.table.distances.unsqueeze(1))
         return cls(parts[0].unsqueeze(1), parts[1].unsqueeze(1))
 
 
@@ -134,9 +143,9 @@ def convolve(sent: Tensor, edges: StepEdges, first_row: Tensor, table: Tensor, p
     `first_row` `[n_edges]` are the rows of `table` `[blocks, n_rows, LANES]` at which edges begin to read.
     """
     located = (first_row, edges.factors, table, edges.center, edges.neighbor, plan)
-    if edges.order == 1:
-        return Convolution.apply(sent[:, 0], edges.geometry[:, 0], *located).unsqueeze(1)
-    geometry, tangents = edges.geometry.unbind(1)
+    geometry, tangents = edges.columns()
+    if tangents is None:
+        return Convolution.apply(sent.squeeze(1), geometry, *located).unsqueeze(1)
     return DualConvolution.apply(sent, geometry, tangents, *located)
 
 
@@ -147,26 +156,36 @@ class EquivariantStep:
         """`embedding` makes the edges of `layer`."""
         self.layer, self.embedding = layer, embedding
         dtype = next(layer.parameters()).dtype
-        self.columns = {
-            linear: torch.tensor(linear.columns)
-            for linear in (layer.linear_in, layer.linear_out, layer.linear_skip)
-            if isinstance(linear, IrrepsLinear)
-        }
         paths, terms, coefficients = convolution_plan(layer.convolution)
         self.plan = (paths, terms, coefficients.to(dtype))
         self.channels = [path.channels for path in layer.convolution.paths]
-        self.gate = FusedGate(layer.gate) if isinstance(layer.gate, Gate) else None
-
-    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor:
-        """The path weights' table `[blocks, n_rows, LANES]`, a function of the radial network's weights."""
-        network = self.layer.radial_network
+        self.gate = gate = FusedGate(layer.gate) if isinstance(layer.gate, Gate) else None
+        self.gates_at_once = gate is not None and gate.n_odd == 0 and layer.keeps_itself
+        skip = layer.linear_skip
+        self.constants = (
+            torch.tensor(layer.linear_in.columns),
+            torch.tensor(layer.linear_out.columns),
+            torch.tensor(skip.columns) if isinstance(skip, IrrepsLinear) else None,
+            1.0 / layer.avg_num_neighbors,
+            *((gate.blocks, gate.n_scalars, gate.scale) if gate and self.gates_at_once else (None, 0, 0.0)),
+        )
+        network = layer.radial_network
         assert isinstance(network, RadialNetwork)
-        hidden = network_on_jets(network, samples.radial, network.n_layers - 1)
-        last = network.weights[-1] / math.sqrt(network.weights[-1].shape[0])
+        self.radial = network_on_rows(network, network.n_layers - 1)
+
+    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
+        """The path weights' table `[blocks, n_rows, LANES]`, a function of the radial network's weights."""
+        hidden = samples.radial
+        if self.radial is not None:
+            order = hidden.shape[1]
+            rows = self.radial.on_rows(self.radial.panels(), order, hidden.flatten(1))
+            hidden = rows.view(len(rows), order, -1)
+        last = self.layer.radial_network.weights[-1]  # type: ignore[index]
+        last = last / math.sqrt(last.shape[0])
         if edges.table is None:
-            return self.in_lanes(jet.rows(F.pad(hidden @ last, [0, 0, 0, ROWS - 2])))
+            return (self.in_lanes(jet.rows(F.pad(hidden @ last, [0, 0, 0, ROWS - 2]))),)
         # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
-        return self.in_lanes((edges.table.from_samples.to(last) @ hidden[:, 0]) @ last)
+        return (self.in_lanes((edges.table.from_samples @ hidden[:, 0]) @ last),)
 
     def in_lanes(self, columns: Tensor) -> Tensor:
         """`[rows, n_weights]` to `[blocks, rows, LANES]`; each path begins a block of its own."""
@@ -175,33 +194,24 @@ class EquivariantStep:
             columns = torch.cat([F.pad(part, [0, -part.shape[1] % LANES]) for part in parts], dim=1)
         return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
 
-    def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
-        assert table is not None
-        layer, order = self.layer, edges.order
-        x = jet.rows(features)
+        (table,), layer, order = prepared, self.layer, edges.order
         species = edges.species if order == 1 else edges.species.repeat_interleave(order)
-        sent = jet.from_rows(self.linear(layer.linear_in, x), order)
-        constants = layer.constants
-        if isinstance(constants, ScalarConstants):
-            of_sent, of_update = constants.of_width(layer.state_width).split([layer.sent_width, layer.kept_width])
-            sent = sent + jet.constant(of_sent.unsqueeze(0), order)
-        messages = convolve(sent, edges, edges.first_row, table, self.plan)
-        update = self.linear(layer.linear_out, jet.rows(messages), 1.0 / layer.avg_num_neighbors)
+        kept = skip = None
         if isinstance(layer.linear_skip, IrrepsLinear):
-            update = update + self.linear(layer.linear_skip, x)
+            skip = layer.linear_skip.weight
         elif isinstance(layer.linear_skip, SpeciesLinear):
-            update = update + layer.linear_skip(x, species)
-        else:
-            update = layer.message_of_species(update, species)
-        update = jet.from_rows(update, order)
-        if isinstance(constants, ScalarConstants):
-            update = update + jet.constant(of_update.unsqueeze(0), order)
-        return self.gated(update)
-
-    def linear(self, plain: IrrepsLinear, features: Tensor, scale: float = 1.0) -> Tensor:
-        """`plain(features)` times the scale."""
-        return Linear.apply(features, plain.weight, self.columns[plain], scale)
+            kept = jet.from_rows(layer.linear_skip(jet.rows(features), species), order)
+        geometry, tangents = edges.columns()
+        update = Interaction.apply(
+            *(features, kept, geometry, tangents, table, layer.linear_in.weight, layer.linear_out.weight, skip),
+            (edges.first_row, edges.factors, edges.center, edges.neighbor, self.plan),
+            self.constants,
+        )
+        if not layer.keeps_itself:
+            update = jet.from_rows(layer.message_of_species(jet.rows(update), species), order)
+        return update if self.gates_at_once else self.gated(update)
 
     def gated(self, features: Tensor) -> Tensor:
         """The gate of `[n, order, gate.irreps_in.dim]`."""
@@ -214,13 +224,18 @@ class EquivariantStep:
         return torch.cat([jet.normalized_tanh(features[:, :, : gate.n_odd]), even], dim=2) if gate.n_odd else even
 
 
-def network_on_jets(network: RadialNetwork, features: Tensor, n_layers: int) -> Tensor:
-    """The first layers of a network, `[n, order, inputs]` to `[n, order, outputs]`; SiLU behind all but its last."""
+def network_on_rows(network: RadialNetwork, n_layers: int) -> TrainingNetwork | None:
+    """The first layers of a network, SiLU behind all but its last; None if they are no layers."""
+    if n_layers == 0:
+        return None
+    program = EdgeProgram()
+    value = program.edge(0, network.weights[0].shape[0])
     for i, weight in enumerate(list(network.weights)[:n_layers]):
-        features = jet.affine(features, weight.t() / math.sqrt(weight.shape[0]), None)
+        value = program.linear(value, weight, scale=1.0 / math.sqrt(weight.shape[0]))
         if i < network.n_layers - 1:
-            features = jet.normalized_silu(features)
-    return features
+            value = program.silu(value, scale=jet.SILU_FACTOR)
+    program.store(value, 0)
+    return TrainingNetwork(program, network.parameters())
 
 
 # ----------------------------------------------------------------------
@@ -233,45 +248,48 @@ class InvariantStep:
 
     def __init__(self, layer: InvariantLayer) -> None:
         self.layer = layer
+        weights = list(layer.parameters())
+        self.of_atoms = TrainingNetwork(atom_program(layer), weights)
+        self.updated = TrainingNetwork(update_program(layer), weights)
+        # By whether features are dropped.
+        self.messages = {
+            dropped: TrainingNetwork(message_program(layer, dropped=dropped), weights)
+            for dropped in {False, self.can_drop}
+        }
 
-    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
-        """Nothing: messages depend on the atoms' features."""
-        return None
+    @property
+    def can_drop(self) -> bool:
+        """Whether the layer has dropout."""
+        return self.layer.edge_dropout.p > 0.0 or self.layer.attention_dropout.p > 0.0
 
-    def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
+    @property
+    def drops(self) -> bool:
+        """Whether it is on."""
+        return self.layer.training and self.can_drop
+
+    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
+        """Panels of what acts on atoms, on edges, and of the update."""
+        return (*self.of_atoms.panels(), *self.messages[self.drops].panels(), *self.updated.panels())
+
+    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """`[n, order, channels]` to the same."""
-        layer, order = self.layer, edges.order
-        radial, envelope = edges.radial()
-        edge = jet.dropout(jet.linear(radial, layer.edge), layer.edge_dropout)
-        key = self._network(layer.key_network, jet.linear(features, layer.key), edge, edges)
-        query = jet.linear(features, layer.query).index_select(0, edges.center)
-        attention = jet.product(query, key) / math.sqrt(float(layer.channels))
-        attention = jet.layer_norm(jet.dropout(attention, layer.attention_dropout), layer.attention_norm)
-        message = self._network(layer.message_network, jet.linear(features, layer.value), edge, edges)
-        message = jet.product(message, jet.sigmoid(attention))
-        if layer.smooth_cutoff:
-            message = jet.product(message, envelope)
-        total = sum_over_neighbors(message.flatten(1), edges.center, edges.n_nodes)
-        return updated(layer, features, total.view(-1, order, layer.channels))
+        order, layer = edges.order, self.layer
+        of_atoms, of_messages, of_update = prepared[:3], prepared[3:6], prepared[6:]
+        atoms = self.of_atoms.on_rows(of_atoms, order, features.flatten(1))  # type: ignore[arg-type]
+        columns = [*edges.radial()]
+        if self.drops:
+            masks = [columns[0].new_ones(len(edges.center), layer.channels) for _ in range(2)]
+            drops = (layer.edge_dropout, layer.attention_dropout)
+            columns += [jet.constant(drop(mask), order) for drop, mask in zip(drops, masks, strict=True)]
+        rows = torch.cat(columns, dim=2).flatten(1)
+        network = self.messages[self.drops]
+        sums, _ = network(of_messages, order, atoms, atoms, rows, edges.center, edges.neighbor)  # type: ignore[arg-type]
+        return self.update(features, sums.view(-1, order, layer.channels), of_update)
 
-    def _network(self, network: PairNetwork, nodes: Tensor, edge: Tensor, edges: StepEdges) -> Tensor:
-        c, weight = network.channels, network.first.weight
-        of_center = jet.affine(nodes, weight[:, :c], None).index_select(0, edges.center)
-        of_neighbor = jet.affine(nodes, weight[:, c : 2 * c], None).index_select(0, edges.neighbor)
-        hidden = jet.affine(edge, weight[:, 2 * c :], network.first.bias) + of_center + of_neighbor
-        return jet.linear(jet.silu(hidden), network.second)
-
-
-def updated(layer: InvariantLayer, x: Tensor, received: Tensor) -> Tensor:
-    """`InvariantLayer.updated` on jets."""
-    order = x.shape[1]
-    one = jet.constant(x.new_ones(1, 1), order)
-    reset = jet.sigmoid(jet.linear(x, layer.reset))
-    update = jet.sigmoid(jet.linear(x, layer.update))
-    stay = one - update
-    added = jet.softplus(jet.layer_norm(jet.linear(received, layer.output), layer.output_norm))
-    candidate = jet.product(stay, x) + jet.product(update, added)
-    return jet.product(jet.product(stay, reset), x) + jet.product(update, candidate)
+    def update(self, features: Tensor, received: Tensor, panels: tuple[Tensor, ...]) -> Tensor:
+        """`InvariantLayer.updated` on jets."""
+        rows = torch.cat([features, received], dim=2).flatten(1)
+        return self.updated.on_rows(panels, features.shape[1], rows).view_as(received)  # type: ignore[arg-type]
 
 
 class FirstInvariantStep(InvariantStep):
@@ -284,42 +302,45 @@ class FirstInvariantStep(InvariantStep):
     def __init__(self, layer: InvariantLayer, species: SpeciesEmbedding) -> None:
         """`species` makes the features that the layer reads."""
         super().__init__(layer)
-        self.species_embedding = species
+        self.species_embedding, c = species, layer.channels
+        program = message_program(layer, summed=False)
+        self.of_pairs = TrainingNetwork(program, layer.parameters())
         # A convolution of ones: one path of scalars.
-        paths = torch.tensor([[0, 1, layer.channels, 0, 0, layer.channels, 1, 0, 1]])
+        paths = torch.tensor([[0, 1, c, 0, 0, c, 1, 0, 1]])
         self.plan = (paths, torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=species.weight.dtype))
 
-    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
-        """Messages of each pair of species, one behind the other, `[blocks, n_pairs * n_rows, LANES]`; or None."""
-        layer, table, pairs = self.layer, edges.table, edges.pairs
-        drops = [m for m in (self.species_embedding.dropout, layer.edge_dropout, layer.attention_dropout) if m.p > 0.0]
-        if table is None or len(pairs) * table.n_rows > len(edges.center) or (layer.training and drops):
-            return None
-        x = self.species_embedding.weight / math.sqrt(float(self.species_embedding.weight.shape[0]))
-        edge, envelope = layer.edge(samples.radial[:, 0]), samples.envelope[:, 0]
-        key = self._network_of_pairs(layer.key_network, layer.key(x), edge, pairs)
-        query = layer.query(x).index_select(0, pairs[:, 0]).unsqueeze(1)
-        attention = torch.sigmoid(layer.attention_norm(query * key / math.sqrt(float(layer.channels))))
-        message = self._network_of_pairs(layer.message_network, layer.value(x), edge, pairs) * attention
-        if layer.smooth_cutoff:
-            message = message * envelope
-        columns = F.pad((table.from_samples.to(x) @ message).flatten(0, 1), [0, -layer.channels % LANES])
-        return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
+    def is_tabulated(self, edges: StepEdges) -> bool:
+        """Whether a table for each pair of species is worth it, and possible."""
+        drops = self.drops or (self.layer.training and self.species_embedding.dropout.p > 0.0)
+        return edges.table is not None and not drops and len(edges.pairs) * edges.table.n_rows <= len(edges.center)
 
-    def _network_of_pairs(self, network: PairNetwork, nodes: Tensor, edge: Tensor, pairs: Tensor) -> Tensor:
-        c, weight = network.channels, network.first.weight
-        of_center = (nodes @ weight[:, :c].t()).index_select(0, pairs[:, 0])
-        of_neighbor = (nodes @ weight[:, c : 2 * c].t()).index_select(0, pairs[:, 1])
-        of_edge = F.linear(edge, weight[:, 2 * c :], network.first.bias)
-        return network.second(F.silu(of_edge + (of_center + of_neighbor).unsqueeze(1)))
+    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
+        """If tabulated, messages of each pair of species, one behind the other, `[blocks, n_pairs * n_rows, LANES]`,
+        and panels of the update; otherwise what the base class makes."""
+        if not self.is_tabulated(edges):
+            return super().prepare(edges, samples)
+        assert edges.table is not None
+        pairs, channels = edges.pairs, self.layer.channels
+        species = self.species_embedding.weight
+        atoms = self.of_atoms.on_rows(self.of_atoms.panels(), 1, species / math.sqrt(float(len(species))))
+        at_samples = torch.cat([samples.radial[:, 0], samples.envelope[:, 0]], dim=1)
+        center, neighbor = pairs.repeat_interleave(len(at_samples), dim=0).unbind(1)
+        rows = at_samples.repeat(len(pairs), 1)
+        _, messages = self.of_pairs(self.of_pairs.panels(), 1, atoms, atoms, rows, center, neighbor)
+        columns = edges.table.from_samples @ messages.view(len(pairs), -1, channels)
+        columns = F.pad(columns.flatten(0, 1), [0, -channels % LANES])
+        table = columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
+        return (table, *self.updated.panels())
 
-    def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """`[n, order, channels]` to the same."""
-        if table is None or edges.table is None:
-            return super().forward(features, edges, None)
+        if not self.is_tabulated(edges):
+            return super().forward(features, edges, prepared)
+        assert edges.table is not None
+        table, *panels = prepared
         ones = jet.constant(features.new_ones(1, self.layer.channels), edges.order).expand(edges.n_nodes, -1, -1)
         first_row = edges.first_row + edges.pair * edges.table.n_rows
-        return updated(self.layer, features, convolve(ones, edges, first_row, table, self.plan))
+        return self.update(features, convolve(ones, edges, first_row, table, self.plan), tuple(panels))
 
 
 class ScalarsStep:
@@ -329,13 +350,13 @@ class ScalarsStep:
         self.start, self.stop = layer.start, layer.start + layer.channels
         self.inner = InvariantStep(cast(InvariantLayer, layer.layer))
 
-    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor | None:
-        """Nothing."""
-        return None
+    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
+        """As the layer's."""
+        return self.inner.prepare(edges, samples)
 
-    def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """`[n, order, irreps.dim]` to the same."""
-        scalars = self.inner.forward(features[:, :, self.start : self.stop], edges, None)
+        scalars = self.inner.forward(features[:, :, self.start : self.stop], edges, prepared)
         return torch.cat([features[:, :, : self.start], scalars, features[:, :, self.stop :]], dim=2)
 
 
@@ -345,20 +366,60 @@ class ReadoutStep:
     def __init__(self, layer: LayerWithReadout, embedding: EdgeEmbedding) -> None:
         self.plain = layer
         self.inner = EquivariantStep(cast(EquivariantLayer, layer.layer), embedding)
+        network = network_on_rows(layer.layer_readout.network, layer.layer_readout.network.n_layers)
+        assert network is not None
+        self.readout = network
 
-    def tabulate(self, edges: StepEdges, samples: Samples) -> Tensor:
-        """As the layer's."""
-        return self.inner.tabulate(edges, samples)
+    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
+        """As the layer's, and the panels of the readout."""
+        return (*self.inner.prepare(edges, samples), *self.readout.panels())
 
-    def forward(self, features: Tensor, edges: StepEdges, table: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """`[n, order, features + energies]` to `[n, order, features + 1]`."""
         width, readout = features.shape[2] - self.plain.n_energies, self.plain.layer_readout
-        result = self.inner.forward(features[:, :, :width], edges, table)
-        energy = result[:, :, readout.start : readout.stop]
-        energy = network_on_jets(readout.network, energy, readout.network.n_layers)
+        *of_inner, weights, vectors, transposed = prepared
+        result = self.inner.forward(features[:, :, :width], edges, tuple(of_inner))
+        scalars = result[:, :, readout.start : readout.stop].flatten(1)
+        energy = self.readout.on_rows((weights, vectors, transposed), edges.order, scalars).unsqueeze(2)
         if self.plain.n_energies > 0:
             energy = energy + features[:, :, -1:]
         return torch.cat([result, energy], dim=2)
+
+
+class EnergyStep:
+    """An `EnergyReadout`, without scale and shift of the species."""
+
+    def __init__(self, readout: EnergyReadout) -> None:
+        self.dropout = readout.dropout
+        (hidden,), (energy,) = readout.hidden.columns, readout.energy.columns
+        self.width = hidden[3]
+        self.networks = {}
+        for drops in {False, readout.dropout.p > 0.0}:
+            program = EdgeProgram()
+            value = program.edge(0, hidden[1])
+            value = program.linear(value, readout.hidden.weight.view(hidden[1], -1), scale=1.0 / math.sqrt(hidden[1]))
+            if drops:
+                value = program.multiply(value, program.edge(hidden[1], self.width))
+            value = program.linear(value, readout.energy.weight.view(energy[1], 1), scale=1.0 / math.sqrt(energy[1]))
+            program.store(value, 0)
+            self.networks[drops] = TrainingNetwork(program, readout.parameters())
+
+    @property
+    def network(self) -> TrainingNetwork:
+        """That of the present mode."""
+        return self.networks[self.dropout.training and self.dropout.p > 0.0]
+
+    def prepare(self) -> tuple[Tensor, ...]:
+        """Panels."""
+        return self.network.panels()
+
+    def forward(self, features: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        """`[n, order, channels]` to `[n, order]`."""
+        order = features.shape[1]
+        if self.network is not self.networks[False]:
+            kept = self.dropout(features.new_ones(len(features), self.width))
+            features = torch.cat([features, jet.constant(kept, order)], dim=2)
+        return self.network.on_rows(prepared, order, features.flatten(1))  # type: ignore[arg-type]
 
 
 LayerStep = EquivariantStep | InvariantStep | ScalarsStep | ReadoutStep

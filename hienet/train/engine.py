@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import nn
 
 from hienet.config import TrainingSection
 from hienet.derivatives import EnergyFunction
 from hienet.errors import HIENetError
-from hienet.models.layered import LayeredModel
 
 
 def choose_engine(model: nn.Module, settings: TrainingSection) -> tuple[EnergyFunction, str]:
@@ -23,11 +20,11 @@ def choose_engine(model: nn.Module, settings: TrainingSection) -> tuple[EnergyFu
         return model, "steps are computed by plain torch, as `training.engine: plain` asks"
     if next(model.parameters()).device.type != "cpu":
         return model, "steps are computed by plain torch: fused steps are for the CPU"
-    from hienet.ops.training import FusedTraining, has_training_form
+    from hienet.ops.fused_training import fused_training, has_fused_training
 
-    if not has_training_form(model):
+    if not has_fused_training(model):
         return model, "steps are computed by plain torch: this architecture, with these options, has no fused steps"
     try:
-        return FusedTraining(cast(LayeredModel, model)), "steps are fused: compiled operators compute them"
+        return fused_training(model), "steps are fused: compiled operators compute them"
     except HIENetError as error:
         return model, f"steps are computed by plain torch, which is several times slower: {error}"

@@ -138,13 +138,36 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
   });
 }
 
+/// Where gradients go; `weights` and `vectors` are undefined where they are not wanted.
+struct EdgeNetworkResults {
+  Tensor centers, neighbors, edges, weights, vectors;
+
+  EdgeNetworkResults(const EdgeNetworkInputs &in, bool of_weights)
+  {
+    const auto dtype = in.edges.scalar_type();
+    centers = pooled_zeros(in.centers.sizes(), dtype);
+    neighbors = pooled_zeros(in.neighbors.sizes(), dtype);
+    edges = pooled_zeros(in.edges.sizes(), dtype);
+    if (!of_weights) return;
+    weights = pooled_zeros(in.weights.sizes(), dtype);
+    vectors = pooled_zeros(in.vectors.sizes(), dtype);
+  }
+};
+
+/// Sums of the parts behind the first, `[parts - 1, n]`, in their order.
+static void add_parts(const Tensor &to, const Tensor &parts)
+{
+  for (int64_t part = 0; part < parts.size(0); part++) to.add_(parts[part]);
+}
+
 template <typename T>
 static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const Tensor &of_sums,
-                         const Tensor &of_edges_out, const Tensor &of_centers,
-                         const Tensor &of_neighbors, const Tensor &of_edges)
+                         const Tensor &of_edges_out, const EdgeNetworkResults &to)
 {
   const auto bounds = in.list.parts();
-  const auto steps = in.program.backward_steps();
+  const int64_t own_parts = static_cast<int64_t>(bounds.size()) - 2;
+  const bool of_weights = to.weights.defined();
+  const auto steps = in.program.backward_steps(of_weights);
   const auto network = in.view<T>(kept);
   const OwnRows own(in.list, bounds, in.neighbors.size(0), in.neighbors.size(1),
                     in.edges.scalar_type());
@@ -153,23 +176,35 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
                                        of_edges_out.const_data_ptr<T>(),
                                        of_sums.stride(0),
                                        of_edges_out.stride(0),
-                                       of_centers.data_ptr<T>(),
-                                       of_neighbors.data_ptr<T>(),
-                                       of_edges.data_ptr<T>(),
-                                       of_centers.stride(0),
-                                       of_neighbors.stride(0),
-                                       of_edges.stride(0),
-                                       nullptr};
+                                       to.centers.data_ptr<T>(),
+                                       to.neighbors.data_ptr<T>(),
+                                       to.edges.data_ptr<T>(),
+                                       to.centers.stride(0),
+                                       to.neighbors.stride(0),
+                                       to.edges.stride(0),
+                                       nullptr,
+                                       of_weights ? to.weights.data_ptr<T>() : nullptr,
+                                       of_weights ? to.vectors.data_ptr<T>() : nullptr};
+  const auto dtype = in.edges.scalar_type();
+  const Tensor own_weights = pooled_zeros({of_weights ? own_parts : 0, in.weights.numel()}, dtype);
+  const Tensor own_vectors = pooled_zeros({of_weights ? own_parts : 0, in.vectors.numel()}, dtype);
   for_each_block<T>(in, bounds, 2, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
     EdgeNetworkGradients<T> g = all;
     if (part > 0) {
       g.neighbors = own.rows<T>(part);
       g.neighbor_stride = in.neighbors.size(1);
       g.slot = own.slot[part].data();
+      if (of_weights) {
+        g.weights = own_weights.data_ptr<T>() + (part - 1) * in.weights.numel();
+        g.vectors = own_vectors.data_ptr<T>() + (part - 1) * in.vectors.numel();
+      }
     }
     kernel<T>().backward(network, g, first, n, in.block_size(), scratch);
   });
-  own.add_to<T>(of_neighbors);
+  own.add_to<T>(to.neighbors);
+  if (!of_weights) return;
+  add_parts(to.weights, own_weights);
+  add_parts(to.vectors, own_vectors);
 }
 
 static std::tuple<Tensor, Tensor, Tensor>
@@ -193,6 +228,26 @@ forward_cpu(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
   return {sums, edges_out, kept};
 }
 
+static EdgeNetworkResults
+backward_of(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
+            const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+            const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+            const Tensor &program, const Tensor &scales, const Tensor &values, const Tensor &center,
+            const Tensor &neighbor, int64_t sum_width, int64_t edge_width, bool of_weights)
+{
+  const EdgeNetworkInputs in =
+      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width);
+  check_gradients_of_edge_network(of_sums, of_edges_out, kept, centers, edges, sum_width,
+                                  edge_width, in.program.kept_width());
+  const EdgeNetworkResults to(in, of_weights);
+  if (edges.scalar_type() == at::kFloat)
+    run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), to);
+  else
+    run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), to);
+  return to;
+}
+
 static std::tuple<Tensor, Tensor, Tensor>
 backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
              const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
@@ -200,22 +255,25 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ke
              const Tensor &program, const Tensor &scales, const Tensor &values,
              const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
-  const EdgeNetworkInputs in =
-      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
-              center, neighbor, sum_width, edge_width);
-  const auto dtype = edges.scalar_type();
-  check_gradients_of_edge_network(of_sums, of_edges_out, kept, centers, edges, sum_width,
-                                  edge_width, in.program.kept_width());
-  const Tensor of_centers = pooled_zeros(centers.sizes(), dtype);
-  const Tensor of_neighbors = pooled_zeros(neighbors.sizes(), dtype);
-  const Tensor of_edges = pooled_zeros(edges.sizes(), dtype);
-  if (dtype == at::kFloat)
-    run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors,
-                        of_edges);
-  else
-    run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), of_centers, of_neighbors,
-                         of_edges);
-  return {of_centers, of_neighbors, of_edges};
+  const EdgeNetworkResults to =
+      backward_of(of_sums, of_edges_out, kept, centers, neighbors, edges, weights, transposed,
+                  vectors, program, scales, values, center, neighbor, sum_width, edge_width, false);
+  return {to.centers, to.neighbors, to.edges};
+}
+
+/// For training: also with respect to weights, in their panels, and vectors.
+static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>
+training_backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
+                      const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+                      const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+                      const Tensor &program, const Tensor &scales, const Tensor &values,
+                      const Tensor &center, const Tensor &neighbor, int64_t sum_width,
+                      int64_t edge_width)
+{
+  const EdgeNetworkResults to =
+      backward_of(of_sums, of_edges_out, kept, centers, neighbors, edges, weights, transposed,
+                  vectors, program, scales, values, center, neighbor, sum_width, edge_width, true);
+  return {to.centers, to.neighbors, to.edges, to.weights, to.vectors};
 }
 
 /// Below autograd, on any device: nothing is kept.
@@ -299,12 +357,18 @@ TORCH_LIBRARY_FRAGMENT(hienet, library)
               "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
               "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
               "-> (Tensor, Tensor, Tensor)");
+  library.def("edge_network_training_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
+              "Tensor centers, Tensor neighbors, Tensor edges, Tensor weights, "
+              "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
+              "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
+              "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
 {
   library.impl("edge_network_forward", forward_cpu);
   library.impl("edge_network_backward", backward_cpu);
+  library.impl("edge_network_training_backward", training_backward_cpu);
 }
 
 TORCH_LIBRARY_IMPL(hienet, CompositeExplicitAutograd, library)

@@ -39,11 +39,17 @@ template <typename T> struct EdgeBlock {
 extern void (*const MATRIX_PRODUCT_FLOAT)(const MatrixProduct<float> &);
 extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &);
 
-template <typename T> static void run(const MatrixProduct<T> &product);
-template <> void run<float>(const MatrixProduct<float> &product)
+extern void (*const MATRIX_GRADIENT_FLOAT)(const MatrixGradient<float> &);
+extern void (*const MATRIX_GRADIENT_DOUBLE)(const MatrixGradient<double> &);
+
+static void run(const MatrixProduct<float> &product)
 { MATRIX_PRODUCT_FLOAT(product); }
-template <> void run<double>(const MatrixProduct<double> &product)
+static void run(const MatrixProduct<double> &product)
 { MATRIX_PRODUCT_DOUBLE(product); }
+static void run(const MatrixGradient<float> &gradient)
+{ MATRIX_GRADIENT_FLOAT(gradient); }
+static void run(const MatrixGradient<double> &gradient)
+{ MATRIX_GRADIENT_DOUBLE(gradient); }
 
 // ----------------------------------------------------------------------
 // rows of numbers
@@ -125,6 +131,11 @@ struct SiLU {
     const V<T> s = sigmoid<T>(x);
     return s * (T(1) + x * (T(1) - s));
   }
+  template <typename T> static V<T> curvature(V<T> x)
+  {
+    const V<T> s = sigmoid<T>(x), rest = T(1) - s;
+    return s * rest * (T(2) + x * (rest - s));
+  }
 };
 
 struct Sigmoid {
@@ -133,6 +144,11 @@ struct Sigmoid {
   {
     const V<T> s = sigmoid<T>(x);
     return s * (T(1) - s);
+  }
+  template <typename T> static V<T> curvature(V<T> x)
+  {
+    const V<T> s = sigmoid<T>(x);
+    return s * (T(1) - s) * (T(1) - T(2) * s);
   }
 };
 
@@ -143,6 +159,19 @@ struct Tanh {
     const V<T> s = sigmoid<T>(T(2) * x);
     return T(4) * s * (T(1) - s);
   }
+  template <typename T> static V<T> curvature(V<T> x)
+  { return T(-2) * value<T>(x) * slope<T>(x); }
+};
+
+struct Softplus {
+  template <typename T> static V<T> value(V<T> x) { return softplus<T>(x); }
+  template <typename T> static V<T> slope(V<T> x) { return sigmoid<T>(x); }
+};
+
+/// The derivative of one of these as a function of its own.
+template <typename F> struct Slope {
+  template <typename T> static V<T> value(V<T> x) { return F::template slope<T>(x); }
+  template <typename T> static V<T> slope(V<T> x) { return F::template curvature<T>(x); }
 };
 
 template <typename F, typename T>
@@ -180,17 +209,30 @@ static void activate_backward(const EdgeBlock<T> &block, const EdgeInstruction &
 template <typename T>
 static void linear(const EdgeBlock<T> &block, const EdgeInstruction &i, bool accumulate)
 {
-  run<T>({block.net.weights + i.a, block.width(i.first), block.width(i.result), 1, block.n,
-          block.value(i.first, 0), block.stride(i.first), block.value(i.result, 0),
-          block.stride(i.result), accumulate});
+  run(MatrixProduct<T>{block.net.weights + i.a, block.width(i.first), block.width(i.result), 1,
+                       block.n, block.value(i.first, 0), block.stride(i.first),
+                       block.value(i.result, 0), block.stride(i.result), accumulate});
 }
 
 template <typename T>
 static void linear_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, bool sets)
 {
-  run<T>({block.net.transposed + i.b, block.width(i.result), block.width(i.first), 1, block.n,
-          block.gradient(i.result, 0), block.stride(i.result), block.gradient(i.first, 0),
-          block.stride(i.first), !sets});
+  run(MatrixProduct<T>{block.net.transposed + i.b, block.width(i.result), block.width(i.first), 1,
+                       block.n, block.gradient(i.result, 0), block.stride(i.result),
+                       block.gradient(i.first, 0), block.stride(i.first), !sets});
+}
+
+/// What a map's weights, and its bias if it has one, get of the block.
+template <typename T>
+static void linear_weights(const EdgeBlock<T> &block, const EdgeInstruction &i,
+                           const EdgeNetworkGradients<T> &to)
+{
+  run(MatrixGradient<T>{to.weights + i.a, block.width(i.first), block.width(i.result), 1, block.n,
+                        block.value(i.first, 0), block.stride(i.first),
+                        block.gradient(i.result, 0), block.stride(i.result)});
+  if (static_cast<EdgeOperation>(i.operation) == EdgeOperation::LINEAR && i.c >= 0)
+    for (int64_t r = 0; r < block.n; r++)
+      add(to.vectors + i.c, block.gradient(i.result, r), block.width(i.result), T(1));
 }
 
 template <typename T>
@@ -212,7 +254,7 @@ static void layer_norm(const EdgeBlock<T> &block, const EdgeInstruction &i, T ep
 
 template <typename T>
 static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon,
-                                bool sets)
+                                bool sets, T *of_vectors)
 {
   const int64_t width = block.width(i.result);
   const T *const gain = block.net.vectors + i.a;
@@ -220,6 +262,15 @@ static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction
     const T *const x = block.value(i.first, r), *const g = block.gradient(i.result, r);
     T *const to = block.gradient(i.first, r);
     const Moments<T> m = moments(x, width, epsilon);
+    if (of_vectors) {
+      add(of_vectors + i.b, g, width, T(1));
+      each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+        T *const of_gain = of_vectors + i.a + u;
+        const V<T> normal = (read<T, PARTIAL>(x + u, k) - m.mean) * m.inverse_deviation;
+        write<T, PARTIAL>(of_gain,
+                          read<T, PARTIAL>(of_gain, k) + normal * read<T, PARTIAL>(g + u, k), k);
+      });
+    }
     V<T> slopes = {}, products = {};
     each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> of_normal = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
@@ -233,6 +284,95 @@ static void layer_norm_backward(const EdgeBlock<T> &block, const EdgeInstruction
       const V<T> deviation = read<T, PARTIAL>(x + u, k) - m.mean;
       const V<T> change = (of_normal - slope - deviation * product) * m.inverse_deviation;
       write<T, PARTIAL>(to + u, before<T, PARTIAL>(to + u, k, sets) + change, k);
+    });
+  }
+}
+
+/// What the derivative of LayerNorm at x along y consists of: gain / deviation (y - mean - n mean(n y)), n normalised x.
+template <typename T> struct NormTangent {
+  Moments<T> x;
+  T mean, product;    // of y, and of n y
+
+  NormTangent(const T *x_row, const T *y_row, int64_t width, T epsilon) :
+      x(moments(x_row, width, epsilon)), mean(total(y_row, width) / width)
+  {
+    V<T> products = {};
+    each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      products += (read<T, PARTIAL>(x_row + u, k) - x.mean) * read<T, PARTIAL>(y_row + u, k);
+    });
+    product = sum<T>(products) * x.inverse_deviation / width;
+  }
+};
+
+template <typename T>
+static void layer_norm_tangent(const EdgeBlock<T> &block, const EdgeInstruction &i, T epsilon)
+{
+  const int64_t width = block.width(i.result);
+  const T *const gain = block.net.vectors + i.a;
+  for (int64_t r = 0; r < block.n; r++) {
+    const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
+    T *const z = block.value(i.result, r);
+    const NormTangent<T> t(x, y, width, epsilon);
+    each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      const V<T> normal = (read<T, PARTIAL>(x + u, k) - t.x.mean) * t.x.inverse_deviation;
+      const V<T> moved = read<T, PARTIAL>(y + u, k) - t.mean - normal * t.product;
+      write<T, PARTIAL>(z + u, read<T, PARTIAL>(gain + u, k) * t.x.inverse_deviation * moved, k);
+    });
+  }
+}
+
+/// With P the map from y to z without the gain, which is symmetric, a = gain g, and N columns:
+///
+///   dy = P a,   dx = P q - (a . P y) n / (deviation N),   q = -(a mean(n y) + y mean(n a)) / deviation
+template <typename T>
+static void layer_norm_tangent_backward(const EdgeBlock<T> &block, const EdgeInstruction &i,
+                                        T epsilon, const EdgeBackwardStep &step, T *of_vectors)
+{
+  const int64_t width = block.width(i.result);
+  const T *const gain = block.net.vectors + i.a;
+  for (int64_t r = 0; r < block.n; r++) {
+    const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
+    const T *const g = block.gradient(i.result, r);
+    T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
+    const NormTangent<T> t(x, y, width, epsilon);
+    const T inverse = t.x.inverse_deviation;
+    const auto normal = [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      return (read<T, PARTIAL>(x + u, k) - t.x.mean) * inverse;
+    };
+    V<T> a_sum = {}, a_normal = {}, a_moved = {};
+    each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      const V<T> n = normal.template operator()<PARTIAL>(u, k);
+      const V<T> moved = inverse * (read<T, PARTIAL>(y + u, k) - t.mean - n * t.product);
+      const V<T> of_z = read<T, PARTIAL>(g + u, k), a = of_z * read<T, PARTIAL>(gain + u, k);
+      a_sum += a;
+      a_normal += a * n;
+      a_moved += a * moved;
+      if (of_vectors) {
+        T *const of_gain = of_vectors + i.a + u;
+        write<T, PARTIAL>(of_gain, read<T, PARTIAL>(of_gain, k) + of_z * moved, k);
+      }
+    });
+    const T a_mean = sum<T>(a_sum) / width, a_product = sum<T>(a_normal) / width;
+    const T along = sum<T>(a_moved) / width;
+    const auto q = [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      const V<T> a = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
+      return -inverse * (a * t.product + read<T, PARTIAL>(y + u, k) * a_product);
+    };
+    V<T> q_sum = {}, q_normal = {};
+    each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      const V<T> here = q.template operator()<PARTIAL>(u, k);
+      q_sum += here;
+      q_normal += here * normal.template operator()<PARTIAL>(u, k);
+    });
+    const T q_mean = sum<T>(q_sum) / width, q_product = sum<T>(q_normal) / width;
+    each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
+      const V<T> n = normal.template operator()<PARTIAL>(u, k);
+      const V<T> a = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
+      const V<T> dx = inverse *
+          (q.template operator()<PARTIAL>(u, k) - q_mean - n * (q_product + along));
+      const V<T> dy = inverse * (a - a_mean - n * a_product);
+      write<T, PARTIAL>(of_x + u, before<T, PARTIAL>(of_x + u, k, step.sets_first) + dx, k);
+      write<T, PARTIAL>(of_y + u, before<T, PARTIAL>(of_y + u, k, step.sets_second) + dy, k);
     });
   }
 }
@@ -305,26 +445,37 @@ static void forward_instruction(const EdgeBlock<T> &block, const EdgeInstruction
         });
       });
     case EdgeOperation::MULTIPLY:
+    case EdgeOperation::ADD_MULTIPLY: {
+      const bool sets = static_cast<EdgeOperation>(i.operation) == EdgeOperation::MULTIPLY;
       return for_rows([&](int64_t r, T *z) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         if (block.width(i.second) == 1 && width > 1)
-          each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-            write<T, PARTIAL>(z + u, scale * *y * read<T, PARTIAL>(x + u, k), k);
-          });
+          add(z, x, width, scale * *y, sets);
         else
           each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
-            write<T, PARTIAL>(z + u,
-                              scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k), k);
+            const V<T> product = scale * read<T, PARTIAL>(x + u, k) * read<T, PARTIAL>(y + u, k);
+            write<T, PARTIAL>(z + u, before<T, PARTIAL>(z + u, k, sets) + product, k);
           });
       });
+    }
     case EdgeOperation::SILU:
       return activate<SiLU>(block, i, scale);
     case EdgeOperation::SIGMOID:
       return activate<Sigmoid>(block, i, scale);
     case EdgeOperation::TANH:
       return activate<Tanh>(block, i, scale);
+    case EdgeOperation::SOFTPLUS:
+      return activate<Softplus>(block, i, scale);
+    case EdgeOperation::SILU_SLOPE:
+      return activate<Slope<SiLU>>(block, i, scale);
+    case EdgeOperation::SIGMOID_SLOPE:
+      return activate<Slope<Sigmoid>>(block, i, scale);
+    case EdgeOperation::TANH_SLOPE:
+      return activate<Slope<Tanh>>(block, i, scale);
     case EdgeOperation::LAYER_NORM:
       return layer_norm(block, i, scale);
+    case EdgeOperation::LAYER_NORM_TANGENT:
+      return layer_norm_tangent(block, i, scale);
     case EdgeOperation::JOIN:
       return for_rows([&](int64_t r, T *z) {
         const int64_t of_first = block.width(i.first);
@@ -452,6 +603,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
       });
     case EdgeOperation::LINEAR:
     case EdgeOperation::ADD_LINEAR:
+      if (to.g.weights) linear_weights(block, i, to.g);
       return linear_backward(block, i, step.sets_first);
     case EdgeOperation::ADD:
       return for_rows([&](int64_t r, const T *g) {
@@ -459,6 +611,7 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
         add(block.gradient(i.second, r), g, width, scale, step.sets_second);
       });
     case EdgeOperation::MULTIPLY:
+    case EdgeOperation::ADD_MULTIPLY:
       return for_rows([&](int64_t r, const T *g) {
         const T *const x = block.value(i.first, r), *const y = block.value(i.second, r);
         T *const of_x = block.gradient(i.first, r), *const of_y = block.gradient(i.second, r);
@@ -486,8 +639,18 @@ static void backward_instruction(const EdgeBlock<T> &block, const EdgeInstructio
       return activate_backward<Sigmoid>(block, i, scale, step.sets_first);
     case EdgeOperation::TANH:
       return activate_backward<Tanh>(block, i, scale, step.sets_first);
+    case EdgeOperation::SOFTPLUS:
+      return activate_backward<Softplus>(block, i, scale, step.sets_first);
+    case EdgeOperation::SILU_SLOPE:
+      return activate_backward<Slope<SiLU>>(block, i, scale, step.sets_first);
+    case EdgeOperation::SIGMOID_SLOPE:
+      return activate_backward<Slope<Sigmoid>>(block, i, scale, step.sets_first);
+    case EdgeOperation::TANH_SLOPE:
+      return activate_backward<Slope<Tanh>>(block, i, scale, step.sets_first);
     case EdgeOperation::LAYER_NORM:
-      return layer_norm_backward(block, i, scale, step.sets_first);
+      return layer_norm_backward(block, i, scale, step.sets_first, to.g.vectors);
+    case EdgeOperation::LAYER_NORM_TANGENT:
+      return layer_norm_tangent_backward(block, i, scale, step, to.g.vectors);
     case EdgeOperation::JOIN:
       return for_rows([&](int64_t r, const T *g) {
         const int64_t of_first = block.width(i.first);

@@ -36,8 +36,15 @@ enum class EdgeOperation : int64_t {
   CENTER_DOT_NEIGHBOR = 20,    // z_C = sum_m center[a + m C] neighbor[b + m C], m < c
   SUM_DIRECTED = 21,    // sum over the center's edges, columns a + m C, += s edge[b + m] x, m < c
   SUM_PASSED = 22,    // sum over the center's edges, columns a + m C, += neighbor[b + m C] x, m < c
+  // For training on CPUs, where programs carry derivatives along a direction.
+  SOFTPLUS = 23,              // z = s log(1 + exp(x))
+  SILU_SLOPE = 24,            // z = s d SiLU(x) / dx
+  SIGMOID_SLOPE = 25,         // z = s d sigmoid(x) / dx
+  TANH_SLOPE = 26,            // z = s d tanh(x) / dx
+  LAYER_NORM_TANGENT = 27,    // z = the derivative of LayerNorm at x along y; gain from a on, epsilon s
+  ADD_MULTIPLY = 28,          // z += s x y; as MULTIPLY
 };
-constexpr int64_t EDGE_OPERATIONS = 23;
+constexpr int64_t EDGE_OPERATIONS = 29;
 
 /// A row of the program.
 struct EdgeInstruction {
@@ -92,6 +99,8 @@ template <typename T> struct EdgeNetworkGradients {
   T *centers, *neighbors, *edges;
   int64_t center_stride, neighbor_stride, edge_stride;
   const int32_t *slot;    // row of `neighbors` for a node; null where it is the node itself
+  // Of `weights`, in their panels, and of `vectors`; null where they are not wanted.
+  T *weights, *vectors;
 };
 
 /// For the edges `first .. first+n-1`, where `n` is at most `capacity`. `scratch` is aligned to 64 bytes and has

@@ -44,13 +44,19 @@ static Operands operands_of(EdgeOperation operation)
     case EdgeOperation::SILU:
     case EdgeOperation::SIGMOID:
     case EdgeOperation::TANH:
+    case EdgeOperation::SOFTPLUS:
+    case EdgeOperation::SILU_SLOPE:
+    case EdgeOperation::SIGMOID_SLOPE:
+    case EdgeOperation::TANH_SLOPE:
     case EdgeOperation::LAYER_NORM:
       return {1, true, false, true};
     case EdgeOperation::ADD:
     case EdgeOperation::JOIN:
       return {2, false, false, true};
     case EdgeOperation::MULTIPLY:
+    case EdgeOperation::ADD_MULTIPLY:
     case EdgeOperation::GROUP_MULTIPLY:
+    case EdgeOperation::LAYER_NORM_TANGENT:
       return {2, true, true, true};
     case EdgeOperation::SUM:
     case EdgeOperation::STORE:
@@ -98,7 +104,8 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
   };
   if (!apart(i.first) || !apart(i.second)) return false;
   // Components of nodes and directions: c of them.
-  const bool has_components = operation >= EdgeOperation::CENTER_ALONG_EDGE;
+  const bool has_components = operation >= EdgeOperation::CENTER_ALONG_EDGE &&
+      operation <= EdgeOperation::SUM_PASSED;
   if (has_components && (i.c < 1 || i.c > LARGEST)) return false;
   switch (operation) {
     case EdgeOperation::EDGE:
@@ -117,12 +124,20 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
     case EdgeOperation::ADD:
       return width(i.first) == width(i.result) && width(i.second) == width(i.result);
     case EdgeOperation::MULTIPLY:
+    case EdgeOperation::ADD_MULTIPLY:
       return width(i.first) == width(i.result) &&
           (width(i.second) == width(i.result) || width(i.second) == 1);
     case EdgeOperation::SILU:
     case EdgeOperation::SIGMOID:
     case EdgeOperation::TANH:
+    case EdgeOperation::SOFTPLUS:
+    case EdgeOperation::SILU_SLOPE:
+    case EdgeOperation::SIGMOID_SLOPE:
+    case EdgeOperation::TANH_SLOPE:
       return width(i.first) == width(i.result);
+    case EdgeOperation::LAYER_NORM_TANGENT:
+      return width(i.first) == width(i.result) && width(i.second) == width(i.result) &&
+          inside(i.a, width(i.result), sizes.vectors);
     case EdgeOperation::LAYER_NORM:
       return width(i.first) == width(i.result) && inside(i.a, width(i.result), sizes.vectors) &&
           inside(i.b, width(i.result), sizes.vectors);
@@ -197,7 +212,7 @@ EdgeProgram::EdgeProgram(const Tensor &program, const Tensor &scales, const Tens
 // ----------------------------------------------------------------------
 
 /// Which results the backward needs again.
-void EdgeProgram::find_repeated(std::vector<EdgeBackwardStep> &steps) const
+void EdgeProgram::find_repeated(std::vector<EdgeBackwardStep> &steps, bool of_weights) const
 {
   for (const bool kept : {false, true}) {
     std::vector<bool> needed(value_size_, false);    // by the start of the whole value
@@ -207,7 +222,11 @@ void EdgeProgram::find_repeated(std::vector<EdgeBackwardStep> &steps) const
     for (int64_t k = 0; k < size(); k++) {
       const EdgeInstruction &i = instructions()[k];
       const Operands operands = operands_of(i);
-      if (steps[k].needed && operands.derivative_reads_first) need(i.first);
+      const auto operation = static_cast<EdgeOperation>(i.operation);
+      const bool is_map =
+          operation == EdgeOperation::LINEAR || operation == EdgeOperation::ADD_LINEAR;
+      if (steps[k].needed && (operands.derivative_reads_first || (of_weights && is_map)))
+        need(i.first);
       if (steps[k].needed && operands.derivative_reads_second) need(i.second);
     }
     for (int64_t k = size() - 1; k >= 0; k--) {
@@ -220,7 +239,7 @@ void EdgeProgram::find_repeated(std::vector<EdgeBackwardStep> &steps) const
   }
 }
 
-std::vector<EdgeBackwardStep> EdgeProgram::backward_steps() const
+std::vector<EdgeBackwardStep> EdgeProgram::backward_steps(bool of_weights) const
 {
   const EdgeValue *const all = values();
   std::vector<EdgeBackwardStep> steps(size());
@@ -243,7 +262,7 @@ std::vector<EdgeBackwardStep> EdgeProgram::backward_steps() const
     read(i.first, steps[k].sets_first, steps[k].clears_first);
     read(i.second, steps[k].sets_second, steps[k].clears_second);
   }
-  find_repeated(steps);
+  find_repeated(steps, of_weights);
   return steps;
 }
 

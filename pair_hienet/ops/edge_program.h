@@ -36,8 +36,9 @@ class EdgeProgram {
   /// Numbers of an edge that are kept for the backward.
   int64_t kept_width() const { return kept_width_; }
 
-  /// What the backward makes of each instruction, from the last to the first.
-  std::vector<EdgeBackwardStep> backward_steps() const;
+  /// What the backward makes of each instruction, from the last to the first; `of_weights`: it also gives gradients with
+  /// respect to weights and vectors.
+  std::vector<EdgeBackwardStep> backward_steps(bool of_weights = false) const;
 
  private:
   // On the host, wherever the tensors are; none of these is held.
@@ -47,7 +48,7 @@ class EdgeProgram {
   int64_t n_values, value_size_ = 0, kept_width_ = 0;
 
   bool fits(const EdgeInstruction &instruction, const EdgeProgramSizes &sizes) const;
-  void find_repeated(std::vector<EdgeBackwardStep> &steps) const;
+  void find_repeated(std::vector<EdgeBackwardStep> &steps, bool of_weights) const;
 };
 
 }    // namespace hienet

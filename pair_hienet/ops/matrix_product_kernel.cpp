@@ -93,6 +93,74 @@ template <typename T> static void product(const MatrixProduct<T> &p)
   }
 }
 
+// ----------------------------------------------------------------------
+// the matrix's gradient
+// ----------------------------------------------------------------------
+
+/// R rows of the matrix from row `k` on, N vectors of columns from column `u` on: sums over all rows of the nodes.
+template <typename T, int R, int N, bool PARTIAL>
+static void gradient_block(const MatrixGradient<T> &p, int64_t k, int64_t u)
+{
+  const int64_t rest = p.fan_out - u;
+  V<T> total[R][N] = {};
+  for (int64_t node = 0; node < p.n_nodes; node++) {
+    const T *in = p.in + node * p.in_stride + k, *out = p.out + node * p.out_stride + u;
+    for (int64_t m = 0; m < p.dim; m++, in += p.fan_in, out += p.fan_out) {
+      V<T> from[N];
+      each<N>(N, [&](int v) INLINE {
+        from[v] = read<T, PARTIAL>(out + v * WIDTH<T>, rest);
+      });
+      each<R>(R, [&](int r) INLINE {
+        each<N>(N, [&](int v) INLINE {
+          total[r][v] += in[r] * from[v];
+        });
+      });
+    }
+  }
+  each<N>(N, [&](int v) INLINE {
+    const int64_t column = u + v * WIDTH<T>;
+    T *const to = p.panels + column / PANEL * p.fan_in * PANEL + column % PANEL;
+    each<R>(R, [&](int r) INLINE {
+      T *const place = to + (k + r) * PANEL;
+      store(place, load(place) + total[r][v]);
+    });
+  });
+}
+
+template <typename T, int R> static void gradient_rows(const MatrixGradient<T> &p, int64_t k)
+{
+  constexpr int64_t W = WIDTH<T>;
+  int64_t u = 0;
+  for (; u + 2 * W <= p.fan_out; u += 2 * W) gradient_block<T, R, 2, false>(p, k, u);
+  if (u + W <= p.fan_out) {
+    gradient_block<T, R, 1, false>(p, k, u);
+    u += W;
+  }
+  if (u < p.fan_out) gradient_block<T, R, 1, true>(p, k, u);
+}
+
+/// The last rows, fewer than ROWS.
+template <typename T, int R>
+static void last_gradient_rows(const MatrixGradient<T> &p, int64_t k, int64_t n)
+{
+  if constexpr (R > 0) {
+    if (n == R)
+      gradient_rows<T, R>(p, k);
+    else
+      last_gradient_rows<T, R - 1>(p, k, n);
+  }
+}
+
+template <typename T> static void gradient(const MatrixGradient<T> &p)
+{
+  int64_t k = 0;
+  for (; k + ROWS <= p.fan_in; k += ROWS) gradient_rows<T, ROWS>(p, k);
+  last_gradient_rows<T, ROWS - 1>(p, k, p.fan_in - k);
+}
+
+extern void (*const MATRIX_GRADIENT_FLOAT)(const MatrixGradient<float> &) = gradient<float>;
+extern void (*const MATRIX_GRADIENT_DOUBLE)(const MatrixGradient<double> &) = gradient<double>;
+
 extern void (*const MATRIX_PRODUCT_FLOAT)(const MatrixProduct<float> &) = product<float>;
 extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &) = product<double>;
 

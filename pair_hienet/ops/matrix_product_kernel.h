@@ -32,8 +32,22 @@ template <typename T> struct MatrixProduct {
   bool accumulate;
 };
 
+/// M += in^T out: what the matrix gets of the gradients `out` of its products, in panels like it.
+template <typename T> struct MatrixGradient {
+  T *panels;
+  int64_t fan_in, fan_out;
+  int64_t dim, n_nodes;    // as above
+  const T *in;
+  int64_t in_stride;
+  const T *out;
+  int64_t out_stride;
+};
+
 HIENET_FOR_EACH_VARIANT(extern void (*const MATRIX_PRODUCT_FLOAT)(const MatrixProduct<float> &);
-                        extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &);)
+                        extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &);
+                        extern void (*const MATRIX_GRADIENT_FLOAT)(const MatrixGradient<float> &);
+                        extern void (*const MATRIX_GRADIENT_DOUBLE)(
+                            const MatrixGradient<double> &);)
 
 }    // namespace hienet
 

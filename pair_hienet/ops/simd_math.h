@@ -47,6 +47,19 @@ template <typename T> static inline V<T> exponential(V<T> x)
 template <typename T> static inline V<T> sigmoid(V<T> x)
 { return T(1) / (T(1) + exponential<T>(-x)); }
 
+/// log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), and log(1 + e) = 2 artanh(e / (2 + e)): a series of odd powers
+/// of at most 1/3.
+template <typename T> static inline V<T> softplus(V<T> x)
+{
+  constexpr int TERMS = sizeof(T) == 4 ? 8 : 17;
+  const V<T> zero = {};
+  const V<T> e = exponential<T>(x > zero ? -x : x);
+  const V<T> ratio = e / (T(2) + e), square = ratio * ratio;
+  V<T> sum = zero + T(1) / T(2 * TERMS + 1);
+  for (int k = TERMS - 1; k >= 0; k--) sum = sum * square + T(1) / T(2 * k + 1);
+  return (x > zero ? x : zero) + T(2) * ratio * sum;
+}
+
 }    // namespace hienet::HIENET_VARIANT
 
 #endif

@@ -45,6 +45,8 @@ struct DeviceEdgeNetwork {
     };
     for (int64_t k = 0; k < program.size(); k++) {
       const EdgeInstruction &i = program.instructions()[k];
+      TORCH_CHECK_VALUE(i.operation <= static_cast<int64_t>(EdgeOperation::SUM_PASSED),
+                        "instruction ", k, " of the edge network is for training, on CPUs only");
       switch (static_cast<EdgeOperation>(i.operation)) {
         case EdgeOperation::LINEAR:
           if (i.c >= 0) constants[k].bias = all.narrow(0, i.c, width(i.result)).clone();
@@ -368,10 +370,7 @@ template <typename T> void Chunk<T>::compute(int64_t k) const
     case EdgeOperation::CENTER_DOT_NEIGHBOR:
       return read(z, center_row(in.centers, i.a),
                   columns(neighbor_row(in.neighbors, i.b), z.size(1)), i.c, 1.0, true);
-    case EdgeOperation::SUM:
-    case EdgeOperation::STORE:
-    case EdgeOperation::SUM_DIRECTED:
-    case EdgeOperation::SUM_PASSED:
+    default:
       return;
   }
 }
@@ -485,6 +484,8 @@ void Chunk<T>::differentiate(int64_t k, const Results &from, const InputGradient
       return read(of_x, center_row(from.sums, i.a),
                   columns(neighbor_row(in.neighbors, i.b), of_x.size(1)), i.c, 1.0,
                   step.sets_first);
+    default:
+      return;
   }
 }
 
