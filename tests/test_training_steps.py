@@ -17,7 +17,8 @@ from hienet.derivatives import predict
 from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
 from hienet.ops import jet
 from hienet.ops.basis_table import BasisTable
-from hienet.ops.training import FusedTraining, has_training_form
+from hienet.ops.fused_training import fused_training, has_fused_training
+from hienet.ops.training import FusedTraining
 from hienet.testing import VARIANTS, silicon_carbide, tiny_checkpoint
 from hienet.train.engine import choose_engine
 from hienet.train.loss import LossSettings, training_loss
@@ -38,6 +39,20 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "one species": ("hienet", {"elements": ("Si",)}),
 }
 """Every kind of layer, and every option that changes what a layer computes."""
+
+DOUBLE_BACKWARD: dict[str, tuple[str, dict[str, Any]]] = {
+    "nemp": ("nemp", {}),
+    "nemp, one iteration and deep networks": ("nemp", {"n_iterations": 1, "n_blocks": 2, "layers_per_block": 1}),
+    "nemp with ZBL": ("nemp", {"zbl": True, "smooth_coordination": False}),
+    "geodite": ("geodite", {}),
+    "geodite, other edges": (
+        "geodite",
+        {"edge_network": "linear", "edge_gate": "tanh", "rejection": False, "trainable_weighting": True},
+    ),
+    "geodite, no gate": ("geodite", {"edge_gate": "identity", "zbl": False}),
+}
+"""Models whose forces a backward makes, in training too."""
+OPTIONS_OF_ALL = {**OPTIONS, **DOUBLE_BACKWARD}
 
 STRUCTURES = {
     "crystals": [silicon_carbide(seed=1), silicon_carbide((2, 1, 1), seed=2), silicon_carbide(seed=3)],
@@ -61,7 +76,7 @@ def graph_of(structures: list[Atoms], elements: tuple[str, ...], cutoff: float) 
 
 
 def model_of(name: str, dtype: torch.dtype = torch.float64, train: bool = True) -> nn.Module:
-    architecture, values = OPTIONS[name]
+    architecture, values = OPTIONS_OF_ALL[name]
     model = tiny_checkpoint(architecture, **values).build(torch.float64)
     return model.to(dtype).train(train).requires_grad_(True)
 
@@ -132,6 +147,23 @@ def test_tables_change_gradients_by_little(name):
     assert_equal(gradients(FusedTraining(model, exactly=False), model, graph, targets), expected, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "structures"),
+    [
+        *((name, "crystals") for name in DOUBLE_BACKWARD),
+        *((name, structures) for name in ("nemp", "geodite") for structures in STRUCTURES if structures != "crystals"),
+    ],
+)
+def test_a_second_backward_gives_the_gradients_of_plain_torch(name, structures):
+    model = model_of(name)
+    graph = graph_of(STRUCTURES[structures], *properties(name))
+    targets = targets_of(graph)
+    expected = gradients(model, model, graph, targets)
+    found = gradients(fused_training(model), model, graph, targets)
+    assert found.keys() <= expected.keys()
+    assert_equal(found, expected, 1e-9)
+
+
 @pytest.mark.parametrize("structures", list(STRUCTURES))
 @pytest.mark.parametrize("name", ["hienet", "hienet-alternating", "botnet", "ZBL"])
 @pytest.mark.parametrize("exactly", [True, None])
@@ -176,7 +208,7 @@ def test_gradients_are_finite_differences_of_the_loss():
         assert slope == pytest.approx(expected, rel=2e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("name", ["hienet", "sevennet", "hienet-alternating"])
+@pytest.mark.parametrize("name", ["hienet", "sevennet", "hienet-alternating", "nemp", "geodite"])
 def test_every_instruction_set_in_single_precision(name, instruction_set):
     exact = model_of(name)
     graph = graph_of(STRUCTURES["crystals"], *properties(name))
@@ -184,7 +216,7 @@ def test_every_instruction_set_in_single_precision(name, instruction_set):
     expected = gradients(exact, exact, graph, targets)
     model = model_of(name, torch.float32)
     rounded = replace(targets, forces=targets.forces.float(), stress=targets.stress.float())
-    found = gradients(FusedTraining(model), model, graph.to(dtype=torch.float32), rounded)
+    found = gradients(fused_training(model), model, graph.to(dtype=torch.float32), rounded)
     assert_equal(found, expected, 2e-3)
 
 
@@ -255,7 +287,9 @@ def test_weights_loaded_later_are_used():
     [
         ("hienet", {}, "fused", "steps are fused"),
         ("hienet", {}, "plain", "`training.engine: plain` asks"),
-        ("nemp", {}, "fused", "has no fused steps"),
+        ("nemp", {}, "fused", "steps are fused"),
+        ("geodite", {}, "fused", "steps are fused"),
+        ("geodite", {"attention_dropout": 0.1}, "fused", "has no fused steps"),
         ("botnet", {"element_dependent_radial": True}, "fused", "has no fused steps"),
     ],
 )
@@ -263,8 +297,8 @@ def test_the_log_says_what_computes_the_steps(architecture, values, engine, reas
     model = tiny_checkpoint(architecture, **values).build(torch.float32)
     energy, sentence = choose_engine(model, TrainingSection(engine=engine))
     assert reason in sentence
-    assert isinstance(energy, FusedTraining) == ("fused:" in sentence)
-    assert has_training_form(model) or energy is model
+    assert (energy is not model) == ("fused:" in sentence)
+    assert has_fused_training(model) or energy is model
 
 
 def test_training_without_the_library_is_plain_and_says_so(monkeypatch, tmp_path):
@@ -342,6 +376,6 @@ def test_the_convolution_refuses_what_does_not_fit(change, message):
 
 def properties(name: str) -> tuple[tuple[str, ...], float]:
     """Elements and cutoff of a model."""
-    architecture, values = OPTIONS[name]
+    architecture, values = OPTIONS_OF_ALL[name]
     config = tiny_checkpoint(architecture, **values).config
     return config.elements, config.cutoff

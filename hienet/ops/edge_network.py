@@ -383,6 +383,11 @@ def _with_tangents(plain: EdgeProgram, centers: int, neighbors: int, edges: int)
             case "multiply":
                 z = p.multiply(x, y, scale), p.multiply(dx, y, scale)
                 p.add_multiply(z[1], x, dy, scale)
+            case "add_multiply":
+                to, dto = both(result)
+                p.add_multiply(to, x, y, scale)
+                p.add_multiply(dto, dx, y, scale)
+                p.add_multiply(dto, x, dy, scale)
             case "silu" | "sigmoid" | "tanh" | "softplus":
                 z = p._append(name, width, x, scale=scale), p.multiply(p.slope(name, x, scale), dx)
             case "layer_norm":

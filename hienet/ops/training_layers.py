@@ -179,7 +179,7 @@ class EquivariantStep:
         if self.radial is not None:
             order = hidden.shape[1]
             rows = self.radial.on_rows(self.radial.panels(), order, hidden.flatten(1))
-            hidden = rows.view(len(rows), order, -1)
+            hidden = rows.view(len(rows), order, rows.shape[1] // order)
         last = self.layer.radial_network.weights[-1]  # type: ignore[index]
         last = last / math.sqrt(last.shape[0])
         if edges.table is None:
