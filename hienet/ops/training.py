@@ -59,6 +59,7 @@ class FusedTraining:
         """
         load_training_operators()
         self.model, self.exactly = model, exactly
+        self._parameters = list(model.parameters())
         self._frozen = _frozen_twin(model)
         embedding = cast(EdgeEmbedding, model.edge_embedding)
         kink = embedding.envelope.kink
@@ -81,9 +82,11 @@ class FusedTraining:
 
         Where gradients are enabled, a loss on both can be differentiated with respect to the weights, once.
         """
-        self._frozen.train(self.model.training)
+        # A walk through all modules takes as long as a layer.
+        if self._frozen.training != self.model.training:
+            self._frozen.train(self.model.training)
         graph = (species, center, neighbor)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         wanted = torch.is_grad_enabled() and bool(parameters)
         # What dropout leaves out is drawn again, alike, in the backward.
         random_state = torch.get_rng_state()

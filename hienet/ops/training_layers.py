@@ -133,6 +133,8 @@ def radial_features(embedding: EdgeEmbedding, distance: Tensor) -> tuple[Tensor,
     return embedding.basis(distance) * envelope, envelope
 
 
+PATH_TABLE_START = 3
+"""The column of `paths` that says where the table of a path begins, in blocks of LANES."""
 Plan = tuple[Tensor, Tensor, Tensor]
 """`paths`, `terms` and `coefficients` of `hienet.ops.interaction.convolution_plan`."""
 
@@ -158,7 +160,6 @@ class EquivariantStep:
         dtype = next(layer.parameters()).dtype
         paths, terms, coefficients = convolution_plan(layer.convolution)
         self.plan = (paths, terms, coefficients.to(dtype))
-        self.channels = [path.channels for path in layer.convolution.paths]
         self.gate = gate = FusedGate(layer.gate) if isinstance(layer.gate, Gate) else None
         self.gates_at_once = gate is not None and gate.n_odd == 0 and layer.keeps_itself
         skip = layer.linear_skip
@@ -172,27 +173,29 @@ class EquivariantStep:
         network = layer.radial_network
         assert isinstance(network, RadialNetwork)
         self.radial = network_on_rows(network, network.n_layers - 1)
+        last, program = network.weights[-1], EdgeProgram()
+        hidden = program.edge(0, last.shape[0])
+        # Each path begins a block of lanes.
+        for path, row in zip(
+            last.split([path.channels for path in layer.convolution.paths], dim=1), paths, strict=True
+        ):
+            value = program.linear(hidden, path, scale=1.0 / math.sqrt(last.shape[0]))
+            program.store(value, int(row[PATH_TABLE_START]) * LANES)
+        program.edge_width += -program.edge_width % LANES
+        self.width, self.lanes = program.edge_width, TrainingNetwork(program, network.parameters())
 
     def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
         """The path weights' table `[blocks, n_rows, LANES]`, a function of the radial network's weights."""
-        hidden = samples.radial
+        hidden, order = samples.radial.flatten(1), samples.radial.shape[1]
         if self.radial is not None:
-            order = hidden.shape[1]
-            rows = self.radial.on_rows(self.radial.panels(), order, hidden.flatten(1))
-            hidden = rows.view(len(rows), order, rows.shape[1] // order)
-        last = self.layer.radial_network.weights[-1]  # type: ignore[index]
-        last = last / math.sqrt(last.shape[0])
+            hidden = self.radial.on_rows(self.radial.panels(), order, hidden)
+        if edges.table is not None:
+            # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
+            hidden = edges.table.from_samples @ hidden
+        columns = self.lanes.on_rows(self.lanes.panels(), order, hidden)
         if edges.table is None:
-            return (self.in_lanes(jet.rows(F.pad(hidden @ last, [0, 0, 0, ROWS - 2]))),)
-        # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
-        return (self.in_lanes((edges.table.from_samples @ hidden[:, 0]) @ last),)
-
-    def in_lanes(self, columns: Tensor) -> Tensor:
-        """`[rows, n_weights]` to `[blocks, rows, LANES]`; each path begins a block of its own."""
-        parts = columns.split(self.channels, dim=1)
-        if any(channels % LANES for channels in self.channels):
-            columns = torch.cat([F.pad(part, [0, -part.shape[1] % LANES]) for part in parts], dim=1)
-        return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
+            columns = jet.rows(F.pad(columns.view(len(columns), order, self.width), [0, 0, 0, ROWS - order]))
+        return (in_lanes(columns),)
 
     def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
@@ -222,6 +225,11 @@ class EquivariantStep:
             return gate(features[:, 0]).unsqueeze(1)
         even = DualGate.apply(features[:, :, gate.n_odd :], gate.blocks, gate.n_scalars, gate.scale)
         return torch.cat([jet.normalized_tanh(features[:, :, : gate.n_odd]), even], dim=2) if gate.n_odd else even
+
+
+def in_lanes(columns: Tensor) -> Tensor:
+    """`[rows, columns]`, whole vectors of LANES, to `[blocks, rows, LANES]`."""
+    return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
 
 
 def network_on_rows(network: RadialNetwork, n_layers: int) -> TrainingNetwork | None:
@@ -328,8 +336,7 @@ class FirstInvariantStep(InvariantStep):
         rows = at_samples.repeat(len(pairs), 1)
         _, messages = self.of_pairs(self.of_pairs.panels(), 1, atoms, atoms, rows, center, neighbor)
         columns = edges.table.from_samples @ messages.view(len(pairs), -1, channels)
-        columns = F.pad(columns.flatten(0, 1), [0, -channels % LANES])
-        table = columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
+        table = in_lanes(F.pad(columns.flatten(0, 1), [0, -channels % LANES]))
         return (table, *self.updated.panels())
 
     def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:

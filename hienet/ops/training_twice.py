@@ -44,7 +44,8 @@ class TwiceDifferentiatedTraining:
 
     def __call__(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64), as the model's."""
-        self._twin.train(self.model.training)
+        if self._twin.training != self.model.training:
+            self._twin.train(self.model.training)
         return self._twin(species, center, neighbor, edge_vectors, n_local)
 
 
