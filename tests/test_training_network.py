@@ -77,10 +77,7 @@ def test_a_second_backward_is_that_of_plain_torch():
     network = TwiceDifferentiableNetwork(program, weights)
     live(program, weights)
     results = []
-    for function in (
-        lambda *t: in_plain_torch(program, *t, center, neighbor),
-        lambda *t: network(*t, center, neighbor),
-    ):
+    for function in (partial(in_plain_torch, program), network):
         inputs = [tensor.detach().requires_grad_() for tensor in tensors]
         energy = sum((1.0 + result).square().sum() for result in function(*inputs, center, neighbor))
         gradients = torch.autograd.grad(energy, inputs, create_graph=True)

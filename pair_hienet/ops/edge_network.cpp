@@ -262,13 +262,11 @@ backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &ke
 }
 
 /// For training: also with respect to weights, in their panels, and vectors.
-static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>
-training_backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
-                      const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
-                      const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
-                      const Tensor &program, const Tensor &scales, const Tensor &values,
-                      const Tensor &center, const Tensor &neighbor, int64_t sum_width,
-                      int64_t edge_width)
+static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> training_backward_cpu(
+    const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept, const Tensor &centers,
+    const Tensor &neighbors, const Tensor &edges, const Tensor &weights, const Tensor &transposed,
+    const Tensor &vectors, const Tensor &program, const Tensor &scales, const Tensor &values,
+    const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
   const EdgeNetworkResults to =
       backward_of(of_sums, of_edges_out, kept, centers, neighbors, edges, weights, transposed,

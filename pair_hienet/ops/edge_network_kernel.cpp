@@ -159,8 +159,7 @@ struct Tanh {
     const V<T> s = sigmoid<T>(T(2) * x);
     return T(4) * s * (T(1) - s);
   }
-  template <typename T> static V<T> curvature(V<T> x)
-  { return T(-2) * value<T>(x) * slope<T>(x); }
+  template <typename T> static V<T> curvature(V<T> x) { return T(-2) * value<T>(x) * slope<T>(x); }
 };
 
 struct Softplus {
@@ -228,8 +227,8 @@ static void linear_weights(const EdgeBlock<T> &block, const EdgeInstruction &i,
                            const EdgeNetworkGradients<T> &to)
 {
   run(MatrixGradient<T>{to.weights + i.a, block.width(i.first), block.width(i.result), 1, block.n,
-                        block.value(i.first, 0), block.stride(i.first),
-                        block.gradient(i.result, 0), block.stride(i.result)});
+                        block.value(i.first, 0), block.stride(i.first), block.gradient(i.result, 0),
+                        block.stride(i.result)});
   if (static_cast<EdgeOperation>(i.operation) == EdgeOperation::LINEAR && i.c >= 0)
     for (int64_t r = 0; r < block.n; r++)
       add(to.vectors + i.c, block.gradient(i.result, r), block.width(i.result), T(1));
@@ -368,8 +367,8 @@ static void layer_norm_tangent_backward(const EdgeBlock<T> &block, const EdgeIns
     each_vector<T>(width, [&]<bool PARTIAL>(int64_t u, int64_t k) INLINE {
       const V<T> n = normal.template operator()<PARTIAL>(u, k);
       const V<T> a = read<T, PARTIAL>(g + u, k) * read<T, PARTIAL>(gain + u, k);
-      const V<T> dx = inverse *
-          (q.template operator()<PARTIAL>(u, k) - q_mean - n * (q_product + along));
+      const V<T> dx =
+          inverse * (q.template operator()<PARTIAL>(u, k) - q_mean - n * (q_product + along));
       const V<T> dy = inverse * (a - a_mean - n * a_product);
       write<T, PARTIAL>(of_x + u, before<T, PARTIAL>(of_x + u, k, step.sets_first) + dx, k);
       write<T, PARTIAL>(of_y + u, before<T, PARTIAL>(of_y + u, k, step.sets_second) + dy, k);

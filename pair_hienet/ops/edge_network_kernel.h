@@ -37,12 +37,13 @@ enum class EdgeOperation : int64_t {
   SUM_DIRECTED = 21,    // sum over the center's edges, columns a + m C, += s edge[b + m] x, m < c
   SUM_PASSED = 22,    // sum over the center's edges, columns a + m C, += neighbor[b + m C] x, m < c
   // For training on CPUs, where programs carry derivatives along a direction.
-  SOFTPLUS = 23,              // z = s log(1 + exp(x))
-  SILU_SLOPE = 24,            // z = s d SiLU(x) / dx
-  SIGMOID_SLOPE = 25,         // z = s d sigmoid(x) / dx
-  TANH_SLOPE = 26,            // z = s d tanh(x) / dx
-  LAYER_NORM_TANGENT = 27,    // z = the derivative of LayerNorm at x along y; gain from a on, epsilon s
-  ADD_MULTIPLY = 28,          // z += s x y; as MULTIPLY
+  SOFTPLUS = 23,         // z = s log(1 + exp(x))
+  SILU_SLOPE = 24,       // z = s d SiLU(x) / dx
+  SIGMOID_SLOPE = 25,    // z = s d sigmoid(x) / dx
+  TANH_SLOPE = 26,       // z = s d tanh(x) / dx
+  LAYER_NORM_TANGENT =
+      27,               // z = the derivative of LayerNorm at x along y; gain from a on, epsilon s
+  ADD_MULTIPLY = 28,    // z += s x y; as MULTIPLY
 };
 constexpr int64_t EDGE_OPERATIONS = 29;
 

@@ -104,8 +104,8 @@ bool EdgeProgram::fits(const EdgeInstruction &i, const EdgeProgramSizes &sizes) 
   };
   if (!apart(i.first) || !apart(i.second)) return false;
   // Components of nodes and directions: c of them.
-  const bool has_components = operation >= EdgeOperation::CENTER_ALONG_EDGE &&
-      operation <= EdgeOperation::SUM_PASSED;
+  const bool has_components =
+      operation >= EdgeOperation::CENTER_ALONG_EDGE && operation <= EdgeOperation::SUM_PASSED;
   if (has_components && (i.c < 1 || i.c > LARGEST)) return false;
   switch (operation) {
     case EdgeOperation::EDGE:
@@ -223,8 +223,8 @@ void EdgeProgram::find_repeated(std::vector<EdgeBackwardStep> &steps, bool of_we
       const EdgeInstruction &i = instructions()[k];
       const Operands operands = operands_of(i);
       const auto operation = static_cast<EdgeOperation>(i.operation);
-      const bool is_map =
-          operation == EdgeOperation::LINEAR || operation == EdgeOperation::ADD_LINEAR;
+      const bool is_map = operation == EdgeOperation::LINEAR ||
+          operation == EdgeOperation::ADD_LINEAR;
       if (steps[k].needed && (operands.derivative_reads_first || (of_weights && is_map)))
         need(i.first);
       if (steps[k].needed && operands.derivative_reads_second) need(i.second);

@@ -43,11 +43,11 @@ template <typename T> struct MatrixGradient {
   int64_t out_stride;
 };
 
-HIENET_FOR_EACH_VARIANT(extern void (*const MATRIX_PRODUCT_FLOAT)(const MatrixProduct<float> &);
-                        extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &);
-                        extern void (*const MATRIX_GRADIENT_FLOAT)(const MatrixGradient<float> &);
-                        extern void (*const MATRIX_GRADIENT_DOUBLE)(
-                            const MatrixGradient<double> &);)
+HIENET_FOR_EACH_VARIANT(
+    extern void (*const MATRIX_PRODUCT_FLOAT)(const MatrixProduct<float> &);
+    extern void (*const MATRIX_PRODUCT_DOUBLE)(const MatrixProduct<double> &);
+    extern void (*const MATRIX_GRADIENT_FLOAT)(const MatrixGradient<float> &);
+    extern void (*const MATRIX_GRADIENT_DOUBLE)(const MatrixGradient<double> &);)
 
 }    // namespace hienet
 

@@ -67,46 +67,43 @@ struct PanelViews {
       return start >= 0 && size >= 0 && start <= total - size;
     };
     for (const MatrixView &m : matrices)
-      TORCH_CHECK_VALUE(m.tensor >= 0 && m.tensor < static_cast<int64_t>(tensors.size()) &&
-                            m.rows > 0 && m.columns > 0 && m.row_stride >= 0 &&
-                            m.column_stride >= 0 &&
-                            fits(m.offset,
-                                 1 + (m.rows - 1) * m.row_stride +
-                                     (m.columns - 1) * m.column_stride,
-                                 tensors[m.tensor].numel()) &&
-                            fits(m.start, size_in_panels(m.rows, m.columns), sizes[0]) &&
-                            fits(m.transposed_start, size_in_panels(m.columns, m.rows), sizes[1]),
-                        "a view of a matrix does not fit its tensor or its panels");
+      TORCH_CHECK_VALUE(
+          m.tensor >= 0 && m.tensor < static_cast<int64_t>(tensors.size()) && m.rows > 0 &&
+              m.columns > 0 && m.row_stride >= 0 && m.column_stride >= 0 &&
+              fits(m.offset, 1 + (m.rows - 1) * m.row_stride + (m.columns - 1) * m.column_stride,
+                   tensors[m.tensor].numel()) &&
+              fits(m.start, size_in_panels(m.rows, m.columns), sizes[0]) &&
+              fits(m.transposed_start, size_in_panels(m.columns, m.rows), sizes[1]),
+          "a view of a matrix does not fit its tensor or its panels");
     for (const VectorView &v : vectors)
-      TORCH_CHECK_VALUE(v.tensor >= 0 && v.tensor < static_cast<int64_t>(tensors.size()) &&
-                            v.width > 0 && v.stride >= 0 &&
-                            fits(v.offset, 1 + (v.width - 1) * v.stride,
-                                 tensors[v.tensor].numel()) &&
-                            fits(v.start, v.width, sizes[2]),
-                        "a view of a vector does not fit its tensor or its place");
+      TORCH_CHECK_VALUE(
+          v.tensor >= 0 && v.tensor < static_cast<int64_t>(tensors.size()) && v.width > 0 &&
+              v.stride >= 0 &&
+              fits(v.offset, 1 + (v.width - 1) * v.stride, tensors[v.tensor].numel()) &&
+              fits(v.start, v.width, sizes[2]),
+          "a view of a vector does not fit its tensor or its place");
   }
 };
 
 /// work(row, column, place) for all numbers of a matrix `[rows, columns]` in panels.
-template <typename Work>
-static void each_in_panels(int64_t rows, int64_t columns, const Work &work)
+template <typename Work> static void each_in_panels(int64_t rows, int64_t columns, const Work &work)
 {
   for (int64_t first = 0; first < columns; first += PANEL) {
     const int64_t n = std::min(PANEL, columns - first);
     for (int64_t row = 0; row < rows; row++)
-      for (int64_t k = 0; k < n; k++)
-        work(row, first + k, first * rows + row * PANEL + k);
+      for (int64_t k = 0; k < n; k++) work(row, first + k, first * rows + row * PANEL + k);
   }
 }
 
 /// `weights`, `transposed` and `vectors` of the given sizes; matrices are multiplied by their scales.
-static std::tuple<Tensor, Tensor, Tensor>
-forward_cpu(at::TensorList tensors, const Tensor &matrices, const Tensor &scales,
-            const Tensor &vectors, at::IntArrayRef sizes)
+static std::tuple<Tensor, Tensor, Tensor> forward_cpu(at::TensorList tensors,
+                                                      const Tensor &matrices, const Tensor &scales,
+                                                      const Tensor &vectors, at::IntArrayRef sizes)
 {
   const PanelViews views(tensors, matrices, scales, vectors, sizes);
   const auto options = tensors[0].options().requires_grad(false);
-  const Tensor weights = at::zeros({sizes[0]}, options), transposed = at::zeros({sizes[1]}, options);
+  const Tensor weights = at::zeros({sizes[0]}, options),
+               transposed = at::zeros({sizes[1]}, options);
   const Tensor numbers = at::zeros({sizes[2]}, options);
   AT_DISPATCH_FLOATING_TYPES(tensors[0].scalar_type(), "network_panels", [&] {
     for (size_t i = 0; i < views.matrices.size(); i++) {

@@ -27,9 +27,8 @@ using MaybeTensor = std::optional<Tensor>;
 static Tensor linear(const Tensor &features, const Tensor &weights, const Tensor &columns,
                      double scale)
 {
-  static const auto op =
-      dispatched<Tensor(const Tensor &, const Tensor &, const Tensor &, double)>(
-          "hienet::training_linear");
+  static const auto op = dispatched<Tensor(const Tensor &, const Tensor &, const Tensor &, double)>(
+      "hienet::training_linear");
   return op.call(features, weights, columns, scale);
 }
 
@@ -37,10 +36,9 @@ static std::tuple<Tensor, Tensor> linear_backward(const Tensor &gradient, const 
                                                   const Tensor &weights, const Tensor &columns,
                                                   double scale, bool wanted)
 {
-  static const auto op =
-      dispatched<std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
-                                            const Tensor &, double, bool)>(
-          "hienet::training_linear_backward");
+  static const auto op = dispatched<std::tuple<Tensor, Tensor>(
+      const Tensor &, const Tensor &, const Tensor &, const Tensor &, double, bool)>(
+      "hienet::training_linear_backward");
   return op.call(gradient, features, weights, columns, scale, wanted);
 }
 
@@ -76,14 +74,14 @@ static Tensor convolution(const Tensor &sent, const ConvolutionArguments &c)
 static std::tuple<Tensor, Tensor> convolution_backward(const Tensor &gradient, const Tensor &sent,
                                                        const ConvolutionArguments &c)
 {
-  using Plain = std::tuple<Tensor, Tensor>(
-      const Tensor &, const Tensor &, const Tensor &, const Tensor &, const Tensor &,
-      const Tensor &, const Tensor &, const Tensor &, int64_t, const Tensor &, const Tensor &,
-      const Tensor &);
-  using Dual = std::tuple<Tensor, Tensor>(
-      const Tensor &, const Tensor &, const Tensor &, const Tensor &, const Tensor &,
-      const Tensor &, const Tensor &, const Tensor &, const Tensor &, int64_t, const Tensor &,
-      const Tensor &, const Tensor &);
+  using Plain =
+      std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &, const Tensor &,
+                                 const Tensor &, const Tensor &, const Tensor &, const Tensor &,
+                                 int64_t, const Tensor &, const Tensor &, const Tensor &);
+  using Dual = std::tuple<Tensor, Tensor>(const Tensor &, const Tensor &, const Tensor &,
+                                          const Tensor &, const Tensor &, const Tensor &,
+                                          const Tensor &, const Tensor &, const Tensor &, int64_t,
+                                          const Tensor &, const Tensor &, const Tensor &);
   static const auto plain = dispatched<Plain>("hienet::training_convolution_backward");
   static const auto dual = dispatched<Dual>("hienet::dual_convolution_backward");
   if (!c.tangents)
@@ -155,9 +153,9 @@ forward_cpu(const Tensor &features, const MaybeTensor &kept, const Tensor &edges
   const at::AutoDispatchBelowAutograd below;
   const Tensor x = rows_of_jets(features, tangents);
   const Tensor sent = linear(x, weights_in, columns_in, 1.0);
-  const Tensor messages = convolution(sent,
-                                      {edges, tangents, first_row, basis, table, center, neighbor,
-                                       paths, terms, coefficients});
+  const Tensor messages = convolution(
+      sent,
+      {edges, tangents, first_row, basis, table, center, neighbor, paths, terms, coefficients});
   const Tensor update = linear(messages, weights_out, columns_out, scale);
   if (weights_skip) {
     TORCH_CHECK_VALUE(columns_skip, "the skipping map of an interaction has no columns");
@@ -188,10 +186,9 @@ backward_cpu(const Tensor &gradient, const Tensor &sent, const Tensor &messages,
   if (blocks) of_update = gate_backward(of_update, update, dual, *blocks, n_scalars, gate_scale);
   const auto [of_messages, of_out] =
       linear_backward(of_update, messages, weights_out, columns_out, scale, dual);
-  const auto [of_sent, of_edges_or_table] =
-      convolution_backward(of_messages, sent,
-                           {edges, tangents, first_row, basis, table, center, neighbor, paths,
-                            terms, coefficients});
+  const auto [of_sent, of_edges_or_table] = convolution_backward(
+      of_messages, sent,
+      {edges, tangents, first_row, basis, table, center, neighbor, paths, terms, coefficients});
   const auto [of_x, of_in] = linear_backward(of_sent, x, weights_in, columns_in, 1.0, dual);
   Tensor of_skip = at::empty({0}, x.options());
   if (weights_skip) {
@@ -200,8 +197,12 @@ backward_cpu(const Tensor &gradient, const Tensor &sent, const Tensor &messages,
     of_x.add_(of_kept_x);
     of_skip = found;
   }
-  return {jets_of_rows(of_x, tangents), jets_of_rows(of_update, tangents), of_edges_or_table,
-          of_in, of_out, of_skip};
+  return {jets_of_rows(of_x, tangents),
+          jets_of_rows(of_update, tangents),
+          of_edges_or_table,
+          of_in,
+          of_out,
+          of_skip};
 }
 
 TORCH_LIBRARY_FRAGMENT(hienet, library)

@@ -109,7 +109,8 @@ struct PanelPlaces {
   {
     for (const LinearColumns &b : map.blocks) {
       start.push_back(size);
-      size += transposed ? size_in_panels(b.fan_out, b.fan_in) : size_in_panels(b.fan_in, b.fan_out);
+      size += transposed ? size_in_panels(b.fan_out, b.fan_in)
+                         : size_in_panels(b.fan_in, b.fan_out);
     }
   }
 };
@@ -122,9 +123,8 @@ static void fill_panels(const T *from, int64_t rows, int64_t columns, int64_t ro
   for (int64_t first = 0; first < columns; first += PANEL)
     for (int64_t row = 0; row < rows; row++)
       for (int64_t k = 0; k < PANEL; k++)
-        *to++ = first + k < columns
-            ? factor * from[row * row_stride + (first + k) * column_stride]
-            : T(0);
+        *to++ = first + k < columns ? factor * from[row * row_stride + (first + k) * column_stride]
+                                    : T(0);
 }
 
 /// out += map(in) or, transposed, in += map^T(out), row by row.
@@ -255,10 +255,9 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor &gradient, const Ten
   if (is_small(map)) {
     const Tensor in = rows(features), constant = weights.contiguous();
     AT_DISPATCH_FLOATING_TYPES(features.scalar_type(), "training_linear", [&] {
-      small_products<scalar_t>(map, constant.const_data_ptr<scalar_t>(), true,
-                               from.const_data_ptr<scalar_t>(), from.stride(0),
-                               of_features.data_ptr<scalar_t>(), of_features.stride(0),
-                               from.size(0));
+      small_products<scalar_t>(
+          map, constant.const_data_ptr<scalar_t>(), true, from.const_data_ptr<scalar_t>(),
+          from.stride(0), of_features.data_ptr<scalar_t>(), of_features.stride(0), from.size(0));
       if (wanted)
         small_gradients<scalar_t>(map, in.const_data_ptr<scalar_t>(), in.stride(0),
                                   from.const_data_ptr<scalar_t>(), from.stride(0), from.size(0),
