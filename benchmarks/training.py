@@ -42,7 +42,6 @@ Step = Callable[..., object]
 PEERS: dict[str, dict[str, Any]] = {
     "sevennet-l3i5": {"kind": "sevenn"},
     "mace-l1-5": {"kind": "mace", "irreps": "128x0e+128x1o", "cutoff": 5.0},
-    "nequip": {"kind": "nequip", "cutoff": 5.0},
 }
 """Models that others train on a CPU."""
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}

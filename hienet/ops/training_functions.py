@@ -51,21 +51,22 @@ class DualConvolution(torch.autograd.Function):
 
 class Interaction(torch.autograd.Function):
     """An equivariant layer up to its gate, `[n, order, width]` to the same, differentiable once: without tangents with
-    respect to features and geometry, with them to features, table and weights, and both ways to what is kept.
+    respect to features and geometry, with them to features, table and weights, and both ways to what is `added` to what
+    neighbours read, and to what is `kept`.
 
     `located` and `constants` are arguments of the operator: what edges read of tables and the plan of the convolution;
     and what follows the weights.
     """
 
     @staticmethod
-    def forward(ctx, features, kept, geometry, tangents, table, w_in, w_out, w_skip, located, constants):
+    def forward(ctx, features, added, kept, geometry, tangents, table, w_in, w_out, w_skip, located, constants):
         first_row, factors, center, neighbor, plan = located
         columns_in, columns_out, columns_skip, *rest = constants
         weights = (w_in, columns_in, w_out, columns_out, w_skip, columns_skip)
         inputs = (geometry, tangents, first_row, factors, table, center, neighbor, *plan, *weights, *rest)
-        result, *saved = torch.ops.hienet.training_interaction(features, kept, *inputs)
+        result, *saved = torch.ops.hienet.training_interaction(features, added, kept, *inputs)
         ctx.save_for_backward(*saved, features, geometry, tangents, table, w_in, w_out, w_skip)
-        ctx.located, ctx.constants, ctx.keeps = located, constants, kept is not None
+        ctx.located, ctx.constants, ctx.adds, ctx.keeps = located, constants, added is not None, kept is not None
         return result
 
     @staticmethod
@@ -76,15 +77,15 @@ class Interaction(torch.autograd.Function):
         columns_in, columns_out, columns_skip, *rest = ctx.constants
         weights = (w_in, columns_in, w_out, columns_out, w_skip, columns_skip)
         inputs = (geometry, tangents, first_row, factors, table, center, neighbor, *plan, *weights, *rest)
-        of_features, of_kept, of_edges_or_table, *of_weights = torch.ops.hienet.training_interaction_backward(
+        of_features, of_added, of_kept, of_edges_or_table, *of_weights = torch.ops.hienet.training_interaction_backward(
             gradient, sent, messages, update, features, *inputs
         )
-        of_kept = of_kept if ctx.keeps else None
+        of_added, of_kept = of_added if ctx.adds else None, of_kept if ctx.keeps else None
         if tangents is None:
-            return of_features, of_kept, of_edges_or_table, *(None,) * 7
+            return of_features, of_added, of_kept, of_edges_or_table, *(None,) * 7
         if w_skip is None:
             of_weights[2] = None
-        return of_features, of_kept, None, None, of_edges_or_table, *of_weights, None, None
+        return of_features, of_added, of_kept, None, None, of_edges_or_table, *of_weights, None, None
 
 
 class DualGate(torch.autograd.Function):

@@ -201,14 +201,20 @@ class EquivariantStep:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
         (table,), layer, order = prepared, self.layer, edges.order
         species = edges.species if order == 1 else edges.species.repeat_interleave(order)
-        kept = skip = None
+        added = kept = skip = None
         if isinstance(layer.linear_skip, IrrepsLinear):
             skip = layer.linear_skip.weight
         elif isinstance(layer.linear_skip, SpeciesLinear):
             kept = jet.from_rows(layer.linear_skip(jet.rows(features), species), order)
+        if isinstance(layer.constants, ScalarConstants):
+            to_sent, to_update = layer.constants.of_width(layer.state_width).split([layer.sent_width, layer.kept_width])
+            added = jet.constant(to_sent.unsqueeze(0), order).expand(edges.n_nodes, -1, -1)
+            if layer.keeps_itself:
+                constant = jet.constant(to_update.unsqueeze(0), order).expand(edges.n_nodes, -1, -1)
+                kept = constant if kept is None else kept + constant
         geometry, tangents = edges.columns()
         update = Interaction.apply(
-            *(features, kept, geometry, tangents, table, layer.linear_in.weight, layer.linear_out.weight, skip),
+            *(features, added, kept, geometry, tangents, table, layer.linear_in.weight, layer.linear_out.weight, skip),
             (edges.first_row, edges.factors, edges.center, edges.neighbor, self.plan),
             self.constants,
         )

@@ -2,7 +2,8 @@
 // torch.ops.hienet.training_interaction: an equivariant layer of a training step up to its gate, and its backward, on
 // values `[n, 1, width]` or with their tangents `[n, 2, width]`:
 //
-//   sent = x W_in,   messages = convolution of sent,   update = scale messages W_out + x W_skip + kept,   gate(update)
+//   sent = x W_in + added,   messages = convolution of sent,
+//   update = scale messages W_out + x W_skip + kept,   gate(update)
 //
 // It calls the operators for each of these; so that a small layer costs one call of Python's and one node of autograd's.
 
@@ -142,17 +143,19 @@ static Tensor jets_of_rows(const Tensor &rows, const MaybeTensor &tangents)
 
 /// The result, and what the backward needs again: `sent`, messages and, with a gate, what enters it.
 static std::tuple<Tensor, Tensor, Tensor, Tensor>
-forward_cpu(const Tensor &features, const MaybeTensor &kept, const Tensor &edges,
-            const MaybeTensor &tangents, const Tensor &first_row, const Tensor &basis,
-            const Tensor &table, const Tensor &center, const Tensor &neighbor, const Tensor &paths,
-            const Tensor &terms, const Tensor &coefficients, const Tensor &weights_in,
-            const Tensor &columns_in, const Tensor &weights_out, const Tensor &columns_out,
-            const MaybeTensor &weights_skip, const MaybeTensor &columns_skip, double scale,
-            const MaybeTensor &blocks, int64_t n_scalars, double gate_scale)
+forward_cpu(const Tensor &features, const MaybeTensor &added, const MaybeTensor &kept,
+            const Tensor &edges, const MaybeTensor &tangents, const Tensor &first_row,
+            const Tensor &basis, const Tensor &table, const Tensor &center, const Tensor &neighbor,
+            const Tensor &paths, const Tensor &terms, const Tensor &coefficients,
+            const Tensor &weights_in, const Tensor &columns_in, const Tensor &weights_out,
+            const Tensor &columns_out, const MaybeTensor &weights_skip,
+            const MaybeTensor &columns_skip, double scale, const MaybeTensor &blocks,
+            int64_t n_scalars, double gate_scale)
 {
   const at::AutoDispatchBelowAutograd below;
   const Tensor x = rows_of_jets(features, tangents);
   const Tensor sent = linear(x, weights_in, columns_in, 1.0);
+  if (added) sent.add_(rows_of_jets(*added, tangents));
   const Tensor messages = convolution(
       sent,
       {edges, tangents, first_row, basis, table, center, neighbor, paths, terms, coefficients});
@@ -167,7 +170,7 @@ forward_cpu(const Tensor &features, const MaybeTensor &kept, const Tensor &edges
   return {jets_of_rows(result, tangents), sent, messages, update};
 }
 
-/// Gradients of features and of `kept`, of the edges or, with tangents, of the table, and with tangents those of the
+/// Gradients of features, of `added` and of `kept`, of the edges or, with tangents, of the table, and with tangents those of the
 /// weights, else empty tensors.
 static std::vector<Tensor>
 backward_cpu(const Tensor &gradient, const Tensor &sent, const Tensor &messages,
@@ -208,7 +211,8 @@ backward_cpu(const Tensor &gradient, const Tensor &sent, const Tensor &messages,
 TORCH_LIBRARY_FRAGMENT(hienet, library)
 {
   library.def(
-      "training_interaction(Tensor features, Tensor? kept, Tensor edges, Tensor? tangents, "
+      "training_interaction(Tensor features, Tensor? added, Tensor? kept, Tensor edges, Tensor? "
+      "tangents, "
       "Tensor first_row, Tensor basis, Tensor table, Tensor center, Tensor neighbor, Tensor paths, "
       "Tensor terms, Tensor coefficients, Tensor weights_in, Tensor columns_in, "
       "Tensor weights_out, Tensor columns_out, Tensor? weights_skip, Tensor? columns_skip, "
