@@ -201,6 +201,7 @@ backward_cpu(const Tensor &gradient, const Tensor &sent, const Tensor &messages,
     of_skip = found;
   }
   return {jets_of_rows(of_x, tangents),
+          jets_of_rows(of_sent, tangents),
           jets_of_rows(of_update, tangents),
           of_edges_or_table,
           of_in,
