@@ -47,9 +47,12 @@ struct EdgeNetworkInputs {
   Tensor centers, neighbors, edges, weights, transposed, vectors;
   EdgeProgram program;
 
-  /// Edges that pass through the network together.
-  int64_t block_size() const
+  /// Edges that pass through the network together. Where gradients of large weights are summed, these are read and written
+  /// once for each block, which takes longer than to leave the cache with what is computed of the edges.
+  int64_t block_size(bool of_weights = false) const
   {
+    const int64_t bytes = weights.numel() * static_cast<int64_t>(edges.element_size());
+    if (of_weights && bytes > SCRATCH_BYTES) return MOST_EDGES;
     const int64_t fit =
         SCRATCH_BYTES / (2 * program.value_size() * static_cast<int64_t>(edges.element_size()));
     return std::clamp(fit / FEWEST_EDGES * FEWEST_EDGES, FEWEST_EDGES, MOST_EDGES);
@@ -109,9 +112,9 @@ static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
 /// work(part, first edge, number of edges, scratch) for blocks of the edges of every part, each part on a thread.
 template <typename T, typename Work>
 static void for_each_block(const EdgeNetworkInputs &in, const std::vector<int64_t> &bounds,
-                           int64_t copies, const Work &work)
+                           int64_t copies, int64_t size, const Work &work)
 {
-  const int64_t size = in.block_size(), of_part = copies * size * in.program.value_size();
+  const int64_t of_part = copies * size * in.program.value_size();
   const Tensor memory =
       pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part}, in.edges.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
@@ -133,9 +136,11 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
   const EdgeNetworkOutputs<T> outputs = {sums.data_ptr<T>(), edges_out.data_ptr<T>(),
                                          sums.stride(0), edges_out.stride(0)};
   const auto network = in.view<T>(kept);
-  for_each_block<T>(in, in.list.parts(), 1, [&](int64_t, int64_t first, int64_t n, T *scratch) {
-    kernel<T>().forward(network, outputs, first, n, in.block_size(), scratch);
-  });
+  const int64_t size = in.block_size();
+  for_each_block<T>(in, in.list.parts(), 1, size,
+                    [&](int64_t, int64_t first, int64_t n, T *scratch) {
+                      kernel<T>().forward(network, outputs, first, n, size, scratch);
+                    });
 }
 
 /// Where gradients go; `weights` and `vectors` are undefined where they are not wanted.
@@ -188,7 +193,8 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
   const auto dtype = in.edges.scalar_type();
   const Tensor own_weights = pooled_zeros({of_weights ? own_parts : 0, in.weights.numel()}, dtype);
   const Tensor own_vectors = pooled_zeros({of_weights ? own_parts : 0, in.vectors.numel()}, dtype);
-  for_each_block<T>(in, bounds, 2, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
+  const int64_t size = in.block_size(of_weights);
+  for_each_block<T>(in, bounds, 2, size, [&](int64_t part, int64_t first, int64_t n, T *scratch) {
     EdgeNetworkGradients<T> g = all;
     if (part > 0) {
       g.neighbors = own.rows<T>(part);
@@ -199,7 +205,7 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
         g.vectors = own_vectors.data_ptr<T>() + (part - 1) * in.vectors.numel();
       }
     }
-    kernel<T>().backward(network, g, first, n, in.block_size(), scratch);
+    kernel<T>().backward(network, g, first, n, size, scratch);
   });
   own.add_to<T>(to.neighbors);
   if (!of_weights) return;
