@@ -23,15 +23,15 @@ Builder = Callable[[Any], tuple[Callable[[], object], int]]
 """A structure to the evaluation of its prebuilt graph, and the number of edges."""
 
 
-def serve(kinds: dict[str, Callable[[dict[str, Any]], tuple[Builder, dict[str, object]]]]) -> None:
-    """Load the model of the kind that is asked for, say what it is, then answer."""
+def main() -> None:
+    """Load the model, say what it is, then answer."""
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     torch.set_flush_denormal(True)
-    prepare, description = kinds[options["kind"]](options)
+    prepare, description = KINDS[options["kind"]](options)
     work: Callable[[], object] = lambda: None  # noqa: E731
     print(json.dumps(description), file=answers, flush=True)
     for line in sys.stdin:
@@ -271,4 +271,4 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix}
 
 if __name__ == "__main__":
-    serve(KINDS)
+    main()

@@ -58,17 +58,16 @@ class PeerError(Exception):
 
 @dataclass
 class Worker:
-    """A process that evaluates one model (peer_worker.py), or trains it (training_worker.py)."""
+    """A process that evaluates one model (peer_worker.py)."""
 
     python: Path
     options: dict[str, Any]
     timeout: float
-    script: str = "peer_worker.py"
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        command = [str(self.python), str(ROOT / self.script), json.dumps(self.options)]
+        command = [str(self.python), str(ROOT / "peer_worker.py"), json.dumps(self.options)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1
         )
@@ -111,15 +110,10 @@ class Worker:
 
 
 def add_worker_options(options: argparse.ArgumentParser) -> None:
-    """What is measured, and how."""
+    """What is measured, and how models in processes of their own are installed and waited for."""
     options.add_argument("--systems", nargs="+", default=["si64", "alloy108"], help="[default: si64 alloy108]")
     options.add_argument("--threads", type=int, default=2, help="[default: 2]")
     options.add_argument("--seconds", type=float, default=2.0, help="of each model in a round [default: 2]")
-    add_environment_options(options)
-
-
-def add_environment_options(options: argparse.ArgumentParser) -> None:
-    """How models in processes of their own are installed and waited for."""
     options.add_argument("--timeout", type=float, default=900.0, help="seconds for one answer [default: 900]")
     options.add_argument(
         "--environments", type=Path, default=ROOT.parent / "build" / "peers", help="folder [default: build/peers]"

@@ -2,9 +2,6 @@
 
 A step is what `hienet train` does with a batch: energies, forces and stress, the loss, gradients of all weights, AdamW,
 and the moving average of the weights. Dropout is off, so that all contenders compute the same.
-
-With `--peers`, steps of other packages on the same frames are measured too, each by its own trainer, in its own process
-and environment (peers.py, training_worker.py).
 """
 
 from __future__ import annotations
@@ -16,14 +13,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import ROOT, console, in_turns, machine, parser, random_checkpoint, set_threads, write_json
 from memory import peak_growth
-from peers import PeerError, Worker, add_environment_options, environment
 from rich.table import Table
 from structures import structure
 from torch import Tensor, nn
@@ -39,11 +34,6 @@ from hienet.train.ema import MovingAverage
 from hienet.train.loss import Loss, LossSettings, training_loss
 
 Step = Callable[..., object]
-PEERS: dict[str, dict[str, Any]] = {
-    "sevennet-l3i5": {"kind": "sevenn"},
-    "mace-l1-5": {"kind": "mace", "irreps": "128x0e+128x1o", "cutoff": 5.0},
-}
-"""Models that others train on a CPU."""
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
@@ -56,10 +46,6 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2, help="[default: 2]")
     options.add_argument("--seconds", type=float, default=1.0, help="of a contender in a round [default: 1]")
     options.add_argument("--contenders", nargs="+", default=["eager", "plain", "fused"], help="[default: all]")
-    options.add_argument(
-        "--peers", nargs="*", default=[], choices=list(PEERS), help="other packages that train alike [default: none]"
-    )
-    add_environment_options(options)
     options.add_argument("--memory-of", help="print the bytes by which a step of this contender grows, and end")
     arguments = options.parse_args()
     set_threads(arguments.threads)
@@ -70,14 +56,7 @@ def main() -> None:
         return
     names = [name for name in arguments.contenders if name != "eager" or arguments.architecture == "hienet"]
     works, error = steps(arguments, names)
-    workers, failures = peers_in_training(arguments)
-    for name, worker in workers.items():
-        works[name] = partial(worker.ask, "measure", seconds=0.0)
-    try:
-        turns = in_turns(works, arguments.rounds, arguments.seconds, warm_up=1)
-    finally:
-        for worker in workers.values():
-            worker.close()
+    turns = in_turns(works, arguments.rounds, arguments.seconds, warm_up=1)
     n_atoms = arguments.frames * arguments.atoms
     result: dict[str, Any] = {
         "benchmark": "training",
@@ -95,31 +74,10 @@ def main() -> None:
     for name in names:
         result[f"{name}_ms_per_atom"] = 1e3 * turns.median(name) / n_atoms
         result[f"{name}_mb_per_atom"] = memory(arguments, name) / 1e6 / n_atoms
-    for name in workers:
-        result[f"{name}_ms_per_atom"] = 1e3 * turns.median(name) / n_atoms
-    for name in [*names[:-1], *workers]:
+    for name in names[:-1]:
         result[f"{name}_over_{names[-1]}"] = turns.ratio(name, names[-1])
-    result["peers"] = {name: {**PEERS[name], **worker.description} for name, worker in workers.items()}
-    result["failures"] = failures
     report(result, names)
     write_json(arguments.json, result)
-
-
-def peers_in_training(arguments: Any) -> tuple[dict[str, Worker], dict[str, str]]:
-    """A process for each peer, ready to make steps on the frames; and why others are left out."""
-    workers: dict[str, Worker] = {}
-    failures: dict[str, str] = {}
-    for name in arguments.peers:
-        options = {**PEERS[name], "threads": arguments.threads, "elements": ["C", "Si"], "frames": arguments.frames}
-        try:
-            python = environment(PEERS[name]["kind"], arguments)
-            worker = Worker(python, options, arguments.timeout, script="training_worker.py")
-            worker.description["n_edges"] = worker.ask("prepare", system=f"sic{arguments.atoms}")["n_edges"]
-            workers[name] = worker
-        except PeerError as error:
-            failures[name] = str(error)
-            print(f"{name} is left out: {error}")
-    return workers, failures
 
 
 def steps(arguments: Any, names: list[str]) -> tuple[dict[str, Step], float]:
@@ -256,10 +214,6 @@ def report(result: dict[str, Any], names: list[str]) -> None:
             f"{result[f'{name}_mb_per_atom']:.2f}",
             "" if ratio is None else f"{ratio:.1f}",
         )
-    for name in result["peers"]:
-        time = result[f"{name}_ms_per_atom"]
-        ratio = result[f"{name}_over_{names[-1]}"]
-        table.add_row(name, f"{time:.3g}", f"{1e3 / time / result['n_atoms']:.3g}", "", f"{ratio:.1f}")
     console().print(table)
 
 
