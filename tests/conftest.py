@@ -47,6 +47,15 @@ def torch_is_left_as_found() -> Iterator[None]:
     assert after == before
 
 
+@pytest.fixture
+def in_this_process() -> Iterator[None]:
+    """For benchmarks that are called, not started: undoes their `set_threads`, which they as programs may leave."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
 EMULATED_CUDA = "HIENET_TEST_EMULATED_CUDA"
 """Path of the library that pair_hienet/ops builds with -DHIENET_EMULATED_CUDA=ON."""
 

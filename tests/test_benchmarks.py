@@ -208,7 +208,7 @@ def test_mlearns_stresses_are_read_in_our_units_order_and_sign(group, expected, 
 
 
 @pytest.fixture
-def ablation(monkeypatch) -> Callable[..., None]:
+def ablation(monkeypatch, in_this_process) -> Callable[..., None]:
     """The benchmark, in this process."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from ablation import main

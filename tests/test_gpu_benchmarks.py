@@ -7,7 +7,6 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,11 @@ from hienet.ops.compile import compile_model
 
 
 @pytest.fixture
-def gpu(monkeypatch) -> Iterator[Any]:
+def gpu(monkeypatch, in_this_process) -> Any:
     """Imports a module of benchmarks/gpu."""
     for folder in (BENCHMARKS, BENCHMARKS / "gpu"):
         monkeypatch.syspath_prepend(str(folder))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    # The benchmarks' `set_threads` changes both, as the programs that they are may.
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+    return importlib.import_module
 
 
 @pytest.mark.slow
