@@ -1,6 +1,6 @@
 # Everything a newcomer needs: each target does its own set-up.
 #   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report    (about 10 minutes on 2 cores)
-#   make test   the whole test suite                                           (about 15 minutes on 2 cores)
+#   make test   the whole test suite                                           (about 25 minutes on 2 cores)
 #   make sanitize   the pair style under memory checkers                         (half an hour)
 #   make lint   style, types, spelling
 #   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
