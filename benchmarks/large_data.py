@@ -203,7 +203,8 @@ def train(folder: Path, seconds: float) -> dict[str, Any]:
     begin = time.monotonic()
     data = prepare_data(config.data, config.model, torch.float32, 0)
     prepared = time.monotonic() - begin
-    trainer = Trainer(build_model("invnet", data.model, 0), data.train, data.validation, config.training)
+    model = build_model("invnet", data.model, 0).float()
+    trainer = Trainer(model, data.train, data.validation, config.training)
     memory: list[tuple[float, float, int]] = []
     start = time.monotonic()
 
