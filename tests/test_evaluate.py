@@ -291,6 +291,7 @@ def test_a_dollar_sign_in_a_name_begins_no_formula(tmp_path: Path) -> None:
     figure = Figure()
     figure.suptitle(as_text(r"$x_1$ and $\nonsense$"))
     save_figure(figure, tmp_path / "name.png")
+    assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_float32_is_close_to_float64(model: Path, data: Path) -> None:
