@@ -247,12 +247,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(start, data, tmp_path)
     with pytest.raises(StoppedBySignal):
         run.trainer.run(should_stop=lambda: True)
     run.save_last()
+    start.rename(tmp_path / "elsewhere.pt")
     resumed = run_of(start, data, resume=True, **sections)
     resumed.train()
     for name, tensor in whole.trainer.model.state_dict().items():
         assert torch.equal(tensor, resumed.trainer.model.state_dict()[name]), name
-    save_checkpoint(tiny_checkpoint("sevennet", elements=ELEMENTS, seed=1), start)
-    with pytest.raises(HIENetError, match=r"the data, or the checkpoint of `training.from`, are not those with which"):
+    save_checkpoint(tiny_checkpoint("sevennet", elements=ELEMENTS, seed=1), run.folder / "start.pt")
+    with pytest.raises(HIENetError, match=r"the data, or `start.pt`, are not those with which"):
         run_of(start, data, resume=True, **sections)
 
 

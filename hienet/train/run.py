@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -94,15 +95,18 @@ class Run:
         Raises:
             HIENetError: anything wrong with configuration, data, device or folder.
         """
+        self.folder = Path(config.output)
+        self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
+        self.start_path = self.folder / "start.pt"
         begun_from = config.training.start
+        if begun_from is not None and resume and self.start_path.exists():
+            begun_from = str(self.start_path)
         self.start = None if begun_from is None else processes.agree(lambda: load_start(begun_from))
         if self.start is not None:
             start, given = self.start, config
             config = processes.agree(lambda: started_from(given, start))
         self.config, self.console, self.source = config, console, source or "CONFIG.yaml"
         self.processes = processes
-        self.folder = Path(config.output)
-        self.best_path, self.last_path = self.folder / "best.pt", self.folder / "last.pt"
         last = processes.agree(lambda: self._last_checkpoint(resume))
         processes.first_does(lambda: make_folder(self.folder, "output"))
         processes.first_does(self._prepare_stores)
@@ -334,7 +338,7 @@ class Run:
         assert last.resume is not None
         if last.resume["fingerprint"] != self.data.fingerprint:
             raise HIENetError(
-                f"the data{', or the checkpoint of `training.from`,' if self.start else ''} are not those with which "
+                f"the data{', or `start.pt`,' if self.start else ''} are not those with which "
                 f"the run in `{self.folder}` began; restore the files, "
                 "or begin a new run with another --output"
             )
@@ -357,7 +361,10 @@ class Run:
             state.best_epoch, state.best_loss = 0, float("inf")
 
     def _write_inputs(self) -> None:
-        """Which frames are in which set."""
+        """Which frames are in which set, and the checkpoint that fine-tuning begins with, which resuming needs."""
+        if self.config.training.start is not None:
+            with atomic_path(self.start_path) as temporary:
+                shutil.copyfile(self.config.training.start, temporary)
         split = {"files": list(self.config.data.train), **vars(self.data.split)}
         with atomic_path(self.folder / "split.json") as temporary:
             temporary.write_text(json.dumps(split, indent=1))
