@@ -210,6 +210,17 @@ def evaluate_model(
     model: Annotated[Path, typer.Argument(help="Checkpoint (.pt) or deployed model (.hienet.pt).", show_default=False)],
     data: Annotated[list[str], typer.Argument(help="Files with labelled frames.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and plots.")] = Path("hienet_eval"),
+    by: Annotated[
+        str, typer.Option(metavar="ENTRY", help="Entry of the frames' info by which errors are listed.")
+    ] = "config_type",
+    by_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Part of that entry which names the group, such as '\\d+K' for temperatures in names.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
     dtype: Annotated[
@@ -221,19 +232,22 @@ def evaluate_model(
     stress_key: _StressKey = None,
     virial_key: _VirialKey = None,
 ) -> None:
-    """Compare a model with labelled frames: errors by config_type and element, CSV of frames and atoms, parity plot."""
+    """Compare a model with labelled frames: errors by config_type (--by) and element, R², CSV of frames and atoms,
+    plots."""
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
     from hienet.files import make_folder
-    from hienet.tables import print_errors, print_forces_by_element, print_mirror_change
+    from hienet.tables import print_determination, print_errors, print_forces_by_element, print_mirror_change
 
     make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
-    evaluation = evaluate(model, data, keys, batch_size=batch_size, device=device, dtype=dtype)
+    evaluation = evaluate(model, data, keys, by, by_pattern, batch_size, device, dtype)
     console = make_console()
     for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks, *evaluation.notes):
         say(line)
-    print_errors(console, "config_type", list(evaluation.by_group.items()), evaluation.total)
+    groups = list(evaluation.by_group.items())
+    print_errors(console, by, groups, evaluation.total)
+    print_determination(console, by, groups, evaluation.total)
     print_forces_by_element(console, evaluation.forces_by_element)
     print_mirror_change(console, evaluation.mirror)
     paths = write_evaluation(evaluation, output)

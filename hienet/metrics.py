@@ -125,13 +125,15 @@ def describe_not_finite(comparison: Comparison, dataset: Dataset, name: str) -> 
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean absolute and root mean square errors; None where there are no labels.
+    """Mean absolute and root mean square errors, and coefficients of determination R²; None where there are no labels.
 
     Attributes:
         n_frames, n_atoms: how many.
         energy_mae, energy_rmse: meV/atom.
         forces_mae, forces_rmse: meV/Å, over components.
         stress_mae, stress_rmse: GPa, over components.
+        energy_r2, forces_r2, stress_r2: the part of the labels' variance that is predicted, of energies per atom and of
+            components of forces and stress; None also where labels do not vary, and in summaries of older files.
     """
 
     n_frames: int
@@ -142,6 +144,9 @@ class Errors:
     forces_rmse: float | None
     stress_mae: float | None
     stress_rmse: float | None
+    energy_r2: float | None = None
+    forces_r2: float | None = None
+    stress_r2: float | None = None
 
     def as_dict(self) -> dict[str, int | float | None]:
         """With the units in the names."""
@@ -152,9 +157,9 @@ class Errors:
         """The inverse of `as_dict`, in whatever order the keys are, and whatever others there are beside them.
 
         Raises:
-            KeyError: one is missing.
+            KeyError: one is missing that files have always had.
         """
-        return cls(**{name: row[key] for name, key in _KEYS.items()})
+        return cls(**{name: row[key] for name, key in _KEYS.items() if key in row or not key.endswith("_r2")})
 
 
 _KEYS = {
@@ -166,6 +171,9 @@ _KEYS = {
     "forces_rmse": "forces_rmse_mev_per_angstrom",
     "stress_mae": "stress_mae_gpa",
     "stress_rmse": "stress_rmse_gpa",
+    "energy_r2": "energy_r2",
+    "forces_r2": "forces_r2",
+    "stress_r2": "stress_r2",
 }
 """Attributes of `Errors`, and their names with units."""
 
@@ -181,7 +189,24 @@ def errors(comparison: Comparison, frames: Sequence[bool] | NDArray[np.bool_] | 
         *mae_and_rmse(comparison.energy[chosen], comparison.energy_label[chosen], 1e3 / n_atoms[chosen]),
         *mae_and_rmse(comparison.forces[atoms], comparison.forces_label[atoms], 1e3),
         *mae_and_rmse(comparison.stress[chosen], comparison.stress_label[chosen], gpa),
+        determination(comparison.energy[chosen] / n_atoms[chosen], comparison.energy_label[chosen] / n_atoms[chosen]),
+        determination(comparison.forces[atoms], comparison.forces_label[atoms]),
+        determination(comparison.stress[chosen], comparison.stress_label[chosen]),
     )
+
+
+def determination(predicted: Array, label: Array) -> float | None:
+    """The coefficient of determination R², 1 - (sum of squared errors) / (sum of squared deviations of the labels from
+    their mean), over the entries that have a label; None if these do not vary.
+
+    A prediction that is no number makes it NaN.
+    """
+    given = ~np.isnan(label)
+    if not given.any() or np.ptp(label[given]) == 0.0:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = label[given] - label[given].mean()
+        return float(1.0 - ((predicted - label)[given] ** 2).sum() / (deviation**2).sum())
 
 
 def mae_and_rmse(predicted: Array, label: Array, factor: Array | float) -> tuple[float | None, float | None]:

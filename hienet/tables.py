@@ -159,6 +159,21 @@ def print_errors(
     )
 
 
+def print_determination(console: Console, title: str, found: Sequence[tuple[str, Errors]], total: Errors) -> None:
+    """Coefficients of determination R² of energy, forces (F) and stress (S), a row for each entry and one for all."""
+    print_table(
+        console,
+        [title, "frames", "E R²", "F R²", "S R²"],
+        [_determination_cells(group_label(name), row) for name, row in found],
+        _determination_cells(ALL_FRAMES, total),
+    )
+
+
+def _determination_cells(name: str, row: Errors) -> Row:
+    values = (row.energy_r2, row.forces_r2, row.stress_r2)
+    return name, str(row.n_frames), *("-" if value is None else f"{value:.5f}" for value in values)
+
+
 def print_overview(console: Console, overview: Overview) -> None:
     """What `hienet data stats` has found: elements with their reference energies, and the ranges of numbers."""
     references, rank, left = overview.reference_energies()

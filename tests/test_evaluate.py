@@ -25,7 +25,7 @@ from hienet.errors import HIENetError
 from hienet.evaluate import evaluate, write_evaluation
 from hienet.figure import as_text, save_figure
 from hienet.files import json_text
-from hienet.metrics import Comparison, compare, errors
+from hienet.metrics import Comparison, Errors, compare, determination, errors
 from hienet.testing import NATURAL, random_rotation, rotated, write_tiny_checkpoint
 from hienet.train import report
 
@@ -70,6 +70,52 @@ def test_a_prediction_that_is_not_a_number_is_not_hidden() -> None:
 def test_stress_errors_are_in_gpa() -> None:
     zero = np.zeros((2, 6))
     assert errors(comparison(stress=zero + 0.01, stress_label=zero)).stress_mae == pytest.approx(1.6021766)
+
+
+def test_the_coefficient_of_determination_is_the_part_of_the_variance_that_is_predicted() -> None:
+    label = np.array([1.0, 2.0, 3.0, np.nan])
+    assert determination(label, label) == 1.0
+    assert determination(np.full(4, 2.0), label) == 0.0
+    assert determination(np.array([1.0, 2.0, 4.0, 9.0]), label) == pytest.approx(1.0 - 1.0 / 2.0)
+    assert determination(label, np.array([2.0, 2.0, np.nan, 2.0])) is None
+    assert determination(label, np.full(4, np.nan)) is None
+    predicted = np.array([np.nan, 2.0, 3.0, 0.0])
+    assert np.isnan(determination(predicted, label))
+
+
+def test_errors_of_files_without_a_coefficient_of_determination_are_read() -> None:
+    row = errors(comparison()).as_dict()
+    found = Errors.from_dict({name: value for name, value in row.items() if not name.endswith("_r2")})
+    assert found.forces_r2 is None
+    assert Errors.from_dict(row) == errors(comparison())
+
+
+def test_frames_are_grouped_by_any_entry_and_by_a_part_of_it(model: Path, tmp_path: Path) -> None:
+    frames = emt_frames(5)
+    names = ("npt_1000K_0bar", "npt_300K_0bar", "npt_300K_5bar", "eos", "npt_1000K_5bar")
+    for atoms, name in zip(frames, names, strict=True):
+        atoms.info |= {"config_type": name, "pressure": name[-4:]}
+    data = write_frames(tmp_path / "named.extxyz", frames)
+    by_temperature = evaluate(model, [data], group_pattern=r"(\d+)K")
+    assert [(name, found.n_frames) for name, found in by_temperature.by_group.items()] == [
+        ("", 1),
+        ("300", 2),
+        ("1000", 2),
+    ]
+    command = ["eval", str(model), str(data), "-o", str(tmp_path / "out"), "--by"]
+    said = CliRunner().invoke(app, [*command, "pressure"]).output
+    assert "_eos" not in said
+    assert {"0bar", "5bar", "R²"} <= set(said.split())
+    assert set(json.loads((tmp_path / "out" / "errors.json").read_text())["by_pressure"]) == {"0bar", "5bar", "eos"}
+    with (tmp_path / "out" / "frames.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["pressure"] for row in csv.DictReader(file)] == [atoms.info["pressure"] for atoms in frames]
+    assert (tmp_path / "out" / "errors.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(HIENetError, match=r"no frame has the entry `temperature` .* have `config_type`, `pressure`"):
+        evaluate(model, [data], group_key="temperature")
+    with pytest.raises(HIENetError, match=r"`\(` is no regular expression: missing \)"):
+        evaluate(model, [data], group_pattern="(")
+    with pytest.raises(HIENetError, match=r"`nvt` matches nothing in the entries `config_type` .*, such as `npt_1000K"):
+        evaluate(model, [data], group_pattern="nvt")
 
 
 def test_predictions_are_those_of_the_calculator(model: Path, data: Path) -> None:
@@ -141,7 +187,14 @@ def test_errors_are_listed_by_config_type_and_element(model: Path, data: Path) -
 def test_the_tables_hold_every_frame_and_atom(model: Path, data: Path, tmp_path: Path) -> None:
     evaluation = evaluate(model, [data])
     paths = write_evaluation(evaluation, tmp_path / "out")
-    assert [path.name for path in paths] == ["frames.csv", "atoms.csv", "errors.csv", "errors.json", "parity.png"]
+    assert [path.name for path in paths] == [
+        "frames.csv",
+        "atoms.csv",
+        "errors.csv",
+        "errors.json",
+        "parity.png",
+        "errors.png",
+    ]
     frames, atoms, table = (list(csv.DictReader(path.read_text().splitlines())) for path in paths[:3])
     assert (len(frames), len(atoms)) == (8, 32)
     assert float(frames[3]["energy_ev"]) == pytest.approx(evaluation.comparison.energy[3])
@@ -155,7 +208,8 @@ def test_the_tables_hold_every_frame_and_atom(model: Path, data: Path, tmp_path:
         "element Cu",
     ]
     assert json.loads(paths[3].read_text())["all"]["n_frames"] == 8
-    assert paths[4].read_bytes().startswith(b"\x89PNG")
+    for path in paths[4:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_labels_are_empty_cells(model: Path, tmp_path: Path) -> None:

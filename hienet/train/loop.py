@@ -27,7 +27,7 @@ from hienet.processes import ALONE, Processes
 from hienet.torch_state import own_torch_state
 from hienet.train.ema import MovingAverage
 from hienet.train.engine import choose_engine
-from hienet.train.logs import Row
+from hienet.train.logs import COLUMNS, Row
 from hienet.train.loss import (
     LossSettings,
     loss_of_comparison,
@@ -466,4 +466,4 @@ def _on_cpu(value: Any) -> Any:
 
 def _error_columns(found: Errors | None) -> dict[str, float | int | None]:
     none = Errors(0, 0, *(None,) * 6)
-    return {k: v for k, v in (found or none).as_dict().items() if k not in ("n_frames", "n_atoms")}
+    return {name: value for name, value in (found or none).as_dict().items() if name in COLUMNS}

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from hienet.console import printable
 from hienet.data.composition import least_absolute_deviations
 from hienet.figure import own_style, save_figure, tidy
 from hienet.metrics import Comparison, Errors, errors
@@ -129,6 +130,51 @@ def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
         tidy(axis)
         _diagonal(axis, title, list(points.values()))
     save_figure(figure, path)
+
+
+@own_style()
+def plot_errors_of_groups(found: Mapping[str, Errors], title: str, path: Path) -> None:
+    """Mean absolute errors above coefficients of determination, of energy, forces and stress, for groups of frames.
+
+    Args:
+        found: for each group its errors, in the order in which they are drawn.
+        title: what the groups are.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(12.5, min(6.0 + 0.06 * max(map(len, found)), 8.0)), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True)
+    rows = list(found.values())
+    # Names with numbers are in their order; between others a line would mean nothing.
+    line = "-" if all(any(character.isdigit() for character in name) for name in found) else ""
+    panels = (
+        ("energy", "MAE (meV/atom)", [row.energy_mae for row in rows], [row.energy_r2 for row in rows]),
+        ("force components", "MAE (meV/Å)", [row.forces_mae for row in rows], [row.forces_r2 for row in rows]),
+        ("stress components", "MAE (GPa)", [row.stress_mae for row in rows], [row.stress_r2 for row in rows]),
+    )
+    for column, (quantity, unit, *values) in enumerate(panels):
+        for axis, label, given in zip(axes[:, column], (unit, "R²"), values, strict=True):
+            numbers = np.array([np.nan if value is None else value for value in given], dtype=float)
+            axis.set_ylabel(label)
+            tidy(axis)
+            if not np.isfinite(numbers).any():
+                axis.text(0.5, 0.5, "not defined", transform=axis.transAxes, ha="center", color="0.5")
+                continue
+            axis.plot(range(len(numbers)), numbers, marker="o", linestyle=line, linewidth=1.2, color=_FALLBACK)
+            if label == "R²":
+                axis.axhline(1.0, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+            else:
+                axis.set_ylim(bottom=0.0)
+        axes[0, column].set_title(quantity, fontsize=10.5, loc="left")
+        axes[1, column].set_xlabel(printable(title))
+        names = [printable(name) for name in found]
+        axes[1, column].set_xticks(range(len(names)), names)
+        if max(map(len, names)) * len(names) > _CHARACTERS_OF_TICKS:
+            axes[1, column].tick_params(axis="x", rotation=90)
+    save_figure(figure, path)
+
+
+_CHARACTERS_OF_TICKS = 34
+"""So many fit below a panel side by side."""
 
 
 def _references(comparisons: Sequence[Comparison]) -> Array:
