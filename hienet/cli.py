@@ -57,7 +57,22 @@ def init(
     data: Annotated[list[str], typer.Argument(help="Files with labelled frames: extxyz, or anything ASE reads.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Configuration to write.")] = Path("config.yaml"),
     architecture: _Architecture = "hienet",
-    preset: _Preset = "small",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of the model; `hienet models` lists those of each architecture. Default: small, or with "
+            "--minutes the largest for which the time is enough.",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Time for training on this machine: some steps are made to find how many it is enough for.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -76,22 +91,29 @@ def init(
     from hienet.data.labels import LabelKeys
     from hienet.errors import HIENetError
     from hienet.files import atomic_path
-    from hienet.models.factory import make_config
+    from hienet.models.factory import DEFAULT_PRESET, make_config
     from hienet.recipes import find_recipe
-    from hienet.template import render, summarize
+    from hienet.template import render, summarize, within_minutes
 
     if output.exists() and not force:
         raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
-    make_config(architecture, preset, {"elements": ("H",)})
+    make_config(architecture, preset or DEFAULT_PRESET, {"elements": ("H",)})
     if recipe is not None:
         # Before the data are read, which may take long.
         find_recipe(architecture, recipe, mean_atoms=1.0)
     summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
     chosen = None if recipe is None else find_recipe(architecture, recipe, summary.n_atoms[1])
     folder = f"{output.stem}_run" if output.stem != "config" else "hienet_training"
+    lines = [*summary.lines(), *(chosen.lines() if chosen is not None else [])]
+    limit: dict[str, Any] = {}
+    if minutes is not None:
+        found = within_minutes(minutes, summary, architecture, preset, chosen)
+        preset, limit = found.preset, found.training
+        lines += found.lines
+    text = render(summary, folder, architecture, preset or DEFAULT_PRESET, chosen, limit)
     with atomic_path(output) as temporary:
-        temporary.write_text(render(summary, folder, architecture, preset, chosen), encoding="utf-8")
-    for line in (*summary.lines(), *(chosen.lines() if chosen is not None else [])):
+        temporary.write_text(text, encoding="utf-8")
+    for line in lines:
         say(line)
     say(f"wrote {output}; look it over, then run: hienet train {output}")
 

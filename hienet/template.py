@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ase.data import chemical_symbols
 from pydantic import BaseModel
 
 from hienet.checkpoint import Checkpoint
-from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection, keys_of
+from hienet.config import COMPUTED_MODEL_KEYS, DataSection, ModelSection, TrainingSection, keys_of, parse_config
 from hienet.console import printable
 from hienet.data.cache import Store
 from hienet.data.checks import check_frames
@@ -33,6 +34,8 @@ _CUTOFFS = (4.0, 5.0, 6.0)
 _STEPS = 8000
 _ATOMS_IN_BATCH = 48
 _FRAMES_LOOKED_AT = 200
+_STEPS_OF_A_LONG_RUN = 20_000
+"""From here on the moving average of weights is over a thousand steps, not a hundred."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +170,11 @@ def render(
     architecture: str = "hienet",
     preset: str = DEFAULT_PRESET,
     recipe: Recipe | None = None,
+    limit: Mapping[str, Any] | None = None,
 ) -> str:
     """The configuration as commented YAML; keys that keep their default are commented out.
 
-    `recipe` takes the place of what suits the size of the data.
+    `recipe` takes the place of what suits the size of the data, and `limit` that of some of its values.
     """
     lines = [
         "# Configuration of `hienet train`, written by `hienet init`. Every key is described in docs/training.md.",
@@ -184,9 +188,52 @@ def render(
     lines += ["", "training:"]
     if recipe is not None:
         lines += [f"  # {line}" for line in recipe.lines()]
-    lines += _section(TrainingSection, suggestions(summary) if recipe is None else recipe.training)
+    lines += _section(
+        TrainingSection, {**(suggestions(summary) if recipe is None else recipe.training), **(limit or {})}
+    )
     lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class WithinMinutes:
+    """A training that ends in time.
+
+    Attributes:
+        preset: of the model.
+        training: values of that section.
+        lines: for a person.
+    """
+
+    preset: str
+    training: dict[str, Any]
+    lines: list[str]
+
+
+def within_minutes(
+    minutes: float, summary: DataSummary, architecture: str, preset: str | None, recipe: Recipe | None
+) -> WithinMinutes:
+    """Train some steps, and choose the preset, unless it is given, and the number of epochs for a time.
+
+    Raises:
+        HIENetError: `hienet train` would not begin either.
+    """
+    from hienet.train.pace import choose_preset, chosen_of, measure_pace
+
+    training = dict(suggestions(summary) if recipe is None else recipe.training)
+    values: dict[str, Any] = {
+        "model": {"architecture": architecture, "preset": preset},
+        "data": {"train": list(summary.files), **summary.keys, **(recipe.data if recipe else {})},
+        "training": training,
+    }
+    paces = [measure_pace(parse_config(values), preset)] if preset else choose_preset(values, minutes)
+    pace = chosen_of(paces, minutes)
+    # The time is what ends the run; where the machine is faster later, so many epochs more are not all of them needed.
+    limit: dict[str, Any] = {"max_minutes": minutes, "epochs": math.ceil(1.5 * pace.epochs(minutes))}
+    if recipe is None and pace.steps(minutes) > _STEPS_OF_A_LONG_RUN:
+        limit["ema_decay"] = 0.999
+    chosen = f"chosen: preset `{pace.preset}`, {minutes:g} minutes"
+    return WithinMinutes(pace.preset, limit, [*(each.line(minutes) for each in paces), chosen])
 
 
 STRENGTHS: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from hienet.checkpoint import load_checkpoint
 from hienet.cli import app, main
 from hienet.config import load_config
 from hienet.testing import write_tiny_checkpoint
+from hienet.train.pace import Pace, chosen_of
 
 
 @pytest.fixture
@@ -132,6 +134,31 @@ def test_init_keeps_an_existing_file(
     config.write_text("mine")
     assert "exists; add --force" in refusal(capsys, monkeypatch, "init", data, "-o", config)
     assert config.read_text() == "mine"
+
+
+def test_init_finds_what_the_given_time_is_enough_for(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    said = hienet("init", data, "--minutes", "0.5", "-o", config)
+    found = re.search(r"preset `small`: a step takes \S+ ms here on \d+ thread.s., so that 0.5 minutes make", said)
+    assert found, said
+    written = load_config(config)
+    assert (written.model.preset, written.training.max_minutes) == ("small", 0.5)
+    assert "preset `medium`" not in said or "chosen: preset `small`" in said
+    said = hienet("init", data, "--minutes", "0.5", "--preset", "medium", "-o", config, "--force")
+    assert "chosen: preset `medium`, 0.5 minutes" in said
+    assert load_config(config).model.preset == "medium"
+
+
+def test_the_largest_preset_is_chosen_that_makes_enough_steps() -> None:
+    paces = [Pace("small", 0.01, 50, 1), Pace("medium", 0.02, 50, 1), Pace("large", 0.1, 50, 1)]
+    assert [chosen_of(paces, minutes).preset for minutes in (1.0, 2.0, 3.0, 13.0, 14.0)] == [
+        "small",
+        "small",
+        "medium",
+        "medium",
+        "large",
+    ]
+    assert (paces[1].steps(3.0), paces[1].epochs(3.0)) == (9000, 180)
 
 
 def test_a_wrong_key_is_one_sentence(

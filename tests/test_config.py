@@ -70,7 +70,7 @@ def test_defaults_are_the_papers() -> None:
         (changed(training={"reflect": "sometimes"}), r"`training.reflect`: Input should be a valid boolean"),
         (
             changed(model={"preset": "huge"}),
-            r"unknown preset `huge` .*expected one of: paper, paper-o3, published, published-o3, small",
+            r"unknown preset `huge` .*expected one of: paper, paper-o3, published, published-o3, small, medium, large",
         ),
         (changed(model={"architecture": "resnet"}), r"unknown architecture `resnet`; expected one of: hienet"),
         (changed(model={"elements": ["Si", "Xx"]}), r"`elements` has \['Xx'\], which are not chemical symbols"),

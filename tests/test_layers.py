@@ -240,6 +240,6 @@ def test_unknown_architecture_and_preset_list_the_known_ones():
         make_config("mace", None, {})
     with pytest.raises(
         HIENetError,
-        match="unknown preset `huge` of `hienet`; expected one of: paper, paper-o3, published, published-o3, small",
+        match="unknown preset `huge` of `hienet`; expected one of: paper, paper-o3, published, published-o3, small,",
     ):
         make_config("hienet", "huge", {"elements": ["Si"]})

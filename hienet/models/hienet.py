@@ -57,6 +57,22 @@ _PUBLISHED: dict[str, object] = {
     "attention_dropout": 0.08,
 }
 
+
+def _few_elements(scalars: int, vectors: int, tensors: int) -> dict[str, object]:
+    """Three equivariant layers behind an invariant one, with so many channels of l = 0, 1, 2."""
+    irreps = f"{scalars}x0e+{vectors}x1o+{tensors}x2e"
+    return {
+        "invariant_channels": scalars,
+        "parity": True,
+        "equivariant_irreps": (irreps, irreps, f"{scalars}x0e"),
+        "l_max": 2,
+        "radial_hidden": (32, 32),
+        "readout_channels": scalars // 2,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+
+
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
     "paper-o3": {
@@ -74,19 +90,12 @@ PRESETS: dict[str, dict[str, object]] = {
             "512x0e",
         ),
     },
-    "small": {
-        "invariant_channels": 32,
-        "parity": True,
-        "equivariant_irreps": ("32x0e+16x1o+8x2e", "32x0e+16x1o+8x2e", "32x0e"),
-        "l_max": 2,
-        "radial_hidden": (32, 32),
-        "readout_channels": 16,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-    },
+    "small": _few_elements(32, 16, 8),
+    "medium": _few_elements(64, 32, 16),
+    "large": _few_elements(128, 64, 32),
 }
 """`paper`: the paper's text and Table 5; `published`: the released checkpoint, both SO(3) as they were published;
-`paper-o3`, `published-o3`: the same widths with parities; `small`: a few elements on a laptop."""
+`paper-o3`, `published-o3`: the same widths with parities; `small`, `medium`, `large`: one to five elements, on CPUs."""
 
 
 class HIENet(LayeredModel):
