@@ -153,13 +153,15 @@ def _n_neighbors(frame: Frame, elements: Sequence[str], cutoff: float) -> int:
         raise HIENetError(f"{frame.source}: {error}") from error
 
 
-def suggestions(summary: DataSummary) -> dict[str, Any]:
+def suggestions(
+    summary: DataSummary, steps: int = _STEPS, atoms_in_batch: int = _ATOMS_IN_BATCH, least_epochs: int = 10
+) -> dict[str, Any]:
     """Values of the training section that suit the size of the data."""
-    batch_size = int(min(32, max(1, round(_ATOMS_IN_BATCH / summary.n_atoms[1]))))
+    batch_size = int(min(32, max(1, round(atoms_in_batch / summary.n_atoms[1]))))
     steps_per_epoch = max(1, round(0.9 * summary.n_frames / batch_size))
     return {
         "batch_size": batch_size,
-        "epochs": int(np.clip(round(_STEPS / steps_per_epoch), 10, 1000)),
+        "epochs": int(np.clip(round(steps / steps_per_epoch), least_epochs, 1000)),
         "ema_decay": 0.99,
     }
 
@@ -237,13 +239,14 @@ def within_minutes(
 
 
 STRENGTHS: dict[str, dict[str, Any]] = {
-    "gentle": {"learning_rate": 2e-4, "final_learning_rate": 1e-6},
-    "standard": {"learning_rate": 1e-3, "final_learning_rate": 5e-6},
-    "strong": {"learning_rate": 5e-3, "final_learning_rate": 5e-6},
+    "gentle": {"learning_rate": 3e-4, "final_learning_rate": 1e-6},
+    "standard": {"learning_rate": 3e-3, "final_learning_rate": 5e-6},
+    "strong": {"learning_rate": 1e-2, "final_learning_rate": 5e-6},
 }
-"""How far the weights may move."""
+"""How far the weights may move. docs/training.md, "Fine-tuning", has errors for several learning rates."""
 
 _FINE_TUNING_STEPS = 3000
+_ATOMS_IN_FINE_TUNING_BATCH = 24
 
 
 @dataclass(frozen=True)
@@ -289,13 +292,11 @@ class FineTuning:
 
     def values(self, summary: DataSummary) -> dict[str, Any]:
         """Of the training section."""
-        steps_per_epoch = max(1, round(0.9 * summary.n_frames / suggestions(summary)["batch_size"]))
         reflect = {"reflect": True} if self.checkpoint.config.symmetry == "SO(3)" else {}
         return {
             "from": self.path,
             "freeze": [],
-            **suggestions(summary),
-            "epochs": int(np.clip(round(_FINE_TUNING_STEPS / steps_per_epoch), 5, 500)),
+            **suggestions(summary, _FINE_TUNING_STEPS, _ATOMS_IN_FINE_TUNING_BATCH, least_epochs=5),
             **STRENGTHS[self.strength],
             **reflect,
         }

@@ -414,7 +414,7 @@ def test_all_elements_and_the_strength_can_be_chosen(start, data):
     hienet("finetune", start, data, "--keep-elements", "--strength", "gentle", "-o", config)
     written = yaml.safe_load(config.read_text())
     assert written["model"]["elements"] == list(ELEMENTS)
-    assert written["training"]["learning_rate"] == 2e-4
+    assert written["training"]["learning_rate"] == 3e-4
     result = CliRunner().invoke(app, ["finetune", str(start), str(data), "-o", str(config)])
     assert "add --force to replace it" in str(result.exception)
     result = CliRunner().invoke(app, ["finetune", str(start), str(data), "-f", "--strength", "much", "-o", str(config)])
