@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from document_blocks import blocks_of
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("lammps_examples/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("demo/**/*.md")])
 
 
 def code_blocks(path: Path, language: str) -> list[str]:
@@ -71,6 +72,15 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_sources():
             pieces = re.split(r"\.\.\.|\b[A-Zij]\b|\(s\)|\d+ \(\w+\)|\d+|`", message)
             longest = max(pieces, key=len).strip(" ,'")
             assert longest in sources, f"no message has the words `{longest}` of `{message}`"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_are_short_enough_to_read_and_to_compare(path):
+    lines = path.read_text().splitlines()
+    long = [number for number, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith(("|", "```"))]
+    # What a program printed stays as it was.
+    printed = {n for block in blocks_of(path) if block.language == "text" for n in block.lines}
+    assert set(long) - printed == set(), f"{path.name} has lines of more than 120 characters"
 
 
 def test_the_readme_names_existing_make_targets():

@@ -54,7 +54,7 @@ def test_the_decks_run_and_give_what_their_logs_say(deck, tmp_path):
         assert_same(found[step], reference(deck, 1)[step], 512)
 
 
-ATOMS = {"nve": 512, "nvt": 512, "npt": 512, "zbl": 512, "dispersion": 64, "heat_flux": 216, "active_learning": 64}
+ATOMS = {"nve": 512, "nvt": 512, "npt": 512, "zbl": 512, "dispersion": 64, "active_learning": 64}
 
 
 @pytest.mark.parametrize("deck", [*ATOMS, "sevennet"])
