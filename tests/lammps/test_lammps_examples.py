@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import ase.io
@@ -123,3 +125,63 @@ def test_constant_energy_dynamics_conserve_the_energy(tmp_path):
     potential = np.array([row["PotEng"] for row in rows.values()]) / 64
     assert np.ptp(potential) > 0.02
     assert np.ptp(total) < 0.001
+
+
+SMALL = {
+    "thermal_expansion": "-var repeat 2 -var equilibrate 50 -var steps 100 -var temperature 300 1500",
+    "tensile": "-var repeat 2 -var equilibrate 50 -var rate 0.2 -var largest 0.05 -var every 5",
+    "slab": "-var layers 4 6",
+    "thermal_conductivity": "-var equilibrate 50 -var steps 100 -var window 10",
+    "diffusion": "-var repeat 2 -var melt 50 -var equilibrate 50 -var steps 100 -var every 10",
+}
+"""Decks for real work, at a length of seconds."""
+
+SENTENCES = {
+    "thermal_expansion": (r"lattice constant at 300 K (\S+) Å, linear thermal expansion (\S+)e-6 /K", (4.36, 4.44)),
+    "tensile": (r"Young's modulus (\S+) GPa .* strength \S+ GPa at a strain of \S+", (200, 450)),
+    "slab": (r"surface energy, cleaved (\S+) J/m², relaxed \S+ J/m²", (1.5, 2.6)),
+    "thermal_conductivity": (r"thermal conductivity (\S+) ± \S+ W", (-500, 500)),
+    "diffusion": (r"diffusion coefficient (\S+) cm²/s at \S+ K", (1e-6, 1e-2)),
+}
+"""What `plot.py` prints, and between what the first number lies even in so short a run."""
+
+
+@pytest.mark.parametrize("deck", SMALL)
+def test_decks_for_real_work_run_and_are_drawn(deck, tmp_path, monkeypatch, capsys):
+    model = "copper" if deck == "diffusion" else "sic"
+    arguments = ["-var", "model", str(EXAMPLES / f"{model}.hienet.pt"), *SMALL[deck].split()]
+    output = run_deck(EXAMPLES / deck / f"in.{deck}", cwd=tmp_path, arguments=arguments, timeout=300)
+    (tmp_path / "log.lammps").write_text(output)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot.py", deck])
+    runpy.run_path(str(EXAMPLES / "plot.py"), run_name="__main__")
+    pattern, (least, greatest) = SENTENCES[deck]
+    (found,) = [
+        match[0] if isinstance(match, tuple) else match for match in re.findall(pattern, capsys.readouterr().out)
+    ]
+    assert least < float(found) < greatest
+    assert (tmp_path / f"{deck}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("deck", [deck for deck in SMALL if deck != "thermal_conductivity"])
+def test_the_log_of_a_deck_for_real_work_begins_as_the_deck_does(deck):
+    """A log that is shown must be that of the deck as it is: of its variables, and of its model."""
+    settings = re.findall(
+        r"^variable +(\w+) +index +(.+?) *(?:#.*)?$", (EXAMPLES / deck / f"in.{deck}").read_text(), re.M
+    )
+    log = (EXAMPLES / deck / f"log.{deck}.1").read_text()
+    for name, value in settings:
+        if name != "model":
+            assert re.search(rf"^variable +{name} +index +{re.escape(value)} *(?:#.*)?$", log, re.MULTILINE), name
+
+
+def test_plot_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot.py", "slab"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / "plot.py"), run_name="__main__")
+    assert "run `lmp -in in.slab` first" in capsys.readouterr().err
+    (tmp_path / "log.lammps").write_text("LAMMPS\n")
+    monkeypatch.setattr(sys, "argv", ["plot.py", "tensile"])
+    with pytest.raises(SystemExit, match="holds no complete run of LAMMPS"):
+        runpy.run_path(str(EXAMPLES / "plot.py"), run_name="__main__")
