@@ -105,7 +105,9 @@ def test_the_blocks_of_a_document_run_one_after_the_other(document, tmp_path, mo
         for command in block.commands:
             change = re.fullmatch(r"(?:mkdir (\S+) && )?cd (\S+)", command.split(" #")[0].strip())
             if change:
-                folder = (folder / change[2]).resolve()
+                # Blocks about examples begin in the folder of the project.
+                start = tmp_path if change[2].startswith("lammps_examples/") else folder
+                folder = (start / change[2]).resolve()
                 folder.mkdir(exist_ok=bool(not change[1]))
                 continue
             for pattern, shorter in SHORTER:
