@@ -70,16 +70,12 @@ class BasisTable:
 
         Returns:
             the first row of each edge, `[n_edges]` int64, and factors of its ROWS rows, `[n_edges, 2, ROWS]`: for the
-            value and for the derivative with respect to the distance (1/Å).
+            value and for the derivative with respect to the distance (1/Å). The library of operators must be loaded.
         """
-        position = distance * (self.n_intervals / self.cutoff)
-        interval = position.to(torch.int64).clamp_(0, self.n_intervals - 1)
-        fraction = position - interval
-        first_row = interval if self._split == 0 else interval + DEGREE * (interval >= self._split)
-        powers = fraction.unsqueeze(1) ** torch.arange(ROWS, dtype=distance.dtype, device=distance.device)
-        values, slopes = self._polynomials
-        factors = torch.stack([powers @ values, (powers @ slopes) * (self.n_intervals / self.cutoff)], dim=1)
-        return first_row, factors
+        places: tuple[Tensor, Tensor] = torch.ops.hienet.table_places(
+            distance, self._polynomials, self.cutoff, self.n_intervals, self._split
+        )
+        return places
 
 
 def rows_of_edges(distance: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,7 @@ that the table represents: its forces are exact derivatives of its energy.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -26,13 +25,25 @@ from hienet.models.layered import LayeredModel
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.layer_readout import SummedReadout
 from hienet.nn.readout import EnergyReadout
-from hienet.ops import jet
 from hienet.ops.basis_table import BasisTable, rows_of_edges
 from hienet.ops.compile import layers_have_compiled_forms
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.library import load_training_operators
 from hienet.ops.spline import intervals_with_knot
-from hienet.ops.training_layers import EnergyStep, FirstInvariantStep, LayerStep, Samples, StepEdges, step_of
+from hienet.ops.training_layers import (
+    EmbeddingStep,
+    EnergyStep,
+    FirstInvariantStep,
+    LayerStep,
+    Samples,
+    StepEdges,
+    Table,
+    Walk,
+    WeightGradients,
+    differentiated,
+    step_of,
+)
+from hienet.ops.training_network import NetworkPanels, PanelsOfStep
 
 N_INTERVALS = 96
 """Of the tables: splines of degree 5 follow radial networks to 1e-7 or better, slopes to 1e-6."""
@@ -60,16 +71,15 @@ class FusedTraining:
         load_training_operators()
         self.model, self.exactly = model, exactly
         self._parameters = list(model.parameters())
-        self._frozen = _frozen_twin(model)
         embedding = cast(EdgeEmbedding, model.edge_embedding)
         kink = embedding.envelope.kink
         if kink is not None:
             n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, kink)
         dtype = next(model.parameters()).dtype
         self._table = BasisTable(embedding.cutoff, n_intervals, kink).to(dtype)
-        self._geometry = EdgeGeometry(embedding).to(dtype)
-        self._tangents = _GeometryTangents(self._geometry)
-        self._steps, self._frozen_steps = _Steps(model), _Steps(self._frozen)
+        geometry = EdgeGeometry(embedding).to(dtype)
+        self._harmonics = (geometry.terms, geometry.coefficients, geometry.n_harmonics)
+        self._steps = _Steps(model)
 
     def __call__(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64), as the model's."""
@@ -82,63 +92,27 @@ class FusedTraining:
 
         Where gradients are enabled, a loss on both can be differentiated with respect to the weights, once.
         """
-        # A walk through all modules takes as long as a layer.
-        if self._frozen.training != self.model.training:
-            self._frozen.train(self.model.training)
-        graph = (species, center, neighbor)
         parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         wanted = torch.is_grad_enabled() and bool(parameters)
-        # What dropout leaves out is drawn again, alike, in the backward.
-        random_state = torch.get_rng_state()
-        energies, gradient, step = self.evaluate(graph, edge_vectors.detach(), wanted)
+        vectors = edge_vectors.detach()
+        with torch.no_grad():
+            step = _Step(self._steps, self._edges(species, center, neighbor, vectors), wanted)
+            energies, of_geometry = step.evaluate()
+            gradient = torch.ops.hienet.edge_geometry_backward(of_geometry, vectors, *self._harmonics)
         if not wanted:
             return energies, gradient
 
-        def gradients_of_weights(of_energies: Tensor, of_gradient: Tensor) -> tuple[Tensor | None, ...]:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
-                torch.set_rng_state(random_state)
-                values, along = self.directional(step, edge_vectors.detach(), of_gradient)
-                total = (of_energies * values).sum() + along.sum()
-            return torch.autograd.grad(total, parameters, allow_unused=True)
+        def gradients_of_weights(of_energies: Tensor, of_gradient: Tensor) -> list[Tensor | None]:
+            with torch.no_grad():
+                tangents = torch.ops.hienet.edge_geometry_tangents(vectors, of_gradient, *self._harmonics)
+                found = step.gradients(of_energies, tangents)
+                return [found.of(parameter) for parameter in parameters]
 
         return _Differentiated.apply(gradients_of_weights, energies, gradient, *parameters)
 
-    def evaluate(self, graph: Graph, edge_vectors: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Step]:
-        """Energies `[n]` and their gradient `[n_edges, 3]`, both constants, and what the pass with tangents needs.
-
-        With `wanted` what is prepared leads to the weights.
-        """
-        species, center, neighbor = graph
-        with torch.enable_grad():
-            vectors = edge_vectors.detach().requires_grad_()
-            geometry = self._geometry(vectors).unsqueeze(1)
-        edges = self._step_edges(graph, geometry.detach())
-        with torch.set_grad_enabled(wanted):
-            prepared = self._steps.prepare(edges)
-        with torch.enable_grad():
-            constant = [tuple(tensor.detach() for tensor in of_layer) for of_layer in prepared]
-            energies = self._frozen_steps.energies(replace(edges, geometry=geometry), constant)[:, 0]
-            repulsion = self.model.repulsion
-            if repulsion is not None:
-                distance = geometry[:, 0, 0]
-                energies = energies + repulsion(distance, species, center, neighbor, len(species))[:, 0].double()
-            # Without edges nothing depends on them.
-            total = energies.sum()
-            gradient = torch.autograd.grad(total, vectors)[0] if len(center) > 0 else torch.zeros_like(vectors)
-        return energies.detach(), gradient, (edges, prepared)
-
-    def directional(self, step: Step, edge_vectors: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies `[n]` and their derivatives along a direction `[n_edges, 3]`, functions of the weights; without the
-        energy of repulsion, which has none."""
-        edges, prepared = step
-        geometry = edges.geometry[:, 0]
-        jets = torch.stack([geometry, self._tangents(edge_vectors, geometry, direction)], dim=1)
-        energies = self._steps.energies(replace(edges, geometry=jets), prepared)
-        return energies[:, 0], energies[:, 1]
-
-    def _step_edges(self, graph: Graph, geometry: Tensor) -> StepEdges:
-        species, center, neighbor = graph
-        distance, n_edges = geometry[:, 0, 0], len(center)
+    def _edges(self, species: Tensor, center: Tensor, neighbor: Tensor, vectors: Tensor) -> StepEdges:
+        geometry = torch.ops.hienet.edge_geometry(vectors, *self._harmonics)
+        distance, n_edges = geometry[:, 0], len(center)
         exactly = n_edges < self._table.n_rows if self.exactly is None else self.exactly
         first_row, factors = rows_of_edges(distance) if exactly else self._table.locate(distance)
         embedding = cast(EdgeEmbedding, self.model.edge_embedding)
@@ -148,14 +122,6 @@ class FusedTraining:
             n_species = len(cast(SpeciesEmbedding, self.model.species_embedding).weight)
             pairs, pair = _pairs_of_species(species, center, neighbor, n_species)
         return StepEdges(embedding, species, center, neighbor, geometry, table, first_row, factors, pairs, pair)
-
-
-Graph = tuple[Tensor, Tensor, Tensor]
-"""species, center, neighbor"""
-Prepared = list[tuple[Tensor, ...]]
-"""What each layer, and in the end the readout, made of the weights for one step."""
-Step = tuple[StepEdges, Prepared]
-"""The edges of a batch, and what was made of the weights."""
 
 
 def has_training_form(model: nn.Module) -> bool:
@@ -179,16 +145,9 @@ class _Differentiated(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, of_energies, of_gradient):  # type: ignore[no-untyped-def]
         found = ctx.gradients_of_weights(of_energies, of_gradient)
-        # The graph of what was prepared is used up.
+        # What was kept of the step is used up.
         ctx.gradients_of_weights = None
         return None, None, None, *found
-
-
-def _frozen_twin(model: LayeredModel) -> LayeredModel:
-    """The same model on the same memory, whose weights need no gradient."""
-    own = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    shared = {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, {**own, **shared})
 
 
 def _pairs_of_species(species: Tensor, center: Tensor, neighbor: Tensor, n_species: int) -> tuple[Tensor, Tensor]:
@@ -206,58 +165,96 @@ class _Steps:
     def __init__(self, model: LayeredModel) -> None:
         self.model = model
         embedding, species = cast(EdgeEmbedding, model.edge_embedding), cast(SpeciesEmbedding, model.species_embedding)
+        self.species = EmbeddingStep(species)
         self.layers: list[LayerStep] = [
             step_of(layer, embedding, None if i else species) for i, layer in enumerate(model.layers)
         ]
         self.readout = cast("EnergyReadout | SummedReadout", model.energy_readout)
         self.energy = EnergyStep(self.readout) if isinstance(self.readout, EnergyReadout) else None
+        self._panels: dict[tuple[int, ...], NetworkPanels] = {}
 
-    def prepare(self, edges: StepEdges) -> Prepared:
-        """What depends on the weights alone."""
-        samples = Samples.of(edges)
-        prepared = [layer.prepare(edges, samples) for layer in self.layers]
-        return [*prepared, () if self.energy is None else self.energy.prepare()]
+    def panels(self, edges: StepEdges) -> NetworkPanels:
+        """Of all networks of a step on these edges."""
+        networks = [network for layer in self.layers for network in layer.networks(edges)]
+        if self.energy is not None:
+            networks.append(self.energy.network)
+        key = tuple(id(network) for network in networks)
+        if key not in self._panels:
+            self._panels[key] = NetworkPanels(networks)
+        return self._panels[key]
 
-    def energies(self, edges: StepEdges, prepared: Prepared) -> Tensor:
-        """`[n, order]` (eV, float64)."""
-        features = jet.constant(self.model.species_embedding(edges.species), edges.order)
-        *of_layers, of_readout = prepared
-        for layer, of_layer in zip(self.layers, of_layers, strict=True):
-            features = layer.forward(features, edges, of_layer)
-        output = features[:, :, -1] if self.energy is None else self.energy.forward(features, of_readout)
-        scale, shift = (
-            pair.to(torch.float64).sum(0).index_select(0, edges.species)
-            for pair in (self.readout.scale, self.readout.shift)
-        )
-        return jet.constant(shift.unsqueeze(1), edges.order)[:, :, 0] + scale.unsqueeze(1) * output.to(torch.float64)
+    def scale_and_shift(self, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Of these atoms, `[n]` (eV, float64)."""
+        readout = self.readout
+        both = torch.stack([readout.scale, readout.shift]).to(torch.float64).sum(1).index_select(1, species)
+        return both[0], both[1]
+
+    def forward(
+        self, walk: Walk, tables: list[Table | None], panels: PanelsOfStep
+    ) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """What the readout scales, `[n, order]`, and what takes the gradient with respect to it."""
+        features, to_species = self.species.forward(walk)
+        backs = []
+        for layer, table in zip(self.layers, tables, strict=True):
+            features, back = layer.forward(features, walk, table, panels)
+            backs.append(back)
+        width = features.shape[2]
+        if self.energy is None:
+            output = features[:, :, -1]
+        else:
+            output, back = self.energy.forward(features, walk, panels)
+            backs.append(back)
+
+        def backward(gradient: Tensor) -> None:
+            if self.energy is None:
+                of_features = gradient.new_zeros(*gradient.shape, width)
+                of_features[:, :, -1] = gradient
+                gradient = of_features
+            for back in reversed(backs):
+                gradient = back(gradient)
+            to_species(gradient)
+            walk.finish()
+
+        return output, backward
 
 
-class _GeometryTangents:
-    """How distance and spherical harmonics of edges move with the edge vectors, by the recursion of `EdgeGeometry`."""
+class _Step:
+    """One step on one batch: what was made of the weights, and the two passes."""
 
-    def __init__(self, geometry: EdgeGeometry) -> None:
-        self.matrices: list[Tensor] = []
-        l = 1
-        while l * l < geometry.n_harmonics:
-            matrix = geometry.coefficients.new_zeros(2 * l - 1, 3, 2 * l + 1)
-            for (target, source, component), value in zip(
-                geometry.terms.tolist(), geometry.coefficients.tolist(), strict=True
-            ):
-                if l * l <= target < (l + 1) ** 2:
-                    matrix[source - (l - 1) ** 2, component, target - l * l] = value
-            self.matrices.append(matrix.flatten(0, 1))
-            l += 1
+    def __init__(self, steps: _Steps, edges: StepEdges, wanted: bool) -> None:
+        """`wanted`: gradients of weights will be."""
+        self.steps, self.edges = steps, edges
+        self.found, self.masks = WeightGradients(), dict[tuple[int, int], Tensor]()
+        self.panels, self.samples = steps.panels(edges).now(wanted), Samples(edges)
+        self.tables = [layer.prepare(edges, self.samples, self.panels, self.found) for layer in steps.layers]
+        self.scale, self.shift = steps.scale_and_shift(edges.species)
 
-    def __call__(self, vectors: Tensor, geometry: Tensor, direction: Tensor) -> Tensor:
-        """For edge vectors `[n, 3]`, their geometry `[n, 1 + harmonics]` and a direction `[n, 3]`: tangents of the
-        geometry."""
-        distance = geometry[:, :1]
-        unit = vectors / distance
-        moved = (unit * direction).sum(dim=1, keepdim=True)
-        turned = (direction - unit * moved) / distance
-        columns = [moved, torch.zeros_like(distance)]
-        for l, matrix in enumerate(self.matrices, start=1):
-            below = geometry[:, 1 + (l - 1) ** 2 : 1 + l * l]
-            product = columns[-1].unsqueeze(2) * unit.unsqueeze(1) + below.unsqueeze(2) * turned.unsqueeze(1)
-            columns.append(product.flatten(1) @ matrix)
-        return torch.cat(columns, dim=1)
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """Energies `[n]` (eV, float64), and their sum's gradient with respect to the geometry of the edges."""
+        edges, model = self.edges, self.steps.model
+        walk = Walk(edges, self.masks)
+        output, backward = self.steps.forward(walk, self.tables, self.panels)
+        energies = self.shift + self.scale * output[:, 0].to(torch.float64)
+        backward(self.scale.to(output.dtype).unsqueeze(1))
+        repulsion = model.repulsion
+        if repulsion is not None:
+            added, of_distance = differentiated(
+                lambda distance: repulsion(distance, edges.species, edges.center, edges.neighbor, edges.n_nodes),
+                [edges.geometry[:, 0]],
+            )
+            energies = energies + added[:, 0].double()
+            (found,) = of_distance(torch.ones_like(added))
+            if found is not None:
+                walk.of_geometry[:, 0] += found
+        return energies, walk.of_geometry
+
+    def gradients(self, of_energies: Tensor, tangents: Tensor) -> WeightGradients:
+        """Of the weights: those of the energies times `of_energies` `[n]`, and of their sum's derivative along these
+        tangents of the geometry. To be called once; the energy of repulsion has no weights."""
+        walk = Walk(self.edges, self.masks, tangents, self.found)
+        output, backward = self.steps.forward(walk, self.tables, self.panels)
+        backward(torch.stack([self.scale * of_energies, self.scale], dim=1).to(output.dtype))
+        self.samples.finish(self.found)
+        for tensor, gradient in self.panels.gradients():
+            self.found.add(tensor, gradient)
+        return self.found

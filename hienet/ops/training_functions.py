@@ -1,106 +1,13 @@
-"""The operators of training steps as functions of autograd; each can be differentiated once.
+"""Networks on edges as functions of autograd, for models whose forces a backward makes in training too
+(`hienet.ops.training_twice`).
 
-The arguments of their `forward` and `backward` are those of the operators in `pair_hienet/ops/training_*.cpp` and
-`gate.cpp`, which say what they compute.
+The arguments of their `forward` and `backward` are those of the operators in `pair_hienet/ops/network_panels.cpp` and
+`edge_network.cpp`, which say what they compute.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 import torch
-
-
-class Convolution(torch.autograd.Function):
-    """Messages of features `[n, width]`, differentiable once with respect to features and geometry."""
-
-    @staticmethod
-    def forward(ctx, features, geometry, first_row, factors, table, center, neighbor, plan):
-        ctx.save_for_backward(features, geometry, first_row, factors, table, center, neighbor)
-        ctx.plan = plan
-        return torch.ops.hienet.training_convolution(
-            features, geometry, first_row, factors, table, center, neighbor, features.shape[0], *plan
-        )
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        saved = ctx.saved_tensors
-        n = saved[0].shape[0]
-        of_features, of_geometry = torch.ops.hienet.training_convolution_backward(gradient, *saved, n, *ctx.plan)
-        return of_features, of_geometry, None, None, None, None, None, None
-
-
-class DualConvolution(torch.autograd.Function):
-    """Messages of jets `[n, 2, width]`, differentiable once with respect to features and table."""
-
-    @staticmethod
-    def forward(ctx, features, geometry, tangents, first_row, factors, table, center, neighbor, plan):
-        ctx.save_for_backward(features, geometry, tangents, first_row, factors, table, center, neighbor)
-        ctx.plan = plan
-        return torch.ops.hienet.dual_convolution(
-            features, geometry, tangents, first_row, factors, table, center, neighbor, features.shape[0], *plan
-        )
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        saved = ctx.saved_tensors
-        n = saved[0].shape[0]
-        of_features, of_table = torch.ops.hienet.dual_convolution_backward(gradient, *saved, n, *ctx.plan)
-        return of_features, None, None, None, None, of_table, None, None, None
-
-
-class Interaction(torch.autograd.Function):
-    """An equivariant layer up to its gate, `[n, order, width]` to the same, differentiable once: without tangents with
-    respect to features and geometry, with them to features, table and weights, and both ways to what is `added` to what
-    neighbours read, and to what is `kept`.
-
-    `located` and `constants` are arguments of the operator: what edges read of tables and the plan of the convolution;
-    and what follows the weights.
-    """
-
-    @staticmethod
-    def forward(ctx, features, added, kept, geometry, tangents, table, w_in, w_out, w_skip, located, constants):
-        first_row, factors, center, neighbor, plan = located
-        columns_in, columns_out, columns_skip, *rest = constants
-        weights = (w_in, columns_in, w_out, columns_out, w_skip, columns_skip)
-        inputs = (geometry, tangents, first_row, factors, table, center, neighbor, *plan, *weights, *rest)
-        result, *saved = torch.ops.hienet.training_interaction(features, added, kept, *inputs)
-        ctx.save_for_backward(*saved, features, geometry, tangents, table, w_in, w_out, w_skip)
-        ctx.located, ctx.constants, ctx.adds, ctx.keeps = located, constants, added is not None, kept is not None
-        return result
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        sent, messages, update, features, geometry, tangents, table, w_in, w_out, w_skip = ctx.saved_tensors
-        first_row, factors, center, neighbor, plan = ctx.located
-        columns_in, columns_out, columns_skip, *rest = ctx.constants
-        weights = (w_in, columns_in, w_out, columns_out, w_skip, columns_skip)
-        inputs = (geometry, tangents, first_row, factors, table, center, neighbor, *plan, *weights, *rest)
-        of_features, of_added, of_kept, of_edges_or_table, *of_weights = torch.ops.hienet.training_interaction_backward(
-            gradient, sent, messages, update, features, *inputs
-        )
-        of_added, of_kept = of_added if ctx.adds else None, of_kept if ctx.keeps else None
-        if tangents is None:
-            return of_features, of_added, of_kept, of_edges_or_table, *(None,) * 7
-        if w_skip is None:
-            of_weights[2] = None
-        return of_features, of_added, of_kept, None, None, of_edges_or_table, *of_weights, None, None
-
-
-class DualGate(torch.autograd.Function):
-    """A gate of jets `[n, 2, width]`, without odd scalars, differentiable once."""
-
-    @staticmethod
-    def forward(ctx, features, blocks, n_scalars, scale):
-        ctx.save_for_backward(features, blocks)
-        ctx.constants = (n_scalars, scale)
-        return torch.ops.hienet.dual_gate(features, blocks, n_scalars, scale)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return torch.ops.hienet.dual_gate_backward(gradient, *ctx.saved_tensors, *ctx.constants), None, None, None
 
 
 class Panels(torch.autograd.Function):
@@ -122,41 +29,13 @@ class Panels(torch.autograd.Function):
         return None, None, *found
 
 
-class Network(torch.autograd.Function):
-    """Sums and edges of an edge network, differentiable once with respect to all that it reads.
-
-    `program` are `program`, `scales`, `values` of `hienet.ops.edge_network.EdgeNetwork`, `widths` its `sum_width` and
-    `edge_width`.
-    """
-
-    @staticmethod
-    def forward(ctx, centers, neighbors, edges, weights, vectors, transposed, program, center, neighbor, widths):
-        keep = any(ctx.needs_input_grad)
-        inputs = (centers, neighbors, edges, weights, transposed, vectors, *program, center, neighbor)
-        sums, stored, kept = torch.ops.hienet.edge_network_forward(*inputs, *widths, keep)
-        ctx.save_for_backward(kept, *inputs)
-        ctx.widths = widths
-        return sums, stored
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, of_sums, of_edges):
-        inputs = ctx.saved_tensors
-        none = (None,) * 5
-        if not ctx.needs_input_grad[3]:
-            found = torch.ops.hienet.edge_network_backward(of_sums, of_edges, *inputs, *ctx.widths)
-            return *found, None, None, *none[:5]
-        *rows, of_weights, of_vectors = torch.ops.hienet.edge_network_training_backward(
-            of_sums, of_edges, *inputs, *ctx.widths
-        )
-        return *rows, of_weights, of_vectors, *none
-
-
 class TwiceNetwork(torch.autograd.Function):
-    """As `Network`, for double backward: a backward in which a graph is made gives gradients of centers, neighbours and
-    edges that can be differentiated once more; gradients of weights come of a backward without a graph.
+    """Sums and edges of an edge network, for double backward: a backward in which a graph is made gives gradients of
+    centers, neighbours and edges that can be differentiated once more; gradients of weights come of a backward without
+    a graph.
 
-    `programs` are the program and that with tangents.
+    `programs` are the program and that with tangents, each `program`, `scales`, `values` of
+    `hienet.ops.edge_network.EdgeNetwork`; `widths` are its `sum_width` and `edge_width`.
     """
 
     @staticmethod

@@ -1,15 +1,18 @@
 """The layers of a `LayeredModel` on jets, in compiled operators: what a training step is made of.
 
-Each class holds a plain layer and computes the same: on jets of order 1 the features, differentiable once with respect
-to the edges; on jets of order 2 features with tangents, differentiable with respect to the weights. What is made of the
-weights once in a step, tables and panels, `prepare` returns, and `forward` takes.
+Each class holds a plain layer and computes the same: on jets of order 1 the features, on jets of order 2 features with
+tangents. What is made of the weights once in a step, tables and panels, `prepare` returns, and `forward` takes. Beside
+its result a function returns its backward, which takes the gradient of that result and is called once: on jets of order
+1 it leads to the edges, on jets of order 2 to the weights. Nothing here is known to autograd, whose bookkeeping takes
+longer than the operators of a small model.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +35,10 @@ from hienet.ops.fused_invariant import atom_program, message_program, update_pro
 from hienet.ops.gate import FusedGate
 from hienet.ops.interaction import convolution_plan
 from hienet.ops.spline import LANES
-from hienet.ops.training_functions import Convolution, DualConvolution, DualGate, Interaction
-from hienet.ops.training_network import TrainingNetwork
+from hienet.ops.training_network import PanelsOfStep, TrainingNetwork
+
+Backward = Callable[[Tensor], Tensor]
+"""The gradient of a result to that of the features it is made of."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class StepEdges:
         embedding: basis and envelope.
         species: `[n_nodes]` int64.
         center, neighbor: `[n_edges]` int64.
-        geometry: `[n_edges, order, 1 + harmonics]`: distance (Å) and spherical harmonics, a jet.
+        geometry: `[n_edges, 1 + harmonics]`: distance (Å) and spherical harmonics.
         table: where functions of the distance are sampled; None: at the edges themselves.
         first_row, factors: what edges read of tables (`BasisTable.locate`).
         pairs: `[n_pairs, 2]` int64, the ordered pairs of species (center, neighbour) among the edges.
@@ -63,28 +68,121 @@ class StepEdges:
     pair: Tensor
 
     @property
-    def order(self) -> int:
-        """Of the jets."""
-        return self.geometry.shape[1]
-
-    @property
     def n_nodes(self) -> int:
         """Atoms of the batch."""
         return self.species.shape[0]
 
-    def columns(self) -> tuple[Tensor, Tensor | None]:
-        """Distance and harmonics `[n_edges, 1 + harmonics]`, and their tangents."""
-        if self.order == 1:
-            return self.geometry.squeeze(1), None
-        return self.geometry[:, 0], self.geometry[:, 1]
 
-    def radial(self) -> tuple[Tensor, Tensor]:
-        """The radial basis times the envelope, `[n_edges, order, n_radial]`, and the envelope `[n_edges, order, 1]`."""
-        distance = self.geometry[:, :, :1]
-        if self.order == 1:
-            radial, envelope = radial_features(self.embedding, distance[:, 0])
-            return radial.unsqueeze(1), envelope.unsqueeze(1)
-        return radial_jets(self.embedding, distance[:, 0], distance[:, 1])
+class WeightGradients:
+    """Gradients of weights, which add up."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, Tensor] = {}
+
+    def add(self, weight: Tensor, gradient: Tensor) -> None:
+        """Of the same shape."""
+        present = self._of.get(id(weight))
+        self._of[id(weight)] = gradient if present is None else present + gradient
+
+    def of(self, weight: Tensor) -> Tensor | None:
+        """What was added for it; None if nothing depends on it."""
+        return self._of.get(id(weight))
+
+
+class Walk:
+    """One pass through the layers and back: of values, to the edges, or of values with tangents, to the weights.
+
+    Attributes:
+        tangents: of the geometry, `[n_edges, 1 + harmonics]`; None in a pass of values.
+        of_geometry: to which a pass of values adds gradients, as `edges.geometry`.
+        gradients: to which one with tangents adds those of weights.
+        masks: what dropout multiplies with: drawn where they are missing, so that both passes have the same.
+    """
+
+    def __init__(
+        self,
+        edges: StepEdges,
+        masks: dict[tuple[int, int], Tensor],
+        tangents: Tensor | None = None,
+        gradients: WeightGradients | None = None,
+    ) -> None:
+        self.edges, self.tangents, self.masks = edges, tangents, masks
+        self.order = 1 if tangents is None else 2
+        self.gradients = WeightGradients() if gradients is None else gradients
+        self.of_geometry = torch.zeros_like(edges.geometry) if tangents is None else edges.geometry[:0]
+        self._radial: tuple[Tensor, Callable[[Tensor], Sequence[Tensor | None]]] | None = None
+        self._of_radial: Tensor | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the way back leads to the weights."""
+        return self.order == 2
+
+    def mask(self, dropout: nn.Dropout, rows: int, columns: int, like: Tensor) -> Tensor:
+        """What this dropout multiplies `[rows, columns]` with."""
+        key = (id(dropout), columns)
+        if key not in self.masks:
+            self.masks[key] = dropout(like.new_ones(rows, columns))
+        return self.masks[key]
+
+    def radial(self) -> Tensor:
+        """The radial basis times the envelope, and behind it the envelope, `[n_edges, order, n_radial + 1]`."""
+        if self._radial is None:
+            embedding, distance = self.edges.embedding, self.edges.geometry[:, :1]
+            if self.tangents is None:
+                self._radial = differentiated(
+                    lambda d: torch.cat(radial_features(embedding, d), dim=1).unsqueeze(1), [distance]
+                )
+            else:
+                tangent = self.tangents[:, :1]
+                self._radial = differentiated(
+                    lambda: torch.cat(radial_jets(embedding, distance, tangent), dim=2),
+                    [],
+                    _trained(embedding.basis.frequencies),
+                )
+        return self._radial[0]
+
+    def add_of_radial(self, gradient: Tensor) -> None:
+        """A gradient with respect to `radial`."""
+        self._of_radial = gradient if self._of_radial is None else self._of_radial + gradient
+
+    def finish(self) -> None:
+        """Hand on what was added with respect to `radial`, when all layers have been walked back."""
+        if self._radial is None or self._of_radial is None:
+            return
+        found = self._radial[1](self._of_radial)
+        if self.tangents is None:
+            assert found[0] is not None
+            self.of_geometry[:, :1] += found[0]
+        else:
+            add_all(self.gradients, _trained(self.edges.embedding.basis.frequencies), found)
+
+
+def differentiated(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()
+) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor | None]]]:
+    """A piece in plain torch: its result, and what makes of the gradient of this those of inputs and weights."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        result = function(*leaves)
+
+    def backward(gradient: Tensor) -> Sequence[Tensor | None]:
+        wanted = [*leaves, *weights]
+        return torch.autograd.grad(result, wanted, gradient, allow_unused=True) if wanted else ()
+
+    return result.detach(), backward
+
+
+def add_all(gradients: WeightGradients, weights: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Gradients of these weights, as far as there are any."""
+    for weight, gradient in zip(weights, found, strict=True):
+        if gradient is not None:
+            gradients.add(weight, gradient)
+
+
+def _trained(*weights: Tensor) -> list[Tensor]:
+    """Those that are."""
+    return [weight for weight in weights if weight.requires_grad]
 
 
 def radial_jets(embedding: EdgeEmbedding, distance: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,13 +197,10 @@ def radial_jets(embedding: EdgeEmbedding, distance: Tensor, tangent: Tensor) -> 
         envelope, basis = embedding.envelope(narrow), embedding.basis(wide)
         (envelope_slope,) = torch.autograd.grad(envelope.sum(), narrow)
         (basis_slope,) = torch.autograd.grad(basis.sum(), wide, create_graph=True)
-    if not torch.is_grad_enabled():
-        basis, basis_slope = basis.detach(), basis_slope.detach()
     envelope = torch.stack([envelope.detach(), envelope_slope * tangent], dim=1)
     return jet.product(torch.stack([basis, basis_slope * tangent], dim=1), envelope), envelope
 
 
-@dataclass(frozen=True)
 class Samples:
     """Where tables sample functions of the distance: at the distances of a `BasisTable`, or at the edges, with slopes.
 
@@ -114,17 +209,29 @@ class Samples:
         envelope: `[n, order, 1]`.
     """
 
-    radial: Tensor
-    envelope: Tensor
+    def __init__(self, edges: StepEdges) -> None:
+        """For these edges."""
+        embedding = edges.embedding
+        self._weights = _trained(embedding.basis.frequencies)
+        self._of_radial: Tensor | None = None
 
-    @classmethod
-    def of(cls, edges: StepEdges) -> Samples:
-        """For these edges, a function of the basis' frequencies."""
-        if edges.table is None:
-            distance = edges.geometry[:, 0, :1]
-            return cls(*radial_jets(edges.embedding, distance, torch.ones_like(distance)))
-        parts = radial_features(edges.embedding, edges.table.distances.unsqueeze(1))
-        return cls(parts[0].unsqueeze(1), parts[1].unsqueeze(1))
+        def features() -> Tensor:
+            if edges.table is None:
+                distance = edges.geometry[:, :1]
+                return torch.cat(radial_jets(embedding, distance, torch.ones_like(distance)), dim=2)
+            return torch.cat(radial_features(embedding, edges.table.distances.unsqueeze(1)), dim=1).unsqueeze(1)
+
+        both, self._backward = differentiated(features, [], self._weights)
+        self.radial, self.envelope = both[:, :, :-1], both[:, :, -1:]
+
+    def add(self, of_radial: Tensor) -> None:
+        """A gradient with respect to `radial`."""
+        self._of_radial = of_radial if self._of_radial is None else self._of_radial + of_radial
+
+    def finish(self, gradients: WeightGradients) -> None:
+        """Hand on what was added."""
+        if self._of_radial is not None and self._weights:
+            add_all(gradients, self._weights, self._backward(F.pad(self._of_radial, [0, 1])))
 
 
 def radial_features(embedding: EdgeEmbedding, distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,16 +246,36 @@ Plan = tuple[Tensor, Tensor, Tensor]
 """`paths`, `terms` and `coefficients` of `hienet.ops.interaction.convolution_plan`."""
 
 
-def convolve(sent: Tensor, edges: StepEdges, first_row: Tensor, table: Tensor, plan: Plan) -> Tensor:
-    """Messages of features `[n, order, width]`, summed over neighbours: `[n, order, message width]`.
+class Table(NamedTuple):
+    """Splines of path weights, `[blocks, n_rows, LANES]`, and what takes the gradient with respect to them."""
 
-    `first_row` `[n_edges]` are the rows of `table` `[blocks, n_rows, LANES]` at which edges begin to read.
-    """
-    located = (first_row, edges.factors, table, edges.center, edges.neighbor, plan)
-    geometry, tangents = edges.columns()
-    if tangents is None:
-        return Convolution.apply(sent.squeeze(1), geometry, *located).unsqueeze(1)
-    return DualConvolution.apply(sent, geometry, tangents, *located)
+    values: Tensor
+    backward: Callable[[Tensor], None]
+
+
+class EmbeddingStep:
+    """A `SpeciesEmbedding`: the features that the first layer reads."""
+
+    def __init__(self, embedding: SpeciesEmbedding) -> None:
+        self.embedding = embedding
+
+    def forward(self, walk: Walk) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """`[n, order, channels]`, and what takes the gradient with respect to it."""
+        weight, dropout, species = self.embedding.weight, self.embedding.dropout, walk.edges.species
+        scale = 1.0 / math.sqrt(float(weight.shape[0]))
+        features, mask = weight.index_select(0, species).mul_(scale), None
+        if dropout.training and dropout.p > 0.0:
+            mask = walk.mask(dropout, features.shape[0], features.shape[1], features)
+            features *= mask
+
+        def backward(gradient: Tensor) -> None:
+            if walk.trains:
+                of_rows = gradient[:, 0] * scale
+                if mask is not None:
+                    of_rows *= mask
+                walk.gradients.add(weight, torch.zeros_like(weight).index_add_(0, species, of_rows))
+
+        return jet.constant(features, walk.order), backward
 
 
 class EquivariantStep:
@@ -163,10 +290,13 @@ class EquivariantStep:
         self.gate = gate = FusedGate(layer.gate) if isinstance(layer.gate, Gate) else None
         self.gates_at_once = gate is not None and gate.n_odd == 0 and layer.keeps_itself
         skip = layer.linear_skip
-        self.constants = (
+        self.skip = skip.weight if isinstance(skip, IrrepsLinear) else None
+        self.columns = (
             torch.tensor(layer.linear_in.columns),
             torch.tensor(layer.linear_out.columns),
             torch.tensor(skip.columns) if isinstance(skip, IrrepsLinear) else None,
+        )
+        self.constants = (
             1.0 / layer.avg_num_neighbors,
             *((gate.blocks, gate.n_scalars, gate.scale) if gate and self.gates_at_once else (None, 0, 0.0)),
         )
@@ -184,58 +314,152 @@ class EquivariantStep:
         program.edge_width += -program.edge_width % LANES
         self.width, self.lanes = program.edge_width, TrainingNetwork(program, network.parameters())
 
-    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
-        """The path weights' table `[blocks, n_rows, LANES]`, a function of the radial network's weights."""
+    def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
+        """Those of a step on these edges."""
+        return [self.lanes] if self.radial is None else [self.radial, self.lanes]
+
+    def prepare(self, edges: StepEdges, samples: Samples, panels: PanelsOfStep, gradients: WeightGradients) -> Table:
+        """The path weights' table; its backward adds to the gradients of panels and samples."""
         hidden, order = samples.radial.flatten(1), samples.radial.shape[1]
+        backs: list[Backward] = []
         if self.radial is not None:
-            hidden = self.radial.on_rows(self.radial.panels(), order, hidden)
+            hidden, back = self.radial.on_rows(panels[self.radial], order, hidden)
+            backs.append(back)
         if edges.table is not None:
             # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
+            to_samples = edges.table.from_samples.t()
             hidden = edges.table.from_samples @ hidden
-        columns = self.lanes.on_rows(self.lanes.panels(), order, hidden)
+            backs.append(lambda of_rows: to_samples @ of_rows)
+        columns, back = self.lanes.on_rows(panels[self.lanes], order, hidden)
+        backs.append(back)
         if edges.table is None:
             columns = jet.rows(F.pad(columns.view(len(columns), order, self.width), [0, 0, 0, ROWS - order]))
-        return (in_lanes(columns),)
 
-    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
+        def backward(of_table: Tensor) -> None:
+            gradient = out_of_lanes(of_table)
+            if edges.table is None:
+                gradient = gradient.view(-1, ROWS, self.width)[:, :order].flatten(1)
+            for back in reversed(backs):
+                gradient = back(gradient)
+            samples.add(gradient.view_as(samples.radial))
+
+        return Table(in_lanes(columns), backward)
+
+    def forward(
+        self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
+    ) -> tuple[Tensor, Backward]:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
-        (table,), layer, order = prepared, self.layer, edges.order
+        assert table is not None
+        layer, edges, order, gradients = self.layer, walk.edges, walk.order, walk.gradients
         species = edges.species if order == 1 else edges.species.repeat_interleave(order)
-        added = kept = skip = None
-        if isinstance(layer.linear_skip, IrrepsLinear):
-            skip = layer.linear_skip.weight
-        elif isinstance(layer.linear_skip, SpeciesLinear):
-            kept = jet.from_rows(layer.linear_skip(jet.rows(features), species), order)
+        added = kept = of_kept_features = None
+        if isinstance(layer.linear_skip, SpeciesLinear):
+            kept, of_kept_features = of_species(layer.linear_skip, features, species, walk)
         if isinstance(layer.constants, ScalarConstants):
             to_sent, to_update = layer.constants.of_width(layer.state_width).split([layer.sent_width, layer.kept_width])
             added = jet.constant(to_sent.unsqueeze(0), order).expand(edges.n_nodes, -1, -1)
             if layer.keeps_itself:
                 constant = jet.constant(to_update.unsqueeze(0), order).expand(edges.n_nodes, -1, -1)
                 kept = constant if kept is None else kept + constant
-        geometry, tangents = edges.columns()
-        update = Interaction.apply(
-            *(features, added, kept, geometry, tangents, table, layer.linear_in.weight, layer.linear_out.weight, skip),
-            (edges.first_row, edges.factors, edges.center, edges.neighbor, self.plan),
-            self.constants,
+        inputs = (
+            *(edges.geometry, walk.tangents, edges.first_row, edges.factors, table.values),
+            *(edges.center, edges.neighbor, *self.plan),
+            *(layer.linear_in.weight, self.columns[0], layer.linear_out.weight, self.columns[1]),
+            *(self.skip, self.columns[2], *self.constants),
         )
-        if not layer.keeps_itself:
-            update = jet.from_rows(layer.message_of_species(jet.rows(update), species), order)
-        return update if self.gates_at_once else self.gated(update)
+        result, *saved = torch.ops.hienet.training_interaction(features, added, kept, *inputs)
 
-    def gated(self, features: Tensor) -> Tensor:
-        """The gate of `[n, order, gate.irreps_in.dim]`."""
-        gate = self.gate
-        if gate is None:
-            return features
+        def backward(gradient: Tensor) -> Tensor:
+            of_features, of_sent, of_update, of_edges_or_table, of_in, of_out, of_skip = (
+                torch.ops.hienet.training_interaction_backward(gradient, *saved, features, *inputs)
+            )
+            if of_kept_features is not None:
+                of_features = of_features + of_kept_features(of_update)
+            if not walk.trains:
+                walk.of_geometry.add_(of_edges_or_table)
+                return of_features
+            table.backward(of_edges_or_table)
+            gradients.add(layer.linear_in.weight, of_in)
+            gradients.add(layer.linear_out.weight, of_out)
+            if self.skip is not None:
+                gradients.add(self.skip, of_skip)
+            if isinstance(layer.constants, ScalarConstants):
+                of_state = [of_sent[:, 0].sum(0)] + ([of_update[:, 0].sum(0)] if layer.keeps_itself else [])
+                gradients.add(layer.constants.weight, torch.cat(of_state).index_select(0, layer.constants.columns))
+            return of_features
+
+        if self.gates_at_once:
+            return result, backward
+        backs: list[Backward] = [backward]
+        if not layer.keeps_itself:
+            result, back = of_species(layer.message_of_species, result, species, walk)
+            backs.append(back)
+        if self.gate is not None:
+            result, back = gated(self.gate, result)
+            backs.append(back)
+        return result, in_reverse(backs)
+
+
+def in_reverse(backs: Sequence[Backward]) -> Backward:
+    """The backward of functions that follow each other."""
+
+    def backward(gradient: Tensor) -> Tensor:
+        for back in reversed(backs):
+            gradient = back(gradient)
+        return gradient
+
+    return backward
+
+
+def of_species(layer: SpeciesLinear, features: Tensor, species: Tensor, walk: Walk) -> tuple[Tensor, Backward]:
+    """A map of jets, in plain torch; `species`: of their rows."""
+    weights = _trained(layer.weight) if walk.trains else []
+    result, back = differentiated(lambda x: jet.from_rows(layer(jet.rows(x), species), walk.order), [features], weights)
+
+    def backward(gradient: Tensor) -> Tensor:
+        of_features, *found = back(gradient)
+        add_all(walk.gradients, weights, found)
+        return torch.zeros_like(features) if of_features is None else of_features
+
+    return result, backward
+
+
+def gated(gate: FusedGate, features: Tensor) -> tuple[Tensor, Backward]:
+    """The gate of `[n, order, gate.irreps_in.dim]`."""
+    constants = (gate.blocks, gate.n_scalars, gate.scale)
+    even = features[:, :, gate.n_odd :].contiguous()
+    operators = torch.ops.hienet
+    if features.shape[1] == 1:
+        even = even.squeeze(1)
+        result = operators.gate(even, *constants).unsqueeze(1)
+    else:
+        result = operators.dual_gate(even, *constants)
+
+    def of_even(gradient: Tensor) -> Tensor:
         if features.shape[1] == 1:
-            return gate(features[:, 0]).unsqueeze(1)
-        even = DualGate.apply(features[:, :, gate.n_odd :], gate.blocks, gate.n_scalars, gate.scale)
-        return torch.cat([jet.normalized_tanh(features[:, :, : gate.n_odd]), even], dim=2) if gate.n_odd else even
+            return operators.gate_backward(gradient.squeeze(1), even, *constants).unsqueeze(1)
+        return operators.dual_gate_backward(gradient, even, *constants)
+
+    if gate.n_odd == 0:
+        return result, of_even
+    odd, of_odd = differentiated(jet.normalized_tanh, [features[:, :, : gate.n_odd]])
+
+    def backward(gradient: Tensor) -> Tensor:
+        (found,) = of_odd(gradient[:, :, : gate.n_odd])
+        assert found is not None
+        return torch.cat([found, of_even(gradient[:, :, gate.n_odd :].contiguous())], dim=2)
+
+    return torch.cat([odd, result], dim=2), backward
 
 
 def in_lanes(columns: Tensor) -> Tensor:
     """`[rows, columns]`, whole vectors of LANES, to `[blocks, rows, LANES]`."""
     return columns.view(columns.shape[0], columns.shape[1] // LANES, LANES).transpose(0, 1).contiguous()
+
+
+def out_of_lanes(table: Tensor) -> Tensor:
+    """The reverse of `in_lanes`."""
+    return table.transpose(0, 1).flatten(1)
 
 
 def network_on_rows(network: RadialNetwork, n_layers: int) -> TrainingNetwork | None:
@@ -281,29 +505,53 @@ class InvariantStep:
         """Whether it is on."""
         return self.layer.training and self.can_drop
 
-    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
-        """Panels of what acts on atoms, on edges, and of the update."""
-        return (*self.of_atoms.panels(), *self.messages[self.drops].panels(), *self.updated.panels())
+    def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
+        """Of atoms, of edges, and of the update."""
+        return [self.of_atoms, self.messages[self.drops], self.updated]
 
-    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
+    def prepare(
+        self, edges: StepEdges, samples: Samples, panels: PanelsOfStep, gradients: WeightGradients
+    ) -> Table | None:
+        """A table, where there is one."""
+        return None
+
+    def forward(
+        self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
+    ) -> tuple[Tensor, Backward]:
         """`[n, order, channels]` to the same."""
-        order, layer = edges.order, self.layer
-        of_atoms, of_messages, of_update = prepared[:3], prepared[3:6], prepared[6:]
-        atoms = self.of_atoms.on_rows(of_atoms, order, features.flatten(1))  # type: ignore[arg-type]
-        columns = [*edges.radial()]
+        order, layer, edges = walk.order, self.layer, walk.edges
+        atoms, of_features_of = self.of_atoms.on_rows(panels[self.of_atoms], order, features.flatten(1), walk.trains)
+        columns = [walk.radial()]
+        n_edges, n_radial = columns[0].shape[0], columns[0].shape[2]
         if self.drops:
-            masks = [columns[0].new_ones(len(edges.center), layer.channels) for _ in range(2)]
-            drops = (layer.edge_dropout, layer.attention_dropout)
-            columns += [jet.constant(drop(mask), order) for drop, mask in zip(drops, masks, strict=True)]
+            for dropout in (layer.edge_dropout, layer.attention_dropout):
+                mask = walk.mask(dropout, n_edges, layer.channels, features)
+                columns.append(jet.constant(mask, order))
         rows = torch.cat(columns, dim=2).flatten(1)
         network = self.messages[self.drops]
-        sums, _ = network(of_messages, order, atoms, atoms, rows, edges.center, edges.neighbor)  # type: ignore[arg-type]
-        return self.update(features, sums.view(-1, order, layer.channels), of_update)
+        run = network(panels[network], order, atoms, atoms, rows, edges.center, edges.neighbor, walk.trains)
+        result, of_inputs = self.update(features, run.sums.view(-1, order, layer.channels), walk, panels)
 
-    def update(self, features: Tensor, received: Tensor, panels: tuple[Tensor, ...]) -> Tensor:
-        """`InvariantLayer.updated` on jets."""
-        rows = torch.cat([features, received], dim=2).flatten(1)
-        return self.updated.on_rows(panels, features.shape[1], rows).view_as(received)  # type: ignore[arg-type]
+        def backward(gradient: Tensor) -> Tensor:
+            of_features, of_received = of_inputs(gradient)
+            of_centers, of_neighbors, of_rows = run.backward(of_received.flatten(1), None)
+            walk.add_of_radial(of_rows.view(n_edges, order, -1)[:, :, :n_radial])
+            return of_features + of_features_of(of_centers + of_neighbors).view_as(features)
+
+        return result, backward
+
+    def update(
+        self, features: Tensor, received: Tensor, walk: Walk, panels: PanelsOfStep
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """`InvariantLayer.updated` on jets; its backward leads to both."""
+        rows, width = torch.cat([features, received], dim=2), features.shape[2]
+        result, back = self.updated.on_rows(panels[self.updated], walk.order, rows.flatten(1), walk.trains)
+
+        def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
+            of_features, of_received = back(gradient.flatten(1)).view_as(rows).split([width, width], dim=2)
+            return of_features, of_received
+
+        return result.view_as(received), backward
 
 
 class FirstInvariantStep(InvariantStep):
@@ -328,32 +576,71 @@ class FirstInvariantStep(InvariantStep):
         drops = self.drops or (self.layer.training and self.species_embedding.dropout.p > 0.0)
         return edges.table is not None and not drops and len(edges.pairs) * edges.table.n_rows <= len(edges.center)
 
-    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
-        """If tabulated, messages of each pair of species, one behind the other, `[blocks, n_pairs * n_rows, LANES]`,
-        and panels of the update; otherwise what the base class makes."""
-        if not self.is_tabulated(edges):
-            return super().prepare(edges, samples)
-        assert edges.table is not None
-        pairs, channels = edges.pairs, self.layer.channels
-        species = self.species_embedding.weight
-        atoms = self.of_atoms.on_rows(self.of_atoms.panels(), 1, species / math.sqrt(float(len(species))))
-        at_samples = torch.cat([samples.radial[:, 0], samples.envelope[:, 0]], dim=1)
-        center, neighbor = pairs.repeat_interleave(len(at_samples), dim=0).unbind(1)
-        rows = at_samples.repeat(len(pairs), 1)
-        _, messages = self.of_pairs(self.of_pairs.panels(), 1, atoms, atoms, rows, center, neighbor)
-        columns = edges.table.from_samples @ messages.view(len(pairs), -1, channels)
-        table = in_lanes(F.pad(columns.flatten(0, 1), [0, -channels % LANES]))
-        return (table, *self.updated.panels())
+    def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
+        """As the base class, or of atoms, of pairs, and of the update."""
+        return [self.of_atoms, self.of_pairs, self.updated] if self.is_tabulated(edges) else super().networks(edges)
 
-    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
-        """`[n, order, channels]` to the same."""
+    def prepare(
+        self, edges: StepEdges, samples: Samples, panels: PanelsOfStep, gradients: WeightGradients
+    ) -> Table | None:
+        """If tabulated, messages of each pair of species, one behind the other, `[blocks, n_pairs * n_rows, LANES]`."""
         if not self.is_tabulated(edges):
-            return super().forward(features, edges, prepared)
+            return None
         assert edges.table is not None
-        table, *panels = prepared
-        ones = jet.constant(features.new_ones(1, self.layer.channels), edges.order).expand(edges.n_nodes, -1, -1)
+        pairs, channels, from_samples = edges.pairs, self.layer.channels, edges.table.from_samples
+        species, n_samples = self.species_embedding.weight, edges.table.n_rows
+        scale = 1.0 / math.sqrt(float(len(species)))
+        atoms, of_species_rows = self.of_atoms.on_rows(panels[self.of_atoms], 1, species.detach() * scale)
+        at_samples = torch.cat([samples.radial[:, 0], samples.envelope[:, 0]], dim=1)
+        center, neighbor = pairs.t().repeat_interleave(n_samples, dim=1).unbind(0)
+        rows = at_samples.repeat(len(pairs), 1)
+        run = self.of_pairs(panels[self.of_pairs], 1, atoms, atoms, rows, center, neighbor)
+        columns = from_samples @ run.edges.view(len(pairs), n_samples, channels)
+        table = in_lanes(F.pad(columns.flatten(0, 1), [0, -channels % LANES]))
+
+        def backward(of_table: Tensor) -> None:
+            of_columns = out_of_lanes(of_table)[:, :channels].reshape(len(pairs), n_samples, channels)
+            of_messages = (from_samples.t() @ of_columns).flatten(0, 1)
+            of_centers, of_neighbors, of_rows = run.backward(None, of_messages)
+            of_samples = of_rows.view(len(pairs), n_samples, -1).sum(0)
+            samples.add(of_samples[:, : samples.radial.shape[2]].unsqueeze(1))
+            gradients.add(species, of_species_rows(of_centers + of_neighbors) * scale)
+
+        return Table(table, backward)
+
+    def forward(
+        self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
+    ) -> tuple[Tensor, Backward]:
+        """`[n, order, channels]` to the same."""
+        if table is None:
+            return super().forward(features, walk, table, panels)
+        edges, operators, of_table = walk.edges, torch.ops.hienet, table.backward
+        assert edges.table is not None
+        ones = features.new_ones(edges.n_nodes, self.layer.channels)
         first_row = edges.first_row + edges.pair * edges.table.n_rows
-        return self.update(features, convolve(ones, edges, first_row, table, self.plan), tuple(panels))
+        located = (first_row, edges.factors, table.values, edges.center, edges.neighbor, edges.n_nodes, *self.plan)
+        if walk.tangents is None:
+            received = operators.training_convolution(ones, edges.geometry, *located).unsqueeze(1)
+        else:
+            ones = jet.constant(ones, 2)
+            received = operators.dual_convolution(ones, edges.geometry, walk.tangents, *located)
+        result, of_inputs = self.update(features, received, walk, panels)
+
+        def backward(gradient: Tensor) -> Tensor:
+            of_features, of_received = of_inputs(gradient)
+            of_received = of_received.contiguous()
+            if walk.tangents is None:
+                _, of_geometry = operators.training_convolution_backward(
+                    of_received.squeeze(1), ones, edges.geometry, *located
+                )
+                walk.of_geometry.add_(of_geometry)
+            else:
+                of_table(
+                    operators.dual_convolution_backward(of_received, ones, edges.geometry, walk.tangents, *located)[1]
+                )
+            return of_features
+
+        return result, backward
 
 
 class ScalarsStep:
@@ -362,15 +649,22 @@ class ScalarsStep:
     def __init__(self, layer: LayerOnScalars) -> None:
         self.start, self.stop = layer.start, layer.start + layer.channels
         self.inner = InvariantStep(cast(InvariantLayer, layer.layer))
+        self.networks = self.inner.networks
+        self.prepare = self.inner.prepare
 
-    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
-        """As the layer's."""
-        return self.inner.prepare(edges, samples)
-
-    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
+    def forward(
+        self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
+    ) -> tuple[Tensor, Backward]:
         """`[n, order, irreps.dim]` to the same."""
-        scalars = self.inner.forward(features[:, :, self.start : self.stop], edges, prepared)
-        return torch.cat([features[:, :, : self.start], scalars, features[:, :, self.stop :]], dim=2)
+        inner, back = self.inner.forward(features[:, :, self.start : self.stop].contiguous(), walk, table, panels)
+
+        def around(scalars: Tensor, others: Tensor) -> Tensor:
+            return torch.cat([others[:, :, : self.start], scalars, others[:, :, self.stop :]], dim=2)
+
+        def backward(gradient: Tensor) -> Tensor:
+            return around(back(gradient[:, :, self.start : self.stop].contiguous()), gradient)
+
+        return around(inner, features), backward
 
 
 class ReadoutStep:
@@ -382,21 +676,33 @@ class ReadoutStep:
         network = network_on_rows(layer.layer_readout.network, layer.layer_readout.network.n_layers)
         assert network is not None
         self.readout = network
+        self.prepare = self.inner.prepare
 
-    def prepare(self, edges: StepEdges, samples: Samples) -> tuple[Tensor, ...]:
-        """As the layer's, and the panels of the readout."""
-        return (*self.inner.prepare(edges, samples), *self.readout.panels())
+    def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
+        """As the layer's, and the readout."""
+        return [*self.inner.networks(edges), self.readout]
 
-    def forward(self, features: Tensor, edges: StepEdges, prepared: tuple[Tensor, ...]) -> Tensor:
+    def forward(
+        self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
+    ) -> tuple[Tensor, Backward]:
         """`[n, order, features + energies]` to `[n, order, features + 1]`."""
-        width, readout = features.shape[2] - self.plain.n_energies, self.plain.layer_readout
-        *of_inner, weights, vectors, transposed = prepared
-        result = self.inner.forward(features[:, :, :width], edges, tuple(of_inner))
+        n_energies, readout, order = self.plain.n_energies, self.plain.layer_readout, walk.order
+        width = features.shape[2] - n_energies
+        result, of_layer = self.inner.forward(features[:, :, :width].contiguous(), walk, table, panels)
         scalars = result[:, :, readout.start : readout.stop].flatten(1)
-        energy = self.readout.on_rows((weights, vectors, transposed), edges.order, scalars).unsqueeze(2)
-        if self.plain.n_energies > 0:
+        energy, of_readout = self.readout.on_rows(panels[self.readout], order, scalars, walk.trains)
+        energy = energy.unsqueeze(2)
+        if n_energies > 0:
             energy = energy + features[:, :, -1:]
-        return torch.cat([result, energy], dim=2)
+
+        def backward(gradient: Tensor) -> Tensor:
+            of_result, of_energy = gradient[:, :, :-1].clone(), gradient[:, :, -1:]
+            of_scalars = of_readout(of_energy.flatten(1))
+            of_result[:, :, readout.start : readout.stop] += of_scalars.view(len(of_result), order, -1)
+            of_features = of_layer(of_result)
+            return torch.cat([of_features, of_energy], dim=2) if n_energies > 0 else of_features
+
+        return torch.cat([result, energy], dim=2), backward
 
 
 class EnergyStep:
@@ -406,7 +712,7 @@ class EnergyStep:
         self.dropout = readout.dropout
         (hidden,), (energy,) = readout.hidden.columns, readout.energy.columns
         self.width = hidden[3]
-        self.networks = {}
+        self._networks = {}
         for drops in {False, readout.dropout.p > 0.0}:
             program = EdgeProgram()
             value = program.edge(0, hidden[1])
@@ -415,24 +721,21 @@ class EnergyStep:
                 value = program.multiply(value, program.edge(hidden[1], self.width))
             value = program.linear(value, readout.energy.weight.view(energy[1], 1), scale=1.0 / math.sqrt(energy[1]))
             program.store(value, 0)
-            self.networks[drops] = TrainingNetwork(program, readout.parameters())
+            self._networks[drops] = TrainingNetwork(program, readout.parameters())
 
     @property
     def network(self) -> TrainingNetwork:
         """That of the present mode."""
-        return self.networks[self.dropout.training and self.dropout.p > 0.0]
+        return self._networks[self.dropout.training and self.dropout.p > 0.0]
 
-    def prepare(self) -> tuple[Tensor, ...]:
-        """Panels."""
-        return self.network.panels()
-
-    def forward(self, features: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, features: Tensor, walk: Walk, panels: PanelsOfStep) -> tuple[Tensor, Backward]:
         """`[n, order, channels]` to `[n, order]`."""
-        order = features.shape[1]
-        if self.network is not self.networks[False]:
-            kept = self.dropout(features.new_ones(len(features), self.width))
+        order, channels, network = walk.order, features.shape[2], self.network
+        if network is not self._networks[False]:
+            kept = walk.mask(self.dropout, len(features), self.width, features)
             features = torch.cat([features, jet.constant(kept, order)], dim=2)
-        return self.network.on_rows(prepared, order, features.flatten(1))  # type: ignore[arg-type]
+        output, back = network.on_rows(panels[network], order, features.flatten(1), walk.trains)
+        return output, lambda gradient: back(gradient).view_as(features)[:, :, :channels].contiguous()
 
 
 LayerStep = EquivariantStep | InvariantStep | ScalarsStep | ReadoutStep

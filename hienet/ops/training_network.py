@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hienet.ops.edge_network import EdgeProgram
 from hienet.ops.linear import size_in_panels
-from hienet.ops.training_functions import Network, Panels, TwiceNetwork
+from hienet.ops.training_functions import Panels, TwiceNetwork
 
-PanelTensors = tuple[Tensor, Tensor, Tensor]
-"""Of the weights of one network in one step: `weights`, `vectors`, `transposed`."""
+
+class PanelWeights(NamedTuple):
+    """Weights of one network in one step, in the panels that the operators read.
+
+    Attributes:
+        weights, vectors, transposed: of the operators.
+        of_weights, of_vectors: to which gradients are added; None where none are wanted.
+    """
+
+    weights: Tensor
+    vectors: Tensor
+    transposed: Tensor
+    of_weights: Tensor | None
+    of_vectors: Tensor | None
+
+
+NetworkBackward = Callable[[Tensor | None, Tensor | None], "tuple[Tensor, Tensor, Tensor]"]
+"""Gradients of sums and of edges that came out, None for one that nobody reads, to those of centers, neighbours and
+edges that were read."""
+
+
+class NetworkResult(NamedTuple):
+    """What a network gives out: `sums` `[n_local, ...]`, `edges` `[n_edges, ...]`, and its backward, called once."""
+
+    sums: Tensor
+    edges: Tensor
+    backward: NetworkBackward
 
 
 class TrainingNetwork:
-    """An `EdgeProgram` on jets (`hienet.ops.jet`), and on values alone, of weights that are read at every call.
+    """An `EdgeProgram` on jets (`hienet.ops.jet`), and on values alone, of weights that are read in every step.
 
     A jet of `columns` enters and leaves as `[n, order * columns]`: the values, and with order 2 their tangents behind
-    them.
+    them. Nothing here is known to autograd.
+
+    Attributes:
+        tensors: of whose numbers its weights are.
+        matrices, scales, vectors: where they lie in these, and in the panels (`pair_hienet/ops/network_panels.cpp`).
+        sizes: numbers of the panels `weights`, `transposed` and `vectors`.
     """
 
     def __init__(self, program: EdgeProgram, weights: Iterable[Tensor]) -> None:
@@ -54,12 +85,10 @@ class TrainingNetwork:
             vectors.append([*base(vector), *vector.stride(), *vector.shape, vector_start])
             vector_start += len(vector)
         self.tensors = [tensors[storage] for storage in used]
-        self._views = (
-            torch.tensor(matrices, dtype=torch.int64).view(-1, 8),
-            torch.tensor([scale for _, scale in program.matrices], dtype=torch.float64),
-            torch.tensor(vectors, dtype=torch.int64).view(-1, 5),
-        )
-        self._sizes = (start, transposed, vector_start)
+        self.matrices = torch.tensor(matrices, dtype=torch.int64).view(-1, 8)
+        self.scales = torch.tensor([scale for _, scale in program.matrices], dtype=torch.float64)
+        self.vectors = torch.tensor(vectors, dtype=torch.int64).view(-1, 5)
+        self.sizes = (start, transposed, vector_start)
         self._program = program
         self._written: dict[tuple[int, ...], ProgramTensors] = {(): _tensors_of(program)}
 
@@ -70,20 +99,17 @@ class TrainingNetwork:
             self._written[key] = _tensors_of(self._program.with_tangents(*columns))
         return self._written[key]
 
-    def panels(self) -> PanelTensors:
-        """The weights as they are now; functions of the model's parameters where gradients are enabled."""
-        return Panels.apply(self._views, self._sizes, *self.tensors)
-
     def __call__(
         self,
-        panels: PanelTensors,
+        panels: PanelWeights,
         order: int,
         centers: Tensor,
         neighbors: Tensor,
         edges: Tensor,
         center: Tensor,
         neighbor: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        trains: bool = True,
+    ) -> NetworkResult:
         """Run the program.
 
         Args:
@@ -91,20 +117,107 @@ class TrainingNetwork:
             order: 1 for values alone, 2 with tangents.
             centers, neighbors, edges: `[n_local, ...]`, `[n_nodes, ...]` and `[n_edges, order * columns]`.
             center, neighbor: `[n_edges]` int64, sorted by center.
-
-        Returns:
-            sums `[n_local, order * sum_width]` and edges `[n_edges, order * edge_width]`.
+            trains: the backward adds the gradients of the weights to those of `panels`, if it has such.
         """
+        columns = (centers.shape[1] // order, neighbors.shape[1] // order, edges.shape[1] // order)
         widths = (order * self.sum_width, order * self.edge_width)
-        rows = (centers, neighbors, edges)
-        columns = [tensor.shape[1] // order for tensor in rows]
-        return Network.apply(*rows, *panels, self.written(order, columns), center, neighbor, widths)
+        weights, vectors, transposed, of_weights, of_vectors = panels
+        program = self.written(order, columns)
+        inputs = (centers, neighbors, edges, weights, transposed, vectors, *program, center, neighbor)
+        operators = torch.ops.hienet
+        sums, stored, kept = operators.edge_network_forward(*inputs, *widths, True)
 
-    def on_rows(self, panels: PanelTensors, order: int, rows: Tensor) -> Tensor:
-        """What a program of edges alone stores, of `[n, order * columns]`."""
-        each = torch.arange(len(rows))
-        nothing = rows.new_zeros(len(rows), 0)
-        return self(panels, order, nothing, nothing, rows, each, each)[1]
+        def backward(of_sums: Tensor | None, of_stored: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+            gradients = tuple(
+                torch.zeros_like(result) if gradient is None else gradient
+                for gradient, result in ((of_sums, sums), (of_stored, stored))
+            )
+            if not trains or of_weights is None or of_vectors is None:
+                return operators.edge_network_backward(*gradients, kept, *inputs, *widths)
+            *rows, found, of_constants = operators.edge_network_training_backward(*gradients, kept, *inputs, *widths)
+            of_weights.add_(found)
+            of_vectors.add_(of_constants)
+            return rows[0], rows[1], rows[2]
+
+        return NetworkResult(sums, stored, backward)
+
+    def on_rows(
+        self, panels: PanelWeights, order: int, rows: Tensor, trains: bool = True
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What a program of edges alone stores, of `[n, order * columns]`, and its backward."""
+        each = _first_numbers(len(rows))
+        nothing = rows.new_empty(len(rows), 0)
+        result = self(panels, order, nothing, nothing, rows, each, each, trains)
+        return result.edges, lambda of_edges: result.backward(None, of_edges)[2]
+
+
+class NetworkPanels:
+    """The weights of several networks, which one call of the operator puts into panels."""
+
+    def __init__(self, networks: Sequence[TrainingNetwork]) -> None:
+        self.networks = networks
+        place: dict[int, int] = {}
+        self.tensors: list[Tensor] = []
+        for tensor in (tensor for network in networks for tensor in network.tensors):
+            if place.setdefault(id(tensor), len(self.tensors)) == len(self.tensors):
+                self.tensors.append(tensor)
+        start = transposed = vector_start = 0
+        matrices, vectors = [], []
+        for network in networks:
+            tensor_of = torch.tensor([place[id(tensor)] for tensor in network.tensors])
+            rows = network.matrices.clone()
+            rows[:, 0] = tensor_of[rows[:, 0]]
+            matrices.append(rows + torch.tensor([0, 0, 0, 0, 0, 0, start, transposed]))
+            rows = network.vectors.clone()
+            rows[:, 0] = tensor_of[rows[:, 0]]
+            vectors.append(rows + torch.tensor([0, 0, 0, 0, vector_start]))
+            start, transposed = start + network.sizes[0], transposed + network.sizes[1]
+            vector_start += network.sizes[2]
+        scales = torch.cat([network.scales for network in networks])
+        self._views = (torch.cat(matrices), scales, torch.cat(vectors))
+        self._sizes = (start, transposed, vector_start)
+
+    def now(self, wanted: bool) -> PanelsOfStep:
+        """The weights as they are; with `wanted` there is room for gradients."""
+        weights, transposed, vectors = torch.ops.hienet.network_panels(self.tensors, *self._views, self._sizes)
+        gradients = (torch.zeros_like(weights), torch.zeros_like(vectors)) if wanted else None
+        each: list[Sequence[Tensor | None]] = [
+            tensor.split([network.sizes[i] for network in self.networks])
+            for tensor, i in ((weights, 0), (vectors, 2), (transposed, 1))
+        ]
+        for i in (0, 1):
+            if gradients is None:
+                each.append([None] * len(self.networks))
+            else:
+                each.append(gradients[i].split([network.sizes[2 * i] for network in self.networks]))
+        panels = {id(network): PanelWeights(*row) for network, *row in zip(self.networks, *each, strict=True)}
+        return PanelsOfStep(panels, self, gradients)
+
+    def gradients(self, of_weights: Tensor, of_vectors: Tensor) -> list[Tensor]:
+        """Of the `tensors`, from those of all panels."""
+        found: list[Tensor] = torch.ops.hienet.network_panels_backward(
+            of_weights, of_vectors, self.tensors, *self._views
+        )
+        return found
+
+
+class PanelsOfStep:
+    """The panels of one step, by network."""
+
+    def __init__(
+        self, of: dict[int, PanelWeights], source: NetworkPanels, of_all: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """`of`: by the `id` of a network; `of_all`: gradients of all weights and vectors, of which those in `of` are
+        parts."""
+        self.of, self.source, self.of_all = of, source, of_all
+
+    def __getitem__(self, network: TrainingNetwork) -> PanelWeights:
+        return self.of[id(network)]
+
+    def gradients(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Each tensor that networks read, with its gradient."""
+        assert self.of_all is not None
+        return zip(self.source.tensors, self.source.gradients(*self.of_all), strict=True)
 
 
 class TwiceDifferentiableNetwork(nn.Module):
@@ -124,7 +237,9 @@ class TwiceDifferentiableNetwork(nn.Module):
         columns = [tensor.shape[1] for tensor in rows]
         programs = network.written(1, columns), network.written(2, columns)
         widths = (network.sum_width, network.edge_width)
-        return TwiceNetwork.apply(*rows, *network.panels(), programs, center, neighbor, widths)
+        views = (network.matrices, network.scales, network.vectors)
+        panels = Panels.apply(views, network.sizes, *network.tensors)
+        return TwiceNetwork.apply(*rows, *panels, programs, center, neighbor, widths)
 
 
 ProgramTensors = tuple[Tensor, Tensor, Tensor]
@@ -137,3 +252,14 @@ def _tensors_of(program: EdgeProgram) -> ProgramTensors:
         torch.tensor(program.scales, dtype=torch.float64),
         torch.tensor(program.values, dtype=torch.int64),
     )
+
+
+_numbers = torch.arange(1024)
+
+
+def _first_numbers(n: int) -> Tensor:
+    """0 to n - 1, of one tensor that grows."""
+    global _numbers
+    if len(_numbers) < n:
+        _numbers = torch.arange(2 * n)
+    return _numbers[:n]

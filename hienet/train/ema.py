@@ -20,15 +20,18 @@ class MovingAverage:
         self.decay = decay
         self.n_updates = 0
         self.averages = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._paired: tuple[nn.Module, list[Tensor]] | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's present weights into the average."""
         decay = min(self.decay, (1.0 + self.n_updates) / (10.0 + self.n_updates))
         self.n_updates += 1
-        weights = dict(model.named_parameters())
-        names = list(self.averages)
-        torch._foreach_lerp_([self.averages[n] for n in names], [weights[n].detach() for n in names], 1.0 - decay)
+        # To find them in the modules takes longer than to average a small model's.
+        if self._paired is None or self._paired[0] is not model:
+            weights = dict(model.named_parameters())
+            self._paired = (model, [weights[name] for name in self.averages])
+        torch._foreach_lerp_(list(self.averages.values()), self._paired[1], 1.0 - decay)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -71,6 +71,25 @@ static Tensor backward_cpu(const Tensor &gradient, const Tensor &vectors, const 
   return to;
 }
 
+/// How distance and harmonics move when the vectors move along `directions`, for training steps. Not known to autograd.
+static Tensor tangents_cpu(const Tensor &vectors, const Tensor &directions, const Tensor &terms,
+                           const Tensor &coefficients, int64_t n_harmonics)
+{
+  const auto in = checked(vectors, terms, coefficients, n_harmonics);
+  TORCH_CHECK_VALUE(directions.sizes() == vectors.sizes() &&
+                        directions.scalar_type() == vectors.scalar_type(),
+                    "`directions` must have the shape and the dtype of `edge_vectors`");
+  const Tensor along = rows(directions);
+  const Tensor out = pooled_empty({vectors.size(0), 1 + n_harmonics}, vectors.scalar_type());
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "edge_geometry", [&] {
+    at::parallel_for(0, out.size(0), GRAIN, [&](int64_t first, int64_t last) {
+      kernel<scalar_t>().tangents(in.view<scalar_t>(), along.data_ptr<scalar_t>(), along.stride(0),
+                                  out.data_ptr<scalar_t>(), out.stride(0), first, last);
+    });
+  });
+  return out;
+}
+
 struct DifferentiableEdgeGeometry : torch::autograd::Function<DifferentiableEdgeGeometry> {
   static Tensor forward(torch::autograd::AutogradContext *context, const Tensor &vectors,
                         const Tensor &terms, const Tensor &coefficients, int64_t n_harmonics)
@@ -105,12 +124,15 @@ TORCH_LIBRARY_FRAGMENT(hienet, library)
               "int n_harmonics) -> Tensor");
   library.def("edge_geometry_backward(Tensor gradient, Tensor edge_vectors, Tensor terms, "
               "Tensor coefficients, int n_harmonics) -> Tensor");
+  library.def("edge_geometry_tangents(Tensor edge_vectors, Tensor directions, Tensor terms, "
+              "Tensor coefficients, int n_harmonics) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
 {
   library.impl("edge_geometry", forward_cpu);
   library.impl("edge_geometry_backward", backward_cpu);
+  library.impl("edge_geometry_tangents", tangents_cpu);
 }
 
 TORCH_LIBRARY_IMPL(hienet, Autograd, library)

@@ -94,7 +94,42 @@ static void backward(const EdgeGeometry<T> &g, const T *gradient, int64_t gradie
   }
 }
 
-extern const EdgeGeometryKernel<float> EDGE_GEOMETRY_FLOAT = {forward<float>, backward<float>};
-extern const EdgeGeometryKernel<double> EDGE_GEOMETRY_DOUBLE = {forward<double>, backward<double>};
+template <typename T>
+static void tangents(const EdgeGeometry<T> &g, const T *directions, int64_t direction_stride,
+                     T *out, int64_t out_stride, int64_t first, int64_t last)
+{
+  Tile<T> tile;
+  V<T> moved[MAX_HARMONICS];
+  for (int64_t start = first; start < last; start += WIDTH<T>) {
+    const int64_t n = last - start < WIDTH<T> ? last - start : WIDTH<T>;
+    make_tile(g, start, n, tile);
+    V<T> direction[3] = {}, turned[3];
+    for (int64_t e = 0; e < n; e++)
+      for (int i = 0; i < 3; i++)
+        direction[i][e] = directions[(start + e) * direction_stride + i];
+    const V<T> along =
+        direction[0] * tile.u[0] + direction[1] * tile.u[1] + direction[2] * tile.u[2];
+    for (int i = 0; i < 3; i++)
+      turned[i] = (direction[i] - along * tile.u[i]) / tile.distance;
+    for (int64_t m = 0; m < g.n_harmonics; m++) moved[m] = V<T>{};
+    for (int64_t t = 0; t < g.n_terms; t++) {
+      const RecursionTerm term = g.terms[t];
+      moved[term.target] += g.coefficients[t] *
+          (moved[term.source] * tile.u[term.component] +
+           tile.harmonics[term.source] * turned[term.component]);
+    }
+    for (int64_t e = 0; e < n; e++) {
+      T *const row = out + (start + e) * out_stride;
+      row[0] = along[e];
+      for (int64_t m = 0; m < g.n_harmonics; m++) row[1 + m] = moved[m][e];
+    }
+  }
+}
+
+template <typename T>
+static constexpr EdgeGeometryKernel<T> EDGE_GEOMETRY = {forward<T>, backward<T>, tangents<T>};
+
+extern const EdgeGeometryKernel<float> EDGE_GEOMETRY_FLOAT = EDGE_GEOMETRY<float>;
+extern const EdgeGeometryKernel<double> EDGE_GEOMETRY_DOUBLE = EDGE_GEOMETRY<double>;
 
 }    // namespace hienet::HIENET_VARIANT

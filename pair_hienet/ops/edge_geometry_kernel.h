@@ -33,6 +33,9 @@ template <typename T> struct EdgeGeometryKernel {
   /// The same rows of the gradient with respect to the vectors, `[n_edges, 3]`.
   void (*backward)(const EdgeGeometry<T> &, const T *gradient, int64_t gradient_stride,
                    T *of_vectors, int64_t first, int64_t last);
+  /// The same rows of the derivative of the output along directions of the vectors, `[n_edges, 3]`.
+  void (*tangents)(const EdgeGeometry<T> &, const T *directions, int64_t direction_stride, T *out,
+                   int64_t out_stride, int64_t first, int64_t last);
 };
 
 HIENET_FOR_EACH_VARIANT(extern const EdgeGeometryKernel<float> EDGE_GEOMETRY_FLOAT;
