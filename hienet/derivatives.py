@@ -62,6 +62,8 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
         graph = replace(graph, edge_vectors=graph.edge_vectors.detach().requires_grad_())
     inputs = (graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local)
     gradient: Tensor | None = None
+    # Such a gradient has no graph that leads to the edge vectors.
+    constant = derivatives and isinstance(model, DifferentiatedEnergy)
     with torch.set_grad_enabled(derivatives or training):
         if derivatives and isinstance(model, DifferentiatedEnergy):
             with torch.set_grad_enabled(training):
@@ -79,13 +81,47 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
             energy.detach(),
             replace(graph, edge_vectors=graph.edge_vectors.detach()),
         )
-    forces = gradient.new_zeros(graph.n_local, 3)
-    forces = forces.index_add(0, graph.center, gradient).index_add(0, graph.neighbor, -gradient)
-    outer = graph.edge_vectors.unsqueeze(2) * gradient.unsqueeze(1)
-    strain_derivative = outer.new_zeros(graph.n_structures, 3, 3).index_add(0, graph.structure[graph.center], outer)
-    strain_derivative = 0.5 * (strain_derivative + strain_derivative.transpose(1, 2))
-    stress = strain_derivative / graph.volume.view(-1, 1, 1)
+    inputs = (gradient, graph.edge_vectors, graph.center, graph.neighbor, graph.structure, graph.n_local, graph.volume)
+    forces, stress = _Derived.apply(*inputs) if constant else _forces_and_stress(*inputs)
     return Prediction(energies, energy, forces, stress)
+
+
+def _forces_and_stress(
+    gradient: Tensor,
+    edge_vectors: Tensor,
+    center: Tensor,
+    neighbor: Tensor,
+    structure: Tensor,
+    n_local: int,
+    volume: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`[n_local, 3]` and `[n_structures, 3, 3]` from dE/d(edge_vectors)."""
+    forces = gradient.new_zeros(n_local, 3)
+    forces = forces.index_add(0, center, gradient).index_add(0, neighbor, -gradient)
+    outer = edge_vectors.unsqueeze(2) * gradient.unsqueeze(1)
+    strain_derivative = outer.new_zeros(len(volume), 3, 3).index_add(0, structure.index_select(0, center), outer)
+    strain_derivative = 0.5 * (strain_derivative + strain_derivative.transpose(1, 2))
+    return forces, strain_derivative / volume.view(-1, 1, 1)
+
+
+class _Derived(torch.autograd.Function):
+    """`_forces_and_stress` as a function of the gradient alone, which may be differentiated once: in a training step of
+    a small model autograd's own way back would take as long as a layer."""
+
+    @staticmethod
+    def forward(ctx, gradient, edge_vectors, center, neighbor, structure, n_local, volume):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(edge_vectors, center, neighbor, structure, volume)
+        return _forces_and_stress(gradient, edge_vectors, center, neighbor, structure, n_local, volume)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_forces, of_stress):  # type: ignore[no-untyped-def]
+        edge_vectors, center, neighbor, structure, volume = ctx.saved_tensors
+        of_strain = 0.5 * (of_stress + of_stress.transpose(1, 2)) / volume.view(-1, 1, 1)
+        of_edges = of_strain.index_select(0, structure.index_select(0, center))
+        of_gradient = (of_edges * edge_vectors.unsqueeze(2)).sum(1)
+        of_gradient += of_forces.index_select(0, center) - of_forces.index_select(0, neighbor)
+        return of_gradient, *(None,) * 6
 
 
 def _ordinary(graph: AtomicGraph) -> AtomicGraph:

@@ -10,7 +10,7 @@ import torch
 from test_edge_network import COLUMNS, OPERATIONS, Recorder, everything, graph, in_plain_torch, random
 from torch import Tensor
 
-from hienet.ops.training_network import TrainingNetwork, TwiceDifferentiableNetwork
+from hienet.ops.training_network import NetworkPanels, TrainingNetwork, TwiceDifferentiableNetwork
 
 pytestmark = pytest.mark.usefixtures("operators")
 
@@ -62,12 +62,18 @@ def test_tangents_and_the_gradients_of_inputs_and_weights(width, instruction_set
 
     values, tangents = torch.autograd.functional.jvp(plain, tuple(inputs), tuple(directions), create_graph=True)
     expected = [torch.cat([v, t], dim=1) for v, t in zip(values, tangents, strict=True)]
-    jets = [torch.cat([x, u], dim=1) for x, u in zip(inputs, directions, strict=True)]
-    found = network(network.panels(), 2, *jets, center, neighbor)
+    jets = [torch.cat([x, u], dim=1).detach() for x, u in zip(inputs, directions, strict=True)]
     seeds = [random(*result.shape, seed=11) for result in expected]
     of_expected = torch.autograd.grad(expected, [*inputs, *weights], seeds, allow_unused=True)
-    of_found = torch.autograd.grad(found, [*inputs, *weights], seeds, allow_unused=True)
-    for a, b in zip((*found, *of_found), (*expected, *of_expected), strict=True):
+    # A network that other weights lie in front of, as in a model.
+    with torch.no_grad():
+        panels = NetworkPanels([TrainingNetwork(*trained(7)), network]).now(wanted=True)
+        found = network(panels[network], 2, *jets, center, neighbor)
+        of_rows = found.backward(*seeds)
+        of_weights = {id(weight): gradient for weight, gradient in panels.gradients()}
+    of_inputs = [gradient[:, : x.shape[1]] for gradient, x in zip(of_rows, inputs, strict=True)]
+    of_found = [*of_inputs, *(of_weights.get(id(weight)) for weight in weights)]
+    for a, b in zip((found.sums, found.edges, *of_found), (*expected, *of_expected), strict=True):
         assert_close(a, b)
 
 
@@ -88,13 +94,14 @@ def test_a_second_backward_is_that_of_plain_torch():
 
 
 def test_threads_change_rounding_only():
-    program, weights = trained(20)
     tensors, center, neighbor = rows()
-    network = TrainingNetwork(program, weights)
+    network = TrainingNetwork(*trained(20))
 
-    def gradients() -> tuple[Tensor, ...]:
-        sums, stored = network(network.panels(), 1, *tensors, center, neighbor)
-        return torch.autograd.grad(sums.square().sum() + stored.square().sum(), weights, allow_unused=True)
+    @torch.no_grad()
+    def gradients() -> list[Tensor]:
+        panels = NetworkPanels([network]).now(wanted=True)
+        sums, stored, backward = network(panels[network], 1, *tensors, center, neighbor)
+        return [*backward(2.0 * sums, 2.0 * stored), *(gradient for _, gradient in panels.gradients())]
 
     one = gradients()
     for n in (2, 3):
@@ -121,7 +128,9 @@ def test_softplus_follows_both_ends():
     p.matrices.append((weight, 1.0))
     network = TrainingNetwork(p, [weight])
     x = torch.linspace(-60.0, 60.0, 40, dtype=torch.float64).unsqueeze(0)
-    torch.testing.assert_close(network.on_rows(network.panels(), 1, x), torch.log1p(x.exp()), rtol=1e-14, atol=0)
+    with torch.no_grad():
+        found, _ = network.on_rows(NetworkPanels([network]).now(wanted=False)[network], 1, x)
+    torch.testing.assert_close(found, torch.log1p(x.exp()), rtol=1e-14, atol=0)
 
 
 def test_a_matrix_that_is_no_weight_is_refused():

@@ -18,6 +18,7 @@ from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
 from hienet.ops import jet
 from hienet.ops.basis_table import BasisTable
 from hienet.ops.fused_training import fused_training, has_fused_training
+from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.training import FusedTraining
 from hienet.testing import VARIANTS, silicon_carbide, tiny_checkpoint
 from hienet.train.engine import choose_engine
@@ -372,6 +373,31 @@ def test_the_convolution_refuses_what_does_not_fit(change, message):
     torch.ops.hienet.training_convolution(**inputs)
     with pytest.raises(ValueError, match=message):
         torch.ops.hienet.training_convolution(**{**inputs, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tangents_of_the_geometry_are_differences(dtype, instruction_set):
+    embedding = tiny_checkpoint("hienet", l_max=3).build(torch.float64).edge_embedding
+    geometry = EdgeGeometry(embedding)
+    plan = (geometry.terms, geometry.coefficients, geometry.n_harmonics)
+    vectors, direction = torch.randn(2, 21, 3, dtype=torch.float64)
+    step = 1e-5 * direction
+    expected = (geometry(vectors + step) - geometry(vectors - step)) / 2e-5
+    found = torch.ops.hienet.edge_geometry_tangents(vectors.to(dtype), direction.to(dtype), *plan)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(
+        found.double(), expected, rtol=0, atol=scale * (1e-8 if dtype == torch.float64 else 1e-5)
+    )
+    with pytest.raises(ValueError, match="`directions` must have the shape"):
+        torch.ops.hienet.edge_geometry_tangents(vectors, direction[:3], *plan)
+
+
+def test_places_in_tables_refuse_what_does_not_fit():
+    table = BasisTable(5.0, 20)
+    with pytest.raises(ValueError, match=r"`polynomials` must be \[2, 6, 6\]"):
+        table.locate(torch.ones(3, dtype=torch.float32))
+    with pytest.raises(ValueError, match=r"`distance` must be \[n_edges\]"):
+        table.locate(torch.ones(3, 1, dtype=torch.float64))
 
 
 def properties(name: str) -> tuple[tuple[str, ...], float]:

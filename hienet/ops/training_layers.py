@@ -351,10 +351,9 @@ class EquivariantStep:
         """Features `[n, order, irreps_in.dim]` to `[n, order, irreps_out.dim]`."""
         assert table is not None
         layer, edges, order, gradients = self.layer, walk.edges, walk.order, walk.gradients
-        species = edges.species if order == 1 else edges.species.repeat_interleave(order)
         added = kept = of_kept_features = None
         if isinstance(layer.linear_skip, SpeciesLinear):
-            kept, of_kept_features = of_species(layer.linear_skip, features, species, walk)
+            kept, of_kept_features = of_species(layer.linear_skip, features, walk)
         if isinstance(layer.constants, ScalarConstants):
             to_sent, to_update = layer.constants.of_width(layer.state_width).split([layer.sent_width, layer.kept_width])
             added = jet.constant(to_sent.unsqueeze(0), order).expand(edges.n_nodes, -1, -1)
@@ -392,7 +391,7 @@ class EquivariantStep:
             return result, backward
         backs: list[Backward] = [backward]
         if not layer.keeps_itself:
-            result, back = of_species(layer.message_of_species, result, species, walk)
+            result, back = of_species(layer.message_of_species, result, walk)
             backs.append(back)
         if self.gate is not None:
             result, back = gated(self.gate, result)
@@ -411,10 +410,11 @@ def in_reverse(backs: Sequence[Backward]) -> Backward:
     return backward
 
 
-def of_species(layer: SpeciesLinear, features: Tensor, species: Tensor, walk: Walk) -> tuple[Tensor, Backward]:
-    """A map of jets, in plain torch; `species`: of their rows."""
-    weights = _trained(layer.weight) if walk.trains else []
-    result, back = differentiated(lambda x: jet.from_rows(layer(jet.rows(x), species), walk.order), [features], weights)
+def of_species(layer: SpeciesLinear, features: Tensor, walk: Walk) -> tuple[Tensor, Backward]:
+    """A map of the jets of atoms, in plain torch."""
+    weights, order = _trained(layer.weight) if walk.trains else [], walk.order
+    species = walk.edges.species if order == 1 else walk.edges.species.repeat_interleave(order)
+    result, back = differentiated(lambda x: jet.from_rows(layer(jet.rows(x), species), order), [features], weights)
 
     def backward(gradient: Tensor) -> Tensor:
         of_features, *found = back(gradient)
@@ -535,7 +535,7 @@ class InvariantStep:
         def backward(gradient: Tensor) -> Tensor:
             of_features, of_received = of_inputs(gradient)
             of_centers, of_neighbors, of_rows = run.backward(of_received.flatten(1), None)
-            walk.add_of_radial(of_rows.view(n_edges, order, -1)[:, :, :n_radial])
+            walk.add_of_radial(of_rows.unflatten(1, (order, of_rows.shape[1] // order))[:, :, :n_radial])
             return of_features + of_features_of(of_centers + of_neighbors).view_as(features)
 
         return result, backward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ class TrainingNetwork:
         neighbor: Tensor,
         trains: bool = True,
     ) -> NetworkResult:
-        """Run the program.
+        """Run the program, without gradients enabled.
 
         Args:
             panels: of this step.
@@ -128,9 +129,10 @@ class TrainingNetwork:
         sums, stored, kept = operators.edge_network_forward(*inputs, *widths, True)
 
         def backward(of_sums: Tensor | None, of_stored: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-            gradients = tuple(
-                torch.zeros_like(result) if gradient is None else gradient
-                for gradient, result in ((of_sums, sums), (of_stored, stored))
+            # What has no columns is its own gradient.
+            gradients = (
+                (sums if sums.numel() == 0 else torch.zeros_like(sums)) if of_sums is None else of_sums,
+                (stored if stored.numel() == 0 else torch.zeros_like(stored)) if of_stored is None else of_stored,
             )
             if not trains or of_weights is None or of_vectors is None:
                 return operators.edge_network_backward(*gradients, kept, *inputs, *widths)
@@ -145,8 +147,7 @@ class TrainingNetwork:
         self, panels: PanelWeights, order: int, rows: Tensor, trains: bool = True
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """What a program of edges alone stores, of `[n, order * columns]`, and its backward."""
-        each = _first_numbers(len(rows))
-        nothing = rows.new_empty(len(rows), 0)
+        each, nothing = _own_rows(rows.shape[0], rows.dtype)
         result = self(panels, order, nothing, nothing, rows, each, each, trains)
         return result.edges, lambda of_edges: result.backward(None, of_edges)[2]
 
@@ -254,12 +255,7 @@ def _tensors_of(program: EdgeProgram) -> ProgramTensors:
     )
 
 
-_numbers = torch.arange(1024)
-
-
-def _first_numbers(n: int) -> Tensor:
-    """0 to n - 1, of one tensor that grows."""
-    global _numbers
-    if len(_numbers) < n:
-        _numbers = torch.arange(2 * n)
-    return _numbers[:n]
+@functools.lru_cache(maxsize=64)
+def _own_rows(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Of networks on rows: each is its own center and neighbour, `[n]`, which have no columns, `[n, 0]`."""
+    return torch.arange(n), torch.empty(n, 0, dtype=dtype)
