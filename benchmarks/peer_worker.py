@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import peer_training
 import torch
 from memory import peak_growth
 from structures import small_cell_of_all_elements, structure
@@ -31,15 +32,16 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     torch.set_flush_denormal(True)
-    prepare, description = KINDS[options["kind"]](options)
+    trains = options.get("task") == "training"
+    prepare, description = (peer_training.KINDS if trains else KINDS)[options["kind"]](options)
     work: Callable[[], object] = lambda: None  # noqa: E731
     print(json.dumps(description), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
         if request["do"] == "prepare":
-            work, answer["n_edges"] = prepare(structure(request["system"]))
-            for _ in range(3):
+            work, answer["n_edges"] = prepare(request["system"] if trains else structure(request["system"]))
+            for _ in range(1 if trains else 3):
                 work()
         elif request["do"] == "measure":
             answer = measure(work, request["seconds"], options.get("device", "cpu"))
