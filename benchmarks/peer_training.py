@@ -73,7 +73,7 @@ def sevenn(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
 
 
 def mace(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
-    """A MACE with random weights (`peer_worker.random_mace`) by `take_step`, with its Huber loss, Adam with amsgrad, and
+    """A MACE with random weights (`peer_worker.random_mace`) by `take_step`, with its Huber loss, Adam (amsgrad) and
     the moving average of weights."""
     from peer_worker import number_of_edges, random_mace
 
@@ -91,9 +91,7 @@ def mace(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, amsgrad=True)
     average = ExponentialMovingAverage(model.parameters(), decay=0.99)
     outputs = {"forces": True, "virials": False, "stress": True}
-    names = data.KeySpecification(
-        info_keys={"energy": "energy", "stress": "stress"}, arrays_keys={"forces": "forces"}
-    )
+    names = data.KeySpecification(info_keys={"energy": "energy", "stress": "stress"}, arrays_keys={"forces": "forces"})
 
     def prepare(system: str) -> tuple[Any, int]:
         frames = batch_of(system, options["frames"])
@@ -114,8 +112,8 @@ def mace(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
 
 
 def nequip(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
-    """A NequIP with random weights by the `training_step` of its Lightning module, with its loss of energies, forces and
-    stresses, and Adam."""
+    """A NequIP with random weights by the `training_step` of its Lightning module, with its loss of energies, forces
+    and stresses, and Adam."""
     from nequip.data import AtomicDataDict
     from nequip.data.ase import from_ase
     from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform

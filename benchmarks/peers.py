@@ -29,7 +29,12 @@ from hienet.ops.library import load_operators
 
 MACE = "mace-torch==0.3.16"
 SYMMETRIX = "symmetrix-xl==0.1.1"
-REQUIREMENTS = {"sevenn": ["sevenn==0.13.0"], "mace": [MACE], "symmetrix": [MACE, SYMMETRIX]}
+REQUIREMENTS = {
+    "sevenn": ["sevenn==0.13.0"],
+    "mace": [MACE],
+    "nequip": ["nequip==0.19.1"],
+    "symmetrix": [MACE, SYMMETRIX],
+}
 SYMMETRIX_AVX512 = "symmetrix-xl-cpu-avx512==0.1.1"
 """Its library for processors with AVX-512."""
 MODES = {

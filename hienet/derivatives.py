@@ -62,10 +62,11 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
         graph = replace(graph, edge_vectors=graph.edge_vectors.detach().requires_grad_())
     inputs = (graph.species, graph.center, graph.neighbor, graph.edge_vectors, graph.n_local)
     gradient: Tensor | None = None
-    # Such a gradient has no graph that leads to the edge vectors.
-    constant = derivatives and isinstance(model, DifferentiatedEnergy)
+    constant = False
+    """Whether the gradient is one of the weights only, not of the edge vectors."""
     with torch.set_grad_enabled(derivatives or training):
         if derivatives and isinstance(model, DifferentiatedEnergy):
+            constant = True
             with torch.set_grad_enabled(training):
                 energies, gradient = model.energies_and_gradient(*inputs)
         else:
@@ -81,8 +82,10 @@ def predict(model: EnergyFunction, graph: AtomicGraph, derivatives: bool = True,
             energy.detach(),
             replace(graph, edge_vectors=graph.edge_vectors.detach()),
         )
-    inputs = (gradient, graph.edge_vectors, graph.center, graph.neighbor, graph.structure, graph.n_local, graph.volume)
-    forces, stress = _Derived.apply(*inputs) if constant else _forces_and_stress(*inputs)
+    derived = _Derived.apply if constant else _forces_and_stress
+    forces, stress = derived(
+        *(gradient, graph.edge_vectors, graph.center, graph.neighbor, graph.structure, graph.n_local, graph.volume)
+    )
     return Prediction(energies, energy, forces, stress)
 
 

@@ -315,3 +315,14 @@ def test_training_writes_the_time_of_each_contender_and_the_error_of_a_gradient(
     assert_positive(result, *(f"{name}_ms_per_atom" for name in contenders), "eager_over_fused", "plain_over_fused")
     assert result["fused_mb_per_atom"] >= 0.0
     assert 0.0 < result["largest_gradient_error"] < 1e-3
+
+
+@pytest.mark.slow
+def test_training_peers_measures_ours_and_names_what_it_cannot_install(tmp_path):
+    sizes = ("--frames", "1", "--atoms", "8", "--threads", "1", "--rounds", "1", "--ours", "hienet-small")
+    options = ("--peers", "nequip-l2-5", "--environments", str(tmp_path / "peers"), "--pip-args=--no-index")
+    result = run("training_peers", tmp_path, *sizes, *options)
+    (row,) = result["rows"]
+    assert row["model"] == "hienet-small"
+    assert_positive(row, "ms_per_atom", "cpu_ms_per_atom")
+    assert "pip could not install" in result["failures"]["nequip-l2-5"]
