@@ -210,8 +210,9 @@ class _Steps:
                 of_features = gradient.new_zeros(*gradient.shape, width)
                 of_features[:, :, -1] = gradient
                 gradient = of_features
-            for back in reversed(backs):
-                gradient = back(gradient)
+            # What a layer has kept is given back as soon as it has been walked through.
+            while backs:
+                gradient = backs.pop()(gradient)
             to_species(gradient)
             walk.finish()
 

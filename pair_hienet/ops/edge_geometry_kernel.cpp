@@ -105,12 +105,10 @@ static void tangents(const EdgeGeometry<T> &g, const T *directions, int64_t dire
     make_tile(g, start, n, tile);
     V<T> direction[3] = {}, turned[3];
     for (int64_t e = 0; e < n; e++)
-      for (int i = 0; i < 3; i++)
-        direction[i][e] = directions[(start + e) * direction_stride + i];
+      for (int i = 0; i < 3; i++) direction[i][e] = directions[(start + e) * direction_stride + i];
     const V<T> along =
         direction[0] * tile.u[0] + direction[1] * tile.u[1] + direction[2] * tile.u[2];
-    for (int i = 0; i < 3; i++)
-      turned[i] = (direction[i] - along * tile.u[i]) / tile.distance;
+    for (int i = 0; i < 3; i++) turned[i] = (direction[i] - along * tile.u[i]) / tile.distance;
     for (int64_t m = 0; m < g.n_harmonics; m++) moved[m] = V<T>{};
     for (int64_t t = 0; t < g.n_terms; t++) {
       const RecursionTerm term = g.terms[t];

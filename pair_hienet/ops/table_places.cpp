@@ -49,7 +49,8 @@ static std::tuple<Tensor, Tensor> forward_cpu(const Tensor &distance, const Tens
   TORCH_CHECK_VALUE(polynomials.scalar_type() == dtype && polynomials.is_contiguous() &&
                         polynomials.dim() == 3 && polynomials.size(0) == 2 &&
                         polynomials.size(1) == BASIS_ROWS && polynomials.size(2) == BASIS_ROWS,
-                    "`polynomials` must be [2, ", BASIS_ROWS, ", ", BASIS_ROWS, "] of the dtype of "
+                    "`polynomials` must be [2, ", BASIS_ROWS, ", ", BASIS_ROWS,
+                    "] of the dtype of "
                     "`distance`");
   TORCH_CHECK_VALUE(cutoff > 0 && n_intervals >= 1 && split >= 0 && split <= n_intervals,
                     "a table needs a cutoff, and intervals");
