@@ -17,6 +17,7 @@ from pathlib import Path
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.plugin import (
+    ENGINE_NAME,
     OPERATORS_NAME,
     PLUGIN_NAME,
     STAMP_NAME,
@@ -98,7 +99,7 @@ def build(verbose: bool = False, jobs: int | None = None, force: bool = False) -
         compiled = _compile(tools, Path(scratch), verbose, jobs)
         # The old stamp goes first, so that an interruption never leaves a stamp beside another plugin.
         (folder / STAMP_NAME).unlink(missing_ok=True)
-        for name in (OPERATORS_NAME, PLUGIN_NAME):
+        for name in (ENGINE_NAME, OPERATORS_NAME, PLUGIN_NAME):
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(compiled / name, temporary)
     with atomic_path(folder / STAMP_NAME) as temporary:
@@ -227,7 +228,7 @@ def _first_version(program: Path) -> str:
 
 
 def _compile(tools: Toolchain, scratch: Path, verbose: bool, jobs: int | None) -> Path:
-    """Configure and compile in `scratch`; returns the folder of the plugin and the operators."""
+    """Configure and compile in `scratch`; returns the folder of the plugin, the operators and the engine."""
     configure = [
         str(tools.cmake),
         *("-S", str(tools.sources), "-B", str(scratch)),

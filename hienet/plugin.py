@@ -16,8 +16,11 @@ PLUGIN_NAME = "hienetplugin.so"
 OPERATORS_NAME = "libhienet_ops.so"
 """Beside the plugin, which links it: the operators of compiled models. Python loads it, too."""
 
+ENGINE_NAME = "libhienet_engine.a"
+"""Beside both: what the plugin consists of besides LAMMPS' own, for other programs (pair_hienet/engine)."""
+
 STAMP_NAME = "hienetplugin.json"
-"""Beside the plugin: what both were compiled from and against."""
+"""Beside the plugin: what they were compiled from and against."""
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -40,7 +43,7 @@ def source_hash(folder: Path) -> str:
     """SHA-256 of the files in `folder` that the plugin is made from."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".h", ".cpp", ".cu") or path.name in ("CMakeLists.txt", "libtorch.cmake"):
+        if path.suffix in (".h", ".cpp", ".cu") or path.name in ("CMakeLists.txt", "libtorch.cmake", "mpi.cmake"):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -8,13 +8,12 @@
 
 include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
 add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/ops" hienet_ops)
+set(HIENET_LAMMPS_INCLUDE "${CMAKE_CURRENT_SOURCE_DIR}/../src")
+add_subdirectory("${CMAKE_CURRENT_LIST_DIR}/engine" hienet_engine)
 
 function(hienet_add_pair_style)
   set(names pair_hienet.h pair_hienet.cpp deviation_readers.h deviation_readers.cpp evaluation_marker.h evaluation_marker.cpp
-      device_array.h device_array.cpp device_atoms.h device_graph.h device_graph.cpp device_guard.h edge_check.h edge_check.cpp
-      force_deviation.h force_deviation.cpp ghost_exchange.h ghost_exchange.cpp graph_tensors.h model_archive.h
-      model_archive.cpp model_error.h model_error.cpp neighbor_graph.h neighbor_graph.cpp resident_data.h resident_data.cpp
-      row_buffer.h row_buffer.cpp staged_model.h staged_model.cpp thread_pool.h timing_breakdown.h timing_breakdown.cpp)
+      lammps_atoms.h lammps_atoms.cpp)
   if(PKG_KOKKOS)
     list(APPEND names KOKKOS/pair_hienet_kokkos.h KOKKOS/pair_hienet_kokkos.cpp)
   endif()
@@ -32,6 +31,17 @@ list(APPEND CMAKE_BUILD_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 list(APPEND CMAKE_INSTALL_RPATH "${HIENET_TORCH_LIBRARY_FOLDER}")
 # no-as-needed: the operators register themselves, and nothing refers to them by name. In one word, because CMake removes
 # flags that come twice.
-cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet::libtorch ${CMAKE_DL_LIBS}
+cmake_language(DEFER CALL target_link_libraries lammps PRIVATE hienet_engine
                "-Wl,--no-as-needed,$<TARGET_FILE:hienet_ops>,--as-needed")
-cmake_language(DEFER CALL add_dependencies lammps hienet_ops)
+
+# The MPI that LAMMPS has found by then, or its own for one rank.
+function(hienet_give_mpi_to_engine)
+  if(TARGET MPI::MPI_CXX)
+    get_target_property(folders MPI::MPI_CXX INTERFACE_INCLUDE_DIRECTORIES)
+  endif()
+  if(NOT folders)
+    set(folders "${HIENET_LAMMPS_INCLUDE}/STUBS")
+  endif()
+  target_include_directories(hienet_engine PUBLIC ${folders})
+endfunction()
+cmake_language(DEFER CALL hienet_give_mpi_to_engine)

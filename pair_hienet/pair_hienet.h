@@ -15,13 +15,14 @@ PairStyle(hienet,PairHIENet);
 
 #include "pair.h"
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 namespace hienet {
+class RankGraph;
 struct DeviceAtoms;
-}
+struct Results;
+}    // namespace hienet
 
 namespace LAMMPS_NS {
 
@@ -45,20 +46,23 @@ class PairHIENet : public Pair {
   void unpack_reverse_comm(int, int *, double *) override;
 
  protected:
-  struct Member;
-  struct Implementation;
-  Implementation *impl;
-
   // For a style whose atoms LAMMPS keeps on a device: where that is, and during compute() the atoms.
   virtual std::string device_of_atoms() const;
   const hienet::DeviceAtoms *device_atoms = nullptr;
 
+  void keep_special_neighbors();
+
+ private:
+  struct Settings;
+  struct Implementation;
+  Implementation *impl;
+
   void allocate();
-  void forget_model();
+  void forget_models();
   void check_neighbors();
   void check_pairs_of_types();
   void publish_comm_size();
-  int agree(const std::string &, int = 0);
+  template <typename Work> void translated(Work &&);
 
   std::vector<std::string> split_words(const std::vector<std::string> &);
   std::string contradiction(const std::string &) const;
@@ -66,49 +70,17 @@ class PairHIENet : public Pair {
   void agree_on_transport(const std::string &);
   std::string read_file(const std::string &);
   void load(const std::vector<std::string> &, const std::vector<std::string> &);
-  void add_member(const std::string &, const std::vector<std::string> &, const std::string &);
   void report(const std::string &);
-  std::string describe(const Member &) const;
-  std::string describe_tables(const Member &) const;
-  void warn(const Member &);
+  std::vector<char> types_with_atoms() const;
+  int n_threads() const;
 
-  void prepare_timing();
-  std::string names_of_models() const;
   double buffer_bytes();
-
-  double weight(const Member &) const;
   void mark_evaluations();
   bool is_trial();
   double common_scale() const;
-  void tabulate_elements(bool);
   bool wants_deviation();
-  void keep_special_neighbors();
-  void look_at_list();
-  const double (*positions() const)[3];
-  int absent_groups() const;
-  int type_in_network(int, int) const;
-  bool ghosts_are_told() const;
-  void tell_ghosts();
-  std::string change_since_list() const;
-  std::string build_graph(const Member &);
-  std::string missing_neighbor(const Member &);
-  std::string check_edges(const Member &);
-  void warn_of_late_neighbors();
-  std::string cause_of_absence(int, int) const;
-  std::string begin_model(const Member &, int &);
-  void evaluate_model(const Member &, bool);
-  bool exchange_is_planned(const Member &);
-  void plan_exchange(const Member &);
-  void exchange_forward(const Member &, int);
-  void exchange_reverse(const Member &, int);
-  void accumulate(const Member &, bool);
-  void add_virial(const double *, double);
-  double add_results(const Member &, bool);
-  double add_edges(const Member &, bool);
-  void scatter(const Member &, bool, int64_t, int64_t);
+  void add_results(const hienet::RankGraph &, const hienet::Results &, double);
   void find_deviation(bool);
-  std::string circumstances(const Member &, bool has_edges = true) const;
-  template <typename Work> void on_this_rank(const Member &, int, Work &&);
 };
 
 }    // namespace LAMMPS_NS

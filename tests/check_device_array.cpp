@@ -2,7 +2,7 @@
 // What device_array.h makes of arrays in the layouts that KOKKOS has on GPUs (columns side by side) and on CPUs (rows side
 // by side), in float32 and float64, compared with plain loops. Prints what is wrong and ends with 1.
 
-#include "device_array.h"
+#include "engine/device_array.h"
 
 #include <ATen/ATen.h>
 

@@ -1,7 +1,7 @@
 // Edges that are missing are found and named: a program that tests/test_edge_check.py compiles and runs.
 
-#include "edge_check.h"
-#include "neighbor_graph.h"
+#include "engine/edge_check.h"
+#include "engine/neighbor_graph.h"
 
 #include <cstdio>
 #include <random>

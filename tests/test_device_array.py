@@ -17,7 +17,7 @@ def test_layouts_and_precisions(tmp_path):
     here = Path(__file__).parent
     # In one piece, because most of the time goes into torch's headers.
     source = tmp_path / "check.cpp"
-    source.write_text('#include "device_array.cpp"\n#include "check_device_array.cpp"\n')
+    source.write_text('#include "engine/device_array.cpp"\n#include "check_device_array.cpp"\n')
     folders = [str(tools.sources), str(here), *cpp_extension.include_paths()]
     libraries = Path(torch.__file__).parent / "lib"
     program = tmp_path / "check"

@@ -2,9 +2,9 @@
 
 #include "ghost_exchange.h"
 
+#include "../ops/pooled_memory.h"
 #include "device_guard.h"
 #include "model_error.h"
-#include "ops/pooled_memory.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>

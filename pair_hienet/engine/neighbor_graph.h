@@ -4,28 +4,13 @@
 #ifndef HIENET_NEIGHBOR_GRAPH_H
 #define HIENET_NEIGHBOR_GRAPH_H
 
+#include "rank_atoms.h"
+
 #include <cstdint>
 #include <exception>
 #include <vector>
 
 namespace hienet {
-
-/// Atoms of one rank: the first `n_owned` are its own, the others are ghosts.
-struct AtomsView {
-  int n_owned;
-  int n_total;
-  const double (*x)[3];    // [n_total][3], length units of the model
-  const int *type;         // [n_total], of each atom's owner, from 1; 0 for atoms that are left out
-};
-
-/// A full neighbour list (each pair is seen from both sides), as LAMMPS stores it.
-struct NeighborListView {
-  int inum;
-  const int *ilist;
-  const int *numneigh;
-  const int *const *firstneigh;
-  int mask;    // bits of an entry that hold the index; the others mark bonded neighbours
-};
 
 /// Atoms closer than this (its square) are one atom given twice: no potential is meant for them, and directions are
 /// noise.
