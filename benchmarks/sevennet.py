@@ -21,7 +21,7 @@ from rich.table import Table
 from structures import structure
 
 from hienet.checkpoint import save_checkpoint
-from hienet.translate import convert
+from hienet.convert import convert
 
 CHECKPOINT = Path("sevenn") / "pretrained_potentials" / "SevenNet_l3i5" / "checkpoint_l3i5.pth"
 CONTENDERS: dict[str, dict[str, str]] = {

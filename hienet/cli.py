@@ -354,7 +354,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the HIENet authors or of SevenNet."""
     from hienet.checkpoint import save_checkpoint
-    from hienet.translate import convert as converted
+    from hienet.convert import convert as converted
 
     checkpoint = converted(file, modal)
     save_checkpoint(checkpoint, output)

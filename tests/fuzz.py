@@ -119,7 +119,7 @@ def _reader(kind: str, folder: Path) -> Callable[[Path], Array]:
     if kind == "checkpoint":
         return lambda path: numbers(load_model(path))
     if kind == "foreign":
-        from hienet.translate_official import convert_official
+        from hienet.convert.official import convert_official
 
         atoms.set_chemical_symbols(["Si"] * len(atoms))
         return lambda path: numbers(model_of(convert_official(path)))

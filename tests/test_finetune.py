@@ -22,6 +22,7 @@ from hienet.calculator import model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.cli import app
 from hienet.config import load_config, parse_config
+from hienet.convert import convert
 from hienet.derivatives import predict
 from hienet.errors import HIENetError
 from hienet.metrics import compare, errors
@@ -32,7 +33,6 @@ from hienet.testing import silicon_carbide, tiny_checkpoint
 from hienet.train.loop import StoppedBySignal
 from hienet.train.loss import training_loss
 from hienet.train.run import Run
-from hienet.translate import convert
 
 REFERENCE = Path(__file__).parent / "reference"
 FOREIGN = ["hienet_official/paper_small", "hienet_official/parity_natural", "sevennet/l3i5_small"]

@@ -25,6 +25,7 @@ from torch import Tensor
 from hienet.calculator import HIENetCalculator, LoadedModel, load_model
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.config import parse_config
+from hienet.convert import convert
 from hienet.data.prepare import prepare_data
 from hienet.derivatives import Prediction, predict
 from hienet.evaluate import evaluate
@@ -36,7 +37,6 @@ from hienet.template import render, summarize
 from hienet.testing import silicon_carbide, tiny_checkpoint, tiny_model, write_tiny_checkpoint
 from hienet.torch_state import own_torch_state
 from hienet.train.run import Run
-from hienet.translate import convert
 
 sys.path.insert(0, str(Path(__file__).parent / "lammps"))
 

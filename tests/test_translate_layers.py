@@ -9,10 +9,10 @@ import torch
 from e3nn import nn as e3nn_nn
 from e3nn import o3
 
+from hienet.convert.layers import ForeignLayer, check_order_of_irreps
 from hienet.errors import HIENetError
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import irrep_blocks, sorted_irreps
-from hienet.translate_layers import ForeignLayer, check_order_of_irreps
 
 N_RADIAL, N_SPECIES, N_NEIGHBORS = 4, 3, 5.0
 

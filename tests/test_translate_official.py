@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hienet.calculator import model_of
+from hienet.convert.official import convert_official
 from hienet.derivatives import to_voigt
 from hienet.errors import HIENetError
-from hienet.translate_official import convert_official
 
 MODELS = ["paper_small", "paper_small_older_e3nn", "trainyaml_small", "parity_small", "parity_natural"]
 STRUCTURES = ["diamond_16", "small_triclinic_2", "cluster_4", "slab_16"]

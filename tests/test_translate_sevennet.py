@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from hienet.calculator import LoadedModel, model_of
 from hienet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from hienet.cli import app
+from hienet.convert import convert
 from hienet.derivatives import predict, to_voigt
 from hienet.elements import MPTRJ_ELEMENTS
 from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.models.factory import build_model, make_config
 from hienet.ops.training import FusedTraining
-from hienet.translate import convert
 
 FOLDER = Path(__file__).parent / "reference" / "sevennet"
 TRAINED = {

@@ -16,10 +16,10 @@ from hienet_deploy.export import export
 from hienet.calculator import HIENetCalculator, load_model
 from hienet.checkpoint import load_checkpoint
 from hienet.config import load_config
+from hienet.convert import convert
 from hienet.deployed import METADATA_NAME
 from hienet.errors import HIENetError
 from hienet.info import describe_file
-from hienet.translate import convert
 
 
 class Payload:

@@ -1,4 +1,4 @@
-"""Other programs' checkpoints: which program wrote a file, and what their translations share."""
+"""The format of checkpoints that the HIENet authors and SevenNet share, and what their translations have in common."""
 
 from __future__ import annotations
 
@@ -13,34 +13,11 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hienet.checkpoint import Checkpoint, read_archive
+from hienet.checkpoint import read_archive
 from hienet.errors import HIENetError
 from hienet.nn.convolution import CouplingPath
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.radial import RadialNetwork
-from hienet.torch_state import own_torch_state
-
-
-@own_torch_state()
-def convert(path: str | Path, modality: str | None = None) -> Checkpoint:
-    """A checkpoint of the HIENet authors or of SevenNet as one of ours, in float64.
-
-    Args:
-        path: of the file.
-        modality: which one of a SevenNet that was trained on data of several kinds.
-
-    Raises:
-        HIENetError: neither of the two, or a model that has no equivalent here.
-    """
-    from hienet.translate_official import convert_official
-    from hienet.translate_sevennet import convert_sevennet
-
-    configuration = read_foreign(path)["config"]
-    if "num_invariant_conv" not in configuration:
-        return convert_sevennet(path, modality)
-    if modality is not None:
-        raise HIENetError(f"`{path}` is of HIENet, which has no modalities, but --modal is `{modality}`; leave it out")
-    return convert_official(path)
 
 
 def read_foreign(path: str | Path) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from e3nn import o3
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint
+from hienet.convert.foreign import common_denominator, match_wigner_signs, read_foreign, state_in_float64
+from hienet.convert.layers import ForeignLayer, check_order_of_irreps, without_modality
 from hienet.errors import HIENetError
 from hienet.models.factory import build_model, make_config
 from hienet.models.sevennet import SevenNetConfig, possible_irreps
 from hienet.nn.irreps import sorted_irreps
-from hienet.translate import common_denominator, match_wigner_signs, read_foreign, state_in_float64
-from hienet.translate_layers import ForeignLayer, check_order_of_irreps, without_modality
 
 _DEFAULTS: dict[str, Any] = {
     "irreps_manual": False,
