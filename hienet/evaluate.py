@@ -29,6 +29,7 @@ from hienet.metrics import (
     mae_and_rmse,
     mirror_change,
 )
+from hienet.quantities import ENERGY, FORCES
 from hienet.tables import group_label
 from hienet.torch_state import own_torch_state
 
@@ -164,7 +165,7 @@ def _forces_by_element(
         chosen = symbols == symbol
         found[symbol] = (
             int(chosen.sum()),
-            *mae_and_rmse(comparison.forces[chosen], comparison.forces_label[chosen], 1e3),
+            *mae_and_rmse(comparison.forces[chosen], comparison.forces_label[chosen], FORCES.factor),
         )
     return found
 
@@ -203,8 +204,8 @@ _FRAME_COLUMNS = (
     "n_atoms",
     "energy_ev",
     "energy_label_ev",
-    "energy_error_mev_per_atom",
-    "forces_mae_mev_per_angstrom",
+    ENERGY.key("error"),
+    FORCES.key("mae"),
     *(f"stress_{c}_ev_per_cubic_angstrom" for c in _STRESS_COMPONENTS),
     *(f"stress_{c}_label_ev_per_cubic_angstrom" for c in _STRESS_COMPONENTS),
 )
@@ -215,8 +216,8 @@ def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
     first = np.concatenate([[0], np.cumsum(c.n_atoms)])
     for i, frame in enumerate(evaluation.dataset.frames):
         atoms = slice(first[i], first[i + 1])
-        energy_error = 1e3 * (c.energy[i] - c.energy_label[i]) / c.n_atoms[i]
-        forces_mae, _ = mae_and_rmse(c.forces[atoms], c.forces_label[atoms], 1e3)
+        energy_error = ENERGY.factor * (c.energy[i] - c.energy_label[i]) / c.n_atoms[i]
+        forces_mae, _ = mae_and_rmse(c.forces[atoms], c.forces_label[atoms], FORCES.factor)
         yield (
             frame.file,
             frame.index,
@@ -272,7 +273,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, object]:
         "all": evaluation.total.as_dict(),
         f"by_{evaluation.group_key}": {name: found.as_dict() for name, found in evaluation.by_group.items()},
         "by_element": {
-            symbol: {"n_atoms": count, "forces_mae_mev_per_angstrom": mae, "forces_rmse_mev_per_angstrom": rmse}
+            symbol: {"n_atoms": count, FORCES.key("mae"): mae, FORCES.key("rmse"): rmse}
             for symbol, (count, mae, rmse) in evaluation.forces_by_element.items()
         },
         "mirror": None if evaluation.mirror is None else evaluation.mirror.as_dict(),

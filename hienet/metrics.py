@@ -16,8 +16,8 @@ from hienet.data.prefetch import prefetched
 from hienet.derivatives import EnergyFunction, predict, to_voigt
 from hienet.memory import memory_explained
 from hienet.processes import ALONE, Processes
+from hienet.quantities import ENERGY, FORCES, MEASURES, QUANTITIES, STRESS, Quantity
 from hienet.torch_state import own_torch_state
-from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 Array = NDArray[np.float64]
 
@@ -148,6 +148,11 @@ class Errors:
     forces_r2: float | None = None
     stress_r2: float | None = None
 
+    def of(self, quantity: Quantity, measure: str = "mae") -> float | None:
+        """One of the errors."""
+        value: float | None = getattr(self, f"{quantity.name}_{measure}")
+        return value
+
     def as_dict(self) -> dict[str, int | float | None]:
         """With the units in the names."""
         return {key: getattr(self, name) for name, key in _KEYS.items()}
@@ -165,15 +170,8 @@ class Errors:
 _KEYS = {
     "n_frames": "n_frames",
     "n_atoms": "n_atoms",
-    "energy_mae": "energy_mae_mev_per_atom",
-    "energy_rmse": "energy_rmse_mev_per_atom",
-    "forces_mae": "forces_mae_mev_per_angstrom",
-    "forces_rmse": "forces_rmse_mev_per_angstrom",
-    "stress_mae": "stress_mae_gpa",
-    "stress_rmse": "stress_rmse_gpa",
-    "energy_r2": "energy_r2",
-    "forces_r2": "forces_r2",
-    "stress_r2": "stress_r2",
+    **{f"{quantity.name}_{measure}": quantity.key(measure) for quantity in QUANTITIES for measure in MEASURES},
+    **{f"{quantity.name}_r2": f"{quantity.name}_r2" for quantity in QUANTITIES},
 }
 """Attributes of `Errors`, and their names with units."""
 
@@ -182,14 +180,14 @@ def errors(comparison: Comparison, frames: Sequence[bool] | NDArray[np.bool_] | 
     """Errors over all frames, or over those where `frames` `[n_frames]` is true."""
     chosen = np.ones(len(comparison.n_atoms), dtype=bool) if frames is None else np.asarray(frames, dtype=bool)
     atoms = chosen[comparison.frame_of_atom]
-    n_atoms, gpa = comparison.n_atoms, EV_PER_CUBIC_ANGSTROM_IN_GPA
+    n_atoms = comparison.n_atoms[chosen]
     return Errors(
         int(chosen.sum()),
         int(atoms.sum()),
-        *mae_and_rmse(comparison.energy[chosen], comparison.energy_label[chosen], 1e3 / n_atoms[chosen]),
-        *mae_and_rmse(comparison.forces[atoms], comparison.forces_label[atoms], 1e3),
-        *mae_and_rmse(comparison.stress[chosen], comparison.stress_label[chosen], gpa),
-        determination(comparison.energy[chosen] / n_atoms[chosen], comparison.energy_label[chosen] / n_atoms[chosen]),
+        *mae_and_rmse(comparison.energy[chosen], comparison.energy_label[chosen], ENERGY.factor / n_atoms),
+        *mae_and_rmse(comparison.forces[atoms], comparison.forces_label[atoms], FORCES.factor),
+        *mae_and_rmse(comparison.stress[chosen], comparison.stress_label[chosen], STRESS.factor),
+        determination(comparison.energy[chosen] / n_atoms, comparison.energy_label[chosen] / n_atoms),
         determination(comparison.forces[atoms], comparison.forces_label[atoms]),
         determination(comparison.stress[chosen], comparison.stress_label[chosen]),
     )
@@ -239,10 +237,10 @@ class MirrorChange:
     def as_dict(self) -> dict[str, float]:
         """With the units in the names."""
         return {
-            "energy_mean_mev_per_atom": self.energy_mean,
-            "energy_max_mev_per_atom": self.energy_max,
-            "forces_mean_mev_per_angstrom": self.forces_mean,
-            "forces_max_mev_per_angstrom": self.forces_max,
+            ENERGY.key("mean"): self.energy_mean,
+            ENERGY.key("max"): self.energy_max,
+            FORCES.key("mean"): self.forces_mean,
+            FORCES.key("max"): self.forces_max,
         }
 
 
@@ -250,6 +248,6 @@ def mirror_change(comparison: Comparison, other: Comparison) -> MirrorChange:
     """From predictions of frames and of their mirror images, forces of these turned back."""
     # Predictions that are not finite are named elsewhere.
     with np.errstate(invalid="ignore", over="ignore"):
-        energy = 1e3 * np.abs(other.energy - comparison.energy) / comparison.n_atoms
-        forces = 1e3 * np.abs(other.forces - comparison.forces)
+        energy = ENERGY.factor * np.abs(other.energy - comparison.energy) / comparison.n_atoms
+        forces = FORCES.factor * np.abs(other.forces - comparison.forces)
     return MirrorChange(float(energy.mean()), float(energy.max()), float(forces.mean()), float(forces.max()))

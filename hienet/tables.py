@@ -13,6 +13,7 @@ from rich.text import Text
 from hienet.console import printable
 from hienet.errors import HIENetError
 from hienet.metrics import Errors, MirrorChange
+from hienet.quantities import ENERGY, FORCES, MEASURES, QUANTITIES
 
 if TYPE_CHECKING:
     from hienet.data.overview import Overview
@@ -149,8 +150,7 @@ def print_errors(
     console: Console, title: str, found: Sequence[tuple[str, Errors]], total: Errors | None = None
 ) -> None:
     """MAE and RMSE of energy, forces (F) and stress (S), a row for each entry, and a last one for all frames."""
-    units = {"E": "meV/atom", "F": "meV/Å", "S": "GPa"}
-    headings = [f"{name}\n{units[name[0]]}" for name in ("E MAE", "E RMSE", "F MAE", "F RMSE", "S MAE", "S RMSE")]
+    headings = [f"{q.symbol} {measure.upper()}\n{q.unit}" for q in QUANTITIES for measure in MEASURES]
     print_table(
         console,
         [title, "frames", *headings],
@@ -212,26 +212,15 @@ def print_overview(console: Console, overview: Overview) -> None:
 
 
 def _error_cells(name: str, row: Errors) -> Row:
-    values = (
-        (row.energy_mae, ".2f"),
-        (row.energy_rmse, ".2f"),
-        (row.forces_mae, ".1f"),
-        (row.forces_rmse, ".1f"),
-        (row.stress_mae, ".3f"),
-        (row.stress_rmse, ".3f"),
-    )
-    return name, str(row.n_frames), *("-" if value is None else format(value, form) for value, form in values)
+    return name, str(row.n_frames), *(q.cell(row.of(q, measure)) for q in QUANTITIES for measure in MEASURES)
 
 
 def print_forces_by_element(console: Console, found: Mapping[str, tuple[int, float | None, float | None]]) -> None:
     """MAE and RMSE of the forces on each element."""
     print_table(
         console,
-        ("element", "atoms", "F MAE\nmeV/Å", "F RMSE\nmeV/Å"),
-        [
-            (symbol, str(count), *("-" if value is None else f"{value:.1f}" for value in (mae, rmse)))
-            for symbol, (count, mae, rmse) in found.items()
-        ],
+        ("element", "atoms", *(f"{FORCES.symbol} {measure.upper()}\n{FORCES.unit}" for measure in MEASURES)),
+        [(symbol, str(count), FORCES.cell(mae), FORCES.cell(rmse)) for symbol, (count, mae, rmse) in found.items()],
     )
 
 
@@ -241,8 +230,9 @@ def print_mirror_change(console: Console, found: MirrorChange | None) -> None:
         return
     sentence = (
         "The model may give a structure and its mirror image different energies (docs/conventions.md). Mirroring these "
-        f"frames changes energies by {found.energy_mean:.2f} meV/atom on average and {found.energy_max:.2f} at most, "
-        f"components of forces by {found.forces_mean:.1f} meV/Å on average and {found.forces_max:.1f} at most."
+        f"frames changes energies by {ENERGY.cell(found.energy_mean)} {ENERGY.unit} on average and "
+        f"{ENERGY.cell(found.energy_max)} at most, components of forces by {FORCES.cell(found.forces_mean)} "
+        f"{FORCES.unit} on average and {FORCES.cell(found.forces_max)} at most."
     )
     console.print(Text(sentence), soft_wrap=True)
 

@@ -21,7 +21,7 @@ from hienet.properties.phonons import PhononSettings, phonons
 from hienet.properties.screen import write_csv, write_json
 from hienet.properties.thermo import block_error
 from hienet.properties.trajectory import radial_distribution
-from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA as GPA
+from hienet.quantities import ENERGY, FORCES, QUANTITIES, STRESS
 
 _SPEED_STEPS = 60
 
@@ -81,10 +81,10 @@ def _errors_on_fresh(frames: Sequence[ase.Atoms], student: Engine) -> list[dict[
             {
                 "frames": len(chosen),
                 "conditions": name,
-                "energy_mae_mev_per_atom": 1e3 * float(np.abs(energy).mean()),
-                "forces_mae_mev_per_angstrom": 1e3 * float(np.abs(forces).mean()),
-                "forces_rmse_mev_per_angstrom": 1e3 * float(np.sqrt((forces**2).mean())),
-                "stress_mae_gpa": float(np.abs(stress).mean()) * GPA if stress else None,
+                ENERGY.key("mae"): ENERGY.factor * float(np.abs(energy).mean()),
+                FORCES.key("mae"): FORCES.factor * float(np.abs(forces).mean()),
+                FORCES.key("rmse"): FORCES.factor * float(np.sqrt((forces**2).mean())),
+                STRESS.key("mae"): STRESS.factor * float(np.abs(stress).mean()) if stress else None,
             }
         )
     return rows
@@ -242,9 +242,7 @@ def fresh_rows(contents: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             row["conditions"].replace("_", ", "),
             str(row["frames"]),
-            f"{row['energy_mae_mev_per_atom']:.2f}",
-            f"{row['forces_mae_mev_per_angstrom']:.1f}",
-            "-" if row["stress_mae_gpa"] is None else f"{row['stress_mae_gpa']:.3f}",
+            *(quantity.cell(row[quantity.key("mae")]) for quantity in QUANTITIES),
         )
         for row in contents["fresh"]
     ]

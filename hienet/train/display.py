@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from hienet.quantities import QUANTITIES
 from hienet.tables import renderables
 from hienet.train.logs import Row, describe_row
 
@@ -129,7 +130,7 @@ class LiveDisplay:
 
     def _table(self) -> Group:
         """The latest epochs; where the terminal is too narrow for a table, a few lines for the latest one."""
-        headings = ("epoch", "lr", "loss", "val. loss", "E\nmeV/atom", "F\nmeV/Å", "stress\nGPa")
+        headings = ("epoch", "lr", "loss", "val. loss", *(f"{q.short}\n{q.unit}" for q in QUANTITIES))
         rows = [[_cell(row[key], form) for key, form in _COLUMNS] for row, _ in self.rows]
         styles = ["bold green" if is_best else "" for _, is_best in self.rows]
         note = "validation errors are those of the averaged weights"
@@ -144,9 +145,7 @@ _COLUMNS = (
     ("learning_rate", ".2e"),
     ("train_loss", ".3e"),
     ("validation_loss", ".3e"),
-    ("energy_mae_mev_per_atom", ".2f"),
-    ("forces_mae_mev_per_angstrom", ".1f"),
-    ("stress_mae_gpa", ".3f"),
+    *((quantity.key("mae"), quantity.form) for quantity in QUANTITIES),
 )
 """What is shown of an epoch, and in which format."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from hienet.console import printable
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text
+from hienet.quantities import MEASURES, QUANTITIES
 
 Row = dict[str, float | int | None]
 """One epoch; the keys are `COLUMNS`."""
@@ -21,16 +22,9 @@ COLUMNS = (
     "seconds",
     "learning_rate",
     "train_loss",
-    "train_loss_energy",
-    "train_loss_forces",
-    "train_loss_stress",
+    *(f"train_loss_{quantity.name}" for quantity in QUANTITIES),
     "validation_loss",
-    "energy_mae_mev_per_atom",
-    "energy_rmse_mev_per_atom",
-    "forces_mae_mev_per_angstrom",
-    "forces_rmse_mev_per_angstrom",
-    "stress_mae_gpa",
-    "stress_rmse_gpa",
+    *(quantity.key(measure) for quantity in QUANTITIES for measure in MEASURES),
 )
 """Errors are those of the averaged weights on the validation set; `seconds` is the time of training so far."""
 
@@ -78,9 +72,7 @@ def describe_row(row: Mapping[str, float | int | None], epochs: int) -> str:
     parts = [f"epoch {row['epoch']}/{epochs}", f"lr {row['learning_rate']:.2e}", f"loss {row['train_loss']:.3e}"]
     for name, key, unit, form in (
         ("validation", "validation_loss", "", ".3e"),
-        ("E", "energy_mae_mev_per_atom", " meV/atom", ".2f"),
-        ("F", "forces_mae_mev_per_angstrom", " meV/Å", ".1f"),
-        ("stress", "stress_mae_gpa", " GPa", ".3f"),
+        *((quantity.short, quantity.key("mae"), f" {quantity.unit}", quantity.form) for quantity in QUANTITIES),
     ):
         value = row[key]
         if value is not None:

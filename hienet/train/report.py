@@ -16,8 +16,8 @@ from hienet.console import printable
 from hienet.data.composition import least_absolute_deviations
 from hienet.figure import own_style, save_figure, tidy
 from hienet.metrics import Comparison, Errors, errors
+from hienet.quantities import ENERGY, FORCES, QUANTITIES, STRESS, Quantity
 from hienet.train.logs import Row
-from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA
 
 _COLORS = {"train": "#9aa5b1", "validation": "#e08a1e", "test": "#1f6fb4"}
 _FALLBACK = "#1f6fb4"
@@ -38,15 +38,13 @@ def plot_learning_curves(history: Sequence[Row], path: Path) -> None:
     style: dict[str, Any] = {"linewidth": 1.4, "marker": "o" if len(history) == 1 else None}
     panels = (
         ("loss", "", (("train_loss", "training", "train"), ("validation_loss", "validation", "validation"))),
-        ("energy", "meV/atom", _pair("energy", "mev_per_atom")),
-        ("forces", "meV/Å", _pair("forces", "mev_per_angstrom")),
-        ("stress", "GPa", _pair("stress", "gpa")),
+        *((quantity.name, quantity.unit, _pair(quantity)) for quantity in QUANTITIES),
         (
             "training loss by part (not weighted)",
             "",
             tuple(
-                (f"train_loss_{part}", part, color)
-                for part, color in zip(("energy", "forces", "stress"), _PARTS, strict=True)
+                (f"train_loss_{quantity.name}", quantity.name, color)
+                for quantity, color in zip(QUANTITIES, _PARTS, strict=True)
             ),
         ),
         ("learning rate", "", (("learning_rate", "", "test"),)),
@@ -80,11 +78,8 @@ def plot_learning_curves(history: Sequence[Row], path: Path) -> None:
 _PARTS = ("#1f6fb4", "#e08a1e", "#3d9970")
 
 
-def _pair(quantity: str, unit: str) -> tuple[tuple[str, str, str], ...]:
-    return (
-        (f"{quantity}_mae_{unit}", "MAE", "test"),
-        (f"{quantity}_rmse_{unit}", "RMSE", "train"),
-    )
+def _pair(quantity: Quantity) -> tuple[tuple[str, str, str], ...]:
+    return (quantity.key("mae"), "MAE", "test"), (quantity.key("rmse"), "RMSE", "train")
 
 
 @own_style()
@@ -98,18 +93,18 @@ def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
     axes = figure.subplots(1, 3)
     found = {name: errors(comparison) for name, comparison in comparisons.items()}
     references = _references(list(comparisons.values()))
-    gpa = EV_PER_CUBIC_ANGSTROM_IN_GPA
+    gpa = STRESS.factor
 
     def energies(c: Comparison) -> tuple[Array, Array]:
         subtracted = c.compositions @ references[: c.compositions.shape[1]]
         return (c.energy_label - subtracted) / c.n_atoms, (c.energy - subtracted) / c.n_atoms
 
-    panels: tuple[tuple[str, str, Callable[[Comparison], tuple[Array, Array]]], ...] = (
-        ("energy", "− reference energies (eV/atom)", energies),
-        ("force components", "(eV/Å)", lambda c: (c.forces_label.ravel(), c.forces.ravel())),
-        ("stress components", "(GPa)", lambda c: (gpa * c.stress_label.ravel(), gpa * c.stress.ravel())),
+    panels: tuple[tuple[Quantity, str, str, Callable[[Comparison], tuple[Array, Array]]], ...] = (
+        (ENERGY, "energy", "− reference energies (eV/atom)", energies),
+        (FORCES, "force components", "(eV/Å)", lambda c: (c.forces_label.ravel(), c.forces.ravel())),
+        (STRESS, "stress components", "(GPa)", lambda c: (gpa * c.stress_label.ravel(), gpa * c.stress.ravel())),
     )
-    for axis, (title, unit, values) in zip(axes, panels, strict=True):
+    for axis, (quantity, title, unit, values) in zip(axes, panels, strict=True):
         points = {}
         for name, comparison in comparisons.items():
             label, predicted = values(comparison)
@@ -122,7 +117,7 @@ def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
                     alpha=0.6,
                     linewidths=0,
                     color=_COLORS.get(name, _FALLBACK),
-                    label=f"{name}: {_error_text(title, found[name])}",
+                    label=f"{name}: {_error_text(quantity, found[name])}",
                     rasterized=True,
                 )
         axis.set_xlabel(f"label {unit}")
@@ -192,15 +187,11 @@ def _references(comparisons: Sequence[Comparison]) -> Array:
     return least_absolute_deviations(np.concatenate(fractions), np.concatenate(energies))
 
 
-def _error_text(title: str, found: Errors) -> str:
-    value, unit = {
-        "energy": (found.energy_mae, "meV/atom"),
-        "force components": (found.forces_mae, "meV/Å"),
-        "stress components": (found.stress_mae, "GPa"),
-    }[title]
+def _error_text(quantity: Quantity, found: Errors) -> str:
+    value = found.of(quantity)
     if value is None:
         return "no labels"
-    return f"MAE {value:.3g} {unit}" if value < 1000.0 else f"MAE {value:,.0f} {unit}"
+    return f"MAE {value:.3g} {quantity.unit}" if value < 1000.0 else f"MAE {value:,.0f} {quantity.unit}"
 
 
 def _diagonal(axis: Axes, title: str, points: Sequence[Array]) -> None:
