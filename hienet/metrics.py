@@ -159,12 +159,10 @@ class Errors:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Errors:
-        """The inverse of `as_dict`, in whatever order the keys are, and whatever others there are beside them.
-
-        Raises:
-            KeyError: one is missing that files have always had.
-        """
-        return cls(**{name: row[key] for name, key in _KEYS.items() if key in row or not key.endswith("_r2")})
+        """The inverse of `as_dict`, in whatever order the keys are, and whatever others there are beside them; what is
+        missing counts as without labels."""
+        found = {name: row.get(key) for name, key in _KEYS.items()}
+        return cls(int(found.pop("n_frames") or 0), int(found.pop("n_atoms") or 0), **found)
 
 
 _KEYS = {

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hienet.console import printable
-from hienet.errors import HIENetError
 from hienet.metrics import Errors, MirrorChange
 from hienet.quantities import ENERGY, FORCES, MEASURES, QUANTITIES
+from hienet.training_summary import TrainingSummary
 
 if TYPE_CHECKING:
     from hienet.data.overview import Overview
@@ -327,29 +327,27 @@ def _print_training(console: Console, training: Mapping[str, Any] | None) -> Non
     if training is None:
         console.print("\nnot trained, or trained elsewhere")
         return
-    try:
-        facts, found = _training_facts(training)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise HIENetError(
-            f"the file's summary of its training is damaged ({type(error).__name__}: {error}); "
-            "`hienet info --json` shows all of it"
-        ) from error
+    facts, found = _training_facts(TrainingSummary.read(training))
     print_facts(console, facts, "training", indent="  ")
     if found:
         console.print()
         print_errors(console, "set", found)
 
 
-def _training_facts(training: Mapping[str, Any]) -> tuple[dict[str, object], list[tuple[str, Errors]]]:
+def _training_facts(training: TrainingSummary) -> tuple[dict[str, object], list[tuple[str, Errors]]]:
+    """What there is of it."""
+    best = "" if training.best_epoch is None else f", best {training.best_epoch}"
+    finished = "" if training.finished is None else f", finished {training.finished}"
     facts: dict[str, object] = {
-        "frames": ", ".join(f"{name} {count}" for name, count in training["n_frames"].items()),
-        "labels": ", ".join(f"{name} {count}" for name, count in training["labels"].items()),
-        "files": ", ".join(training["files"]["train"]),
-        "epochs": f"{training['epochs']}, best {training['best_epoch']}",
-        "seed": training["seed"],
-        "time": f"{training['seconds'] / 60:.1f} min, finished {training['finished']}",
+        "frames": ", ".join(f"{name} {count}" for name, count in training.n_frames.items()),
+        "labels": ", ".join(f"{name} {count}" for name, count in training.labels.items()),
+        "files": ", ".join(str(file) for file in training.files.get("train") or []),
+        "epochs": "" if training.epochs is None else f"{training.epochs}{best}",
+        "seed": "" if training.seed is None else training.seed,
+        "time": "" if training.seconds is None else f"{training.seconds / 60:.1f} min{finished}",
     }
-    return facts, [(name, Errors.from_dict(row)) for name, row in training["errors"].items()]
+    errors = [(name, Errors.from_dict(row)) for name, row in training.errors.items()]
+    return {name: value for name, value in facts.items() if value != ""}, errors
 
 
 def _print_rows(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -43,6 +43,7 @@ from hienet.train.loop import NonFiniteLossError, StoppedBySignal, Trainer
 from hienet.train.report import plot_learning_curves, plot_parity
 from hienet.train.signals import StopRequest
 from hienet.train.start import freeze, load_start, started_from
+from hienet.training_summary import TrainingSummary
 
 _SECONDS_BETWEEN_SAVES = 30.0
 _FRAMES_WRITTEN = 10_000
@@ -274,24 +275,25 @@ class Run:
         data, state, settings = self.data, self.trainer.state, self.config.training
         sets = {"train": data.train, "validation": data.validation, "test": data.test}
         rows = state.history
-        return {
-            "files": self.config.data.model_dump(mode="json", include={"train", "validation", "test"}),
-            "n_frames": {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()},
-            "labels": data.train.label_counts(),
-            "elements": list(data.model.elements),
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch,
-            "best_validation_loss": state.best_loss if math.isfinite(state.best_loss) else None,
-            "validation": dict(rows[state.best_epoch - 1]) if state.best_epoch else None,
-            "errors": {name: value.as_dict() for name, value in found.items()},
-            "settings": settings.model_dump(mode="json"),
-            "seed": settings.seed,
-            "started": self.started,
-            "finished": _now(),
-            "seconds": round(self.trainer.seconds, 1),
-            "package_version": hienet.__version__,
-            "torch_version": str(torch.__version__),
-        }
+        summary = TrainingSummary(
+            files=self.config.data.model_dump(mode="json", include={"train", "validation", "test"}),
+            n_frames={name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()},
+            labels=data.train.label_counts(),
+            elements=list(data.model.elements),
+            epochs=state.epoch,
+            best_epoch=state.best_epoch,
+            best_validation_loss=state.best_loss if math.isfinite(state.best_loss) else None,
+            validation=dict(rows[state.best_epoch - 1]) if state.best_epoch else None,
+            errors={name: value.as_dict() for name, value in found.items()},
+            settings=settings.model_dump(mode="json"),
+            seed=settings.seed,
+            started=self.started,
+            finished=_now(),
+            seconds=round(self.trainer.seconds, 1),
+            package_version=hienet.__version__,
+            torch_version=str(torch.__version__),
+        )
+        return summary.model_dump()
 
     def _last_checkpoint(self, resume: bool) -> Checkpoint | None:
         if not resume:
