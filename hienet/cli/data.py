@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hienet.cli.options import EnergyKey, ForcesKey, StressKey, VirialKey
 from hienet.console import make_console, printable, say
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ Files = Annotated[
         show_default=False,
     ),
 ]
-EnergyKey = Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)]
-ForcesKey = Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)]
-StressKey = Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)]
-VirialKey = Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)]
 WeightKey = Annotated[str, typer.Option(help="Entry of the frames' info with their weight in the loss.")]
 Cutoff = Annotated[float, typer.Option(min=0.1, help="Å; within which neighbours are counted.")]
 

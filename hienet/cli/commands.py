@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hienet.cli_data import app as data_app
+from hienet.cli.data import app as data_app
+from hienet.cli.options import EnergyKey, Force, ForcesKey, StressKey, VirialKey, require_free, write_configuration
 from hienet.console import make_console, printable, run_app, say
 from hienet.distill.cli import distill
 from hienet.memory import keep_freed_memory
@@ -32,10 +33,6 @@ app = typer.Typer(
 )
 
 _Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)]
-_EnergyKey = Annotated[str | None, typer.Option(help="Name of the energy in the files.", show_default=False)]
-_ForcesKey = Annotated[str | None, typer.Option(help="Name of the forces.", show_default=False)]
-_StressKey = Annotated[str | None, typer.Option(help="Name of the stress.", show_default=False)]
-_VirialKey = Annotated[str | None, typer.Option(help="Name of the virial, in place of a stress.", show_default=False)]
 _Architecture = Annotated[str, typer.Option(help="Architecture of the model; `hienet models` lists them.")]
 _Preset = Annotated[str, typer.Option(help="Size of the model; `hienet models` lists those of each architecture.")]
 
@@ -81,22 +78,19 @@ def init(
             show_default=False,
         ),
     ] = None,
-    energy_key: _EnergyKey = None,
-    forces_key: _ForcesKey = None,
-    stress_key: _StressKey = None,
-    virial_key: _VirialKey = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    virial_key: VirialKey = None,
+    force: Force = False,
 ) -> None:
     """Write a commented configuration for the given data."""
     from hienet.data.labels import LabelKeys
-    from hienet.errors import HIENetError
-    from hienet.files import atomic_path
     from hienet.models.factory import DEFAULT_PRESET, make_config
     from hienet.recipes import find_recipe
     from hienet.template import render, summarize, within_minutes
 
-    if output.exists() and not force:
-        raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
+    require_free(output, force)
     make_config(architecture, preset or DEFAULT_PRESET, {"elements": ("H",)})
     if recipe is not None:
         # Before the data are read, which may take long.
@@ -104,18 +98,14 @@ def init(
     summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
     chosen = None if recipe is None else find_recipe(architecture, recipe, summary.n_atoms[1])
     folder = f"{output.stem}_run" if output.stem != "config" else "hienet_training"
-    lines = [*summary.lines(), *(chosen.lines() if chosen is not None else [])]
+    remarks = [*summary.lines(), *(chosen.lines() if chosen is not None else [])]
     limit: dict[str, Any] = {}
     if minutes is not None:
         found = within_minutes(minutes, summary, architecture, preset, chosen)
         preset, limit = found.preset, found.training
-        lines += found.lines
+        remarks += found.lines
     text = render(summary, folder, architecture, preset or DEFAULT_PRESET, chosen, limit)
-    with atomic_path(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    for line in lines:
-        say(line)
-    say(f"wrote {output}; look it over, then run: hienet train {output}")
+    write_configuration(output, text, remarks)
 
 
 @app.command(rich_help_panel="Training")
@@ -142,31 +132,24 @@ def finetune(
     replay_labels: Annotated[
         str, typer.Option(help="Labels of these frames: `file`, or `model` for what the checkpoint says of them.")
     ] = "file",
-    energy_key: _EnergyKey = None,
-    forces_key: _ForcesKey = None,
-    stress_key: _StressKey = None,
-    virial_key: _VirialKey = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    virial_key: VirialKey = None,
+    force: Force = False,
 ) -> None:
     """Write a commented configuration that trains a model further, on the given data."""
     from hienet.data.labels import LabelKeys
-    from hienet.errors import HIENetError
-    from hienet.files import atomic_path
     from hienet.template import FineTuning, render_fine_tuning, summarize
     from hienet.train.start import load_start
 
-    if output.exists() and not force:
-        raise HIENetError(f"`{output}` exists; add --force to replace it, or choose another name with --output")
+    require_free(output, force)
     start = load_start(str(checkpoint))
     wanted = FineTuning(str(checkpoint), start, strength, keep_elements, tuple(replay or ()), replay_labels)
     summary = summarize(data, LabelKeys(energy_key, forces_key, stress_key, virial_key))
     folder = f"{output.stem}_run"
     text = render_fine_tuning(summary, folder, wanted)
-    with atomic_path(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    for line in (*summary.lines(), *wanted.lines(summary)):
-        say(line)
-    say(f"wrote {output}; look it over, then run: hienet train {output}")
+    write_configuration(output, text, [*summary.lines(), *wanted.lines(summary)])
 
 
 @app.command(rich_help_panel="Training")
@@ -249,10 +232,10 @@ def evaluate_model(
         str | None,
         typer.Option(help="float32 or float64; default: float64, a deployed model's own.", show_default=False),
     ] = None,
-    energy_key: _EnergyKey = None,
-    forces_key: _ForcesKey = None,
-    stress_key: _StressKey = None,
-    virial_key: _VirialKey = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    virial_key: VirialKey = None,
 ) -> None:
     """Compare a model with labelled frames: errors by config_type (--by) and element, R², CSV of frames and atoms,
     plots."""
@@ -413,7 +396,3 @@ def main() -> None:
     """Run the command; wrong input is one sentence on stderr and exit status 1."""
     keep_freed_memory()
     run_app(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m hienet.cli`."""
+
+from hienet.cli import main
+
+main()
