@@ -152,6 +152,38 @@ def silicon_carbide(repeat: int | tuple[int, int, int] = 1, rattle: float = 0.1,
     return atoms
 
 
+def awkward_structures() -> dict[str, ase.Atoms]:
+    """Crystals, slab, cluster and lone atoms of Si and C: everything that a list of neighbours can get wrong."""
+    cell = silicon_carbide()
+    tilted = {}
+    for name, sign in (("tilt +", 1.0), ("tilt -", -1.0)):
+        atoms = silicon_carbide((2, 1, 1))
+        shear = np.array([[1, 0, 0], [0.45 * sign, 1, 0], [0.3 * sign, -0.4 * sign, 1]])
+        atoms.set_cell(atoms.cell.array @ shear, scale_atoms=True)
+        tilted[name] = atoms
+    slab = silicon_carbide((2, 2, 1), rattle=0.15)
+    slab.set_cell(np.diag([8.8, 8.8, 20.0]), scale_atoms=False)
+    slab.center(axis=2)
+    slab.pbc = (True, True, False)
+    cluster = silicon_carbide(1, rattle=0.2)
+    cluster.set_cell(np.eye(3) * 20.0, scale_atoms=False)
+    cluster.center()
+    cluster.pbc = False
+    one = ase.Atoms("Si", cell=[[2.6, 0, 0], [0.3, 2.7, 0], [-0.4, 0.2, 2.5]], pbc=True)
+    lone = ase.Atoms("C", positions=[[5, 5, 5]], cell=np.eye(3) * 10.0, pbc=False)
+    pair = ase.Atoms("CSi", positions=[[5, 5, 5], [5, 5, 14]], cell=np.eye(3) * 20.0, pbc=False)
+    return {
+        "bulk": silicon_carbide((2, 2, 2)),
+        "small cell": cell,
+        **tilted,
+        "slab": slab,
+        "cluster": cluster,
+        "one-atom cell": one,
+        "isolated atom": lone,
+        "two far atoms": pair,
+    }
+
+
 def random_rotation(seed: int = 0) -> NDArray[np.float64]:
     """A rotation matrix `[3, 3]`."""
     matrix, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import hienet, refusal
 from labelled_frames import tiny_values, write_frames
 from typer.testing import CliRunner
 
 from hienet.checkpoint import load_checkpoint
-from hienet.cli import app, main
+from hienet.cli import app
 from hienet.config import load_config
 from hienet.testing import write_tiny_checkpoint
 from hienet.train.pace import Pace, chosen_of
@@ -25,25 +26,6 @@ from hienet.train.pace import Pace, chosen_of
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_frames(tmp_path / "data.extxyz")
-
-
-def hienet(*arguments: object) -> str:
-    """Standard output of a command that must succeed."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """Standard error of a command that must fail with one line and exit status 1."""
-    monkeypatch.setattr(sys, "argv", ["hienet", *(str(argument) for argument in arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert len(captured.err.splitlines()) == 1
-    return captured.err
 
 
 def test_help_needs_no_torch_and_is_instant() -> None:

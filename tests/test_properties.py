@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import ase
@@ -15,10 +14,9 @@ import yaml
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from typer.testing import CliRunner
+from commands import hienet, refusal
 
 from hienet.calculator import HIENetCalculator, model_of
-from hienet.cli import app, main
 from hienet.errors import HIENetError
 from hienet.properties.elastic import ElasticSettings, average_over, elastic_constants
 from hienet.properties.engine import Engine
@@ -39,23 +37,6 @@ SIC_MODEL = Path(__file__).parent.parent / "lammps_examples" / "sic.pt"
 def argon() -> Engine:
     """Pairs that attract each other; smooth at the cutoff."""
     return Engine(LennardJones(sigma=3.4, epsilon=0.0103, rc=9.0, ro=7.0, smooth=True))
-
-
-def hienet(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    monkeypatch.setattr(sys, "argv", ["hienet", *(str(argument) for argument in arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert len(error.splitlines()) == 1
-    return error
 
 
 def test_structures_evaluated_together_are_those_evaluated_alone() -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from typer.testing import CliRunner
+from commands import hienet
 
-from hienet.cli import app
 from hienet.errors import HIENetError
 from hienet.properties.alloy import AlloySettings, alloy, lower_hull
 from hienet.properties.discovery import discovery_metrics
@@ -20,12 +19,6 @@ from hienet.properties.kappa import KappaSettings, thermal_conductivity
 from hienet.properties.qha import QhaSettings, quasi_harmonic
 
 pytest.importorskip("phono3py", reason="the extra `properties` is not installed")
-
-
-def hienet(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_a_crystal_expands_and_softens() -> None:

@@ -35,7 +35,7 @@ from hienet.calculator import load_model, model_of, parse_device
 from hienet.checkpoint import load_checkpoint
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures
 
 Array = NDArray[np.float64]
 Evaluation = tuple[float, Array, Array]
@@ -104,32 +104,6 @@ thermo_style  custom step time temp etotal press vol density
 thermo_modify format float %.15g
 run           {steps}
 """
-
-
-def systems() -> dict[str, ase.Atoms]:
-    """Everything that a list of neighbours can get wrong."""
-    found = {"bulk": silicon_carbide((2, 2, 2)), "cell below the cutoff": silicon_carbide()}
-    for name, sign in (("sheared", 1.0), ("sheared back", -1.0)):
-        atoms = silicon_carbide((2, 1, 1))
-        shear = np.array([[1, 0, 0], [0.45 * sign, 1, 0], [0.3 * sign, -0.4 * sign, 1]])
-        atoms.set_cell(atoms.cell.array @ shear, scale_atoms=True)
-        found[name] = atoms
-    slab = silicon_carbide((2, 2, 1), rattle=0.15)
-    slab.set_cell(np.diag([8.8, 8.8, 20.0]), scale_atoms=False)
-    slab.center(axis=2)
-    slab.pbc = (True, True, False)
-    cluster = silicon_carbide(rattle=0.2)
-    cluster.set_cell(np.eye(3) * 20.0, scale_atoms=False)
-    cluster.center()
-    cluster.pbc = False
-    return {
-        **found,
-        "slab": slab,
-        "cluster": cluster,
-        "one-atom cell": ase.Atoms("Si", cell=[[2.6, 0, 0], [0.3, 2.7, 0], [-0.4, 0.2, 2.5]], pbc=True),
-        "isolated atom": ase.Atoms("C", positions=[[5, 5, 5]], cell=np.eye(3) * 10.0, pbc=False),
-        "two far atoms": ase.Atoms("CSi", positions=[[5, 5, 5], [5, 5, 14]], cell=np.eye(3) * 20.0, pbc=False),
-    }
 
 
 def evaluated(
@@ -231,7 +205,7 @@ class Runs:
 
     def agreement(self) -> dict[str, Any]:
         """Errors of every system, in units of the tolerance, on one rank and several, on the device and on the CPU."""
-        chosen, model = systems(), self.example
+        chosen, model = awkward_structures(), self.example
         python = from_python(chosen)
         runs: dict[str, dict[str, dict[str, float]]] = {}
         on_device: dict[int, dict[str, Evaluation]] = {}

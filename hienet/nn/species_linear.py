@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hienet.nn.irreps import irrep_blocks
+from hienet.nn.linear import columns_of_map, map_blocks
 
 
 class SpeciesLinear(nn.Module):
@@ -20,16 +20,8 @@ class SpeciesLinear(nn.Module):
 
     def __init__(self, irreps_in: o3.Irreps | str, irreps_out: o3.Irreps | str, n_species: int) -> None:
         super().__init__()
-        blocks_in = {(block.l, block.parity): block for block in irrep_blocks(irreps_in)}
-        self.columns: list[tuple[int, int, int, int, int]] = []
-        """(first column, fan-in, 2l+1, fan-out, first weight) of each output irrep."""
-        n_weights = 0
-        for block in irrep_blocks(irreps_out):
-            source = blocks_in.get((block.l, block.parity))
-            fan_in = 0 if source is None else source.channels
-            start = 0 if source is None else source.start
-            self.columns.append((start, fan_in, block.dim, block.channels, n_weights))
-            n_weights += fan_in * block.channels
+        columns, n_weights = columns_of_map(irreps_in, irreps_out)
+        self.columns: list[tuple[int, int, int, int, int]] = columns
         self.dim_in, self.dim_out = o3.Irreps(irreps_in).dim, o3.Irreps(irreps_out).dim
         self.weight = nn.Parameter(torch.randn(n_species, n_weights, dtype=torch.float64))
 
@@ -45,17 +37,8 @@ class SpeciesLinear(nn.Module):
 
     def of_one_species(self, features: Tensor, kind: int) -> Tensor:
         """The map for atoms of one species."""
-        n = features.shape[0]
         of_species = self.weight[kind] / math.sqrt(float(self.weight.shape[0]))
-        outputs: list[Tensor] = []
-        for start, fan_in, dim, fan_out, first in self.columns:
-            if fan_in == 0:
-                outputs.append(features.new_zeros(n, dim * fan_out))
-                continue
-            weight = of_species[first : first + fan_in * fan_out].view(fan_in, fan_out) / math.sqrt(float(fan_in))
-            block = features[:, start : start + dim * fan_in].reshape(n * dim, fan_in)
-            outputs.append((block @ weight).view(n, dim * fan_out))
-        return torch.cat(outputs, dim=1)
+        return map_blocks(features, of_species, self.columns)
 
     @torch.jit.unused
     def keep_species(self, rows: list[int]) -> None:

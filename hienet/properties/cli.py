@@ -6,15 +6,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from hienet.console import make_console
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from hienet.errors import HIENetError
     from hienet.properties.engine import Engine
-    from hienet.properties.screen import Calculation, Column, Screening
+    from hienet.properties.progress import Progress
+    from hienet.properties.screen import Column, Outcome, Screening
+    from hienet.properties.structures import Structure
 
 PANEL = "Properties"
 
@@ -63,13 +68,9 @@ def relax(
     settings = module.RelaxSettings(not fixed_cell, symmetry, pressure, fmax, max_steps, optimizer)
     screening = _run(
         "relax",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.relax_structures(chunk, engine, settings, progress),
+        _Work(structures, model, output, device, dtype),
+        settings,
+        module.relax_structures,
         module.COLUMNS,
         together,
     )
@@ -91,17 +92,7 @@ def eos(
     from hienet.properties import eos as module
 
     settings = module.EosSettings(points, change, relax)
-    _run(
-        "eos",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.eos_of_structures(chunk, engine, settings, progress),
-        module.COLUMNS,
-    )
+    _run("eos", _Work(structures, model, output, device, dtype), settings, module.eos_of_structures, module.COLUMNS)
 
 
 def elastic(
@@ -125,13 +116,9 @@ def elastic(
     )
     _run(
         "elastic",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.elastic_of_structures(chunk, engine, settings, progress),
+        _Work(structures, model, output, device, dtype),
+        settings,
+        module.elastic_of_structures,
         module.COLUMNS,
     )
 
@@ -165,13 +152,9 @@ def phonons(
     )
     _run(
         "phonons",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.phonons_of_structures(chunk, engine, settings, progress),
+        _Work(structures, model, output, device, dtype),
+        settings,
+        module.phonons_of_structures,
         module.COLUMNS,
     )
 
@@ -195,17 +178,7 @@ def qha(
 
     repeats = None if supercell is None else whole_numbers(supercell, "--supercell")
     settings = module.QhaSettings(volumes, smallest, largest, temperature, pressure, repeats, length)
-    _run(
-        "qha",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.qha_of_structures(chunk, engine, settings, progress),
-        module.COLUMNS,
-    )
+    _run("qha", _Work(structures, model, output, device, dtype), settings, module.qha_of_structures, module.COLUMNS)
 
 
 def kappa(
@@ -240,17 +213,7 @@ def kappa(
         temperatures=numbers(temperatures, "--temperatures"),
         reference=reference,
     )
-    _run(
-        "kappa",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.kappa_of_structures(chunk, engine, settings, progress),
-        module.COLUMNS,
-    )
+    _run("kappa", _Work(structures, model, output, device, dtype), settings, module.kappa_of_structures, module.COLUMNS)
 
 
 def alloy(
@@ -455,13 +418,9 @@ def smoothness(
     settings = module.SmoothnessSettings(points, path=path)
     _run(
         "smoothness",
-        structures,
-        model,
-        output,
-        device,
-        dtype,
-        asdict(settings),
-        lambda engine: lambda chunk, progress: module.smoothness_of_structures(chunk, engine, settings, progress),
+        _Work(structures, model, output, device, dtype),
+        settings,
+        module.smoothness_of_structures,
         module.COLUMNS,
     )
 
@@ -515,15 +474,21 @@ def speed(
     console.print(f"results: {folder / 'results.csv'}, {folder / 'results.json'}, {folder / 'speed.png'}")
 
 
+class _Work(NamedTuple):
+    """What all calculations of structures are told."""
+
+    structures: Sequence[str]
+    model: Path
+    output: Path
+    device: str
+    dtype: str
+
+
 def _run(
     command: str,
-    files: Sequence[str],
-    model: Path,
-    output: Path,
-    device: str,
-    dtype: str,
-    settings: dict[str, Any],
-    calculation: Callable[[Engine], Calculation],
+    work: _Work,
+    settings: DataclassInstance,
+    calculate: Callable[[Sequence[Structure], Engine, Any, Progress], Sequence[Outcome | HIENetError]],
     columns: Sequence[Column],
     at_a_time: int = 1,
 ) -> Screening:
@@ -534,17 +499,25 @@ def _run(
     from hienet.properties.structures import read_structures
 
     console = make_console()
-    engine = Engine(model, device, dtype)
-    found, unreadable = read_structures(files)
-    advice = advice_for_model(model) if device == "cpu" else None
+    engine = Engine(work.model, work.device, work.dtype)
+    found, unreadable = read_structures(work.structures)
+    advice = advice_for_model(work.model) if work.device == "cpu" else None
     if advice:
         console.print(advice)
     try:
         screening = screen(
-            command, found, unreadable, calculation(engine), engine, settings, output, console, at_a_time
+            command,
+            found,
+            unreadable,
+            lambda chunk, progress: calculate(chunk, engine, settings, progress),
+            engine,
+            asdict(settings),
+            work.output,
+            console,
+            at_a_time,
         )
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from what lies in `{output}`", file=sys.stderr)
+        print(f"interrupted; the same command goes on from what lies in `{work.output}`", file=sys.stderr)
         raise typer.Exit(130) from None
     if not screening.rows:
         raise HIENetError(

@@ -12,7 +12,7 @@ from analytic import EDGE_WALK_STAGES, LJ_STAGES, WALK_STAGES, EdgeWalks, Lennar
 from hienet_deploy.export import export
 
 from hienet.build import build
-from hienet.testing import silicon_carbide, write_tiny_checkpoint
+from hienet.testing import write_tiny_checkpoint
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,35 +52,3 @@ def with_velocities(atoms: ase.Atoms, size: float = 5.0, seed: int = 3) -> ase.A
     velocities = np.random.default_rng(seed).normal(0.0, size, (len(atoms), 3))
     atoms.set_array("velocities", velocities - velocities.mean(0))
     return atoms
-
-
-def structures() -> dict[str, ase.Atoms]:
-    """Everything that a list of neighbours can get wrong."""
-    cell = silicon_carbide()
-    tilted = {}
-    for name, sign in (("tilt +", 1.0), ("tilt -", -1.0)):
-        atoms = silicon_carbide((2, 1, 1))
-        shear = np.array([[1, 0, 0], [0.45 * sign, 1, 0], [0.3 * sign, -0.4 * sign, 1]])
-        atoms.set_cell(atoms.cell.array @ shear, scale_atoms=True)
-        tilted[name] = atoms
-    slab = silicon_carbide((2, 2, 1), rattle=0.15)
-    slab.set_cell(np.diag([8.8, 8.8, 20.0]), scale_atoms=False)
-    slab.center(axis=2)
-    slab.pbc = (True, True, False)
-    cluster = silicon_carbide(1, rattle=0.2)
-    cluster.set_cell(np.eye(3) * 20.0, scale_atoms=False)
-    cluster.center()
-    cluster.pbc = False
-    one = ase.Atoms("Si", cell=[[2.6, 0, 0], [0.3, 2.7, 0], [-0.4, 0.2, 2.5]], pbc=True)
-    lone = ase.Atoms("C", positions=[[5, 5, 5]], cell=np.eye(3) * 10.0, pbc=False)
-    pair = ase.Atoms("CSi", positions=[[5, 5, 5], [5, 5, 14]], cell=np.eye(3) * 20.0, pbc=False)
-    return {
-        "bulk": silicon_carbide((2, 2, 2)),
-        "small cell": cell,
-        **tilted,
-        "slab": slab,
-        "cluster": cluster,
-        "one-atom cell": one,
-        "isolated atom": lone,
-        "two far atoms": pair,
-    }
