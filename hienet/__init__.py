@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hienet.calculator import HIENetCalculator, load_model
     from hienet.errors import HIENetError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["HIENetCalculator", "HIENetError", "__version__", "load_model"]
 
 _HOMES = {
