@@ -17,8 +17,8 @@ from hienet.archive import check_archive
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
 from hienet.memory import is_out_of_memory
+from hienet.models.config import ModelConfig
 from hienet.models.factory import build_model, make_config
-from hienet.models.staged import ModelConfig
 from hienet.torch_state import own_torch_state
 
 FORMAT = "hienet-checkpoint"

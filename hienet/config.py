@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from hienet.data.weights import DEFAULT_KEY as DEFAULT_WEIGHT_KEY
 from hienet.errors import HIENetError
 from hienet.files import atomic_path
+from hienet.models.config import ModelConfig
 from hienet.models.factory import (
     DEFAULT_PRESET,
     describe_validation_error,
@@ -22,7 +23,6 @@ from hienet.models.factory import (
     make_config,
     shortened,
 )
-from hienet.models.staged import ModelConfig
 
 COMPUTED_MODEL_KEYS = ("elements", "scale", "shift", "avg_num_neighbors")
 """Constructor arguments of every architecture that are computed from the training set unless given."""

@@ -34,7 +34,7 @@ from hienet.data.statistics import (
 )
 from hienet.data.weights import describe_weights, require_weight_key
 from hienet.errors import HIENetError
-from hienet.models.staged import ModelConfig
+from hienet.models.config import ModelConfig
 from hienet.species import with_elements
 from hienet.torch_state import own_torch_state
 

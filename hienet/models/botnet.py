@@ -10,9 +10,9 @@ from e3nn import o3
 from pydantic import Field
 from torch import nn
 
+from hienet.models.config import ModelConfig
 from hienet.models.layered import LayeredModel
 from hienet.models.repulsion import repulsion_of
-from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import reachable_irreps

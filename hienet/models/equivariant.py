@@ -6,7 +6,7 @@ from e3nn import o3
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from hienet.models.staged import ModelConfig, Symmetry
+from hienet.models.config import ModelConfig, Symmetry
 from hienet.nn.convolution import coupling_paths
 from hienet.nn.equivariant import EquivariantLayer
 from hienet.nn.irreps import labelled_even, sorted_irreps, with_natural_parity

@@ -12,7 +12,7 @@ from torch import nn
 
 from hienet.errors import HIENetError
 from hienet.models import botnet, eqvnet, geodite, hienet, inv_sevennet, invnet, nemp, sevennet
-from hienet.models.staged import ModelConfig, Symmetry
+from hienet.models.config import ModelConfig, Symmetry
 from hienet.nn.zbl import ZBLRepulsion
 from hienet.torch_state import own_torch_state
 

@@ -12,7 +12,8 @@ from e3nn import o3
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hienet.models.staged import LAST_WITH_RADIUS, ModelConfig, Stage
+from hienet.models.config import LAST_WITH_RADIUS, ModelConfig
+from hienet.models.staged import Stage
 from hienet.nn.distance_weighting import DistanceWeighting
 from hienet.nn.embedding import SpeciesTable
 from hienet.nn.geometric_attention import EdgeGate, EdgeNetwork, EdgeUpdate, GeometricAttention, NeighborDensity

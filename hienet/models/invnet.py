@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from hienet.models.config import ModelConfig
 from hienet.models.layered import LayeredModel
 from hienet.models.repulsion import repulsion_of
-from hienet.models.staged import ModelConfig
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
 from hienet.nn.invariant import InvariantLayer
 from hienet.nn.readout import EnergyReadout

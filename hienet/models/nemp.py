@@ -7,8 +7,9 @@ from e3nn import o3
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from hienet.models.config import ModelConfig
 from hienet.models.repulsion import repulsion_of
-from hienet.models.staged import ModelConfig, Stage
+from hienet.models.staged import Stage
 from hienet.nn.degrees import scale_degrees, sum_components, sum_components_of_edges
 from hienet.nn.node_product import NodeTensorProduct, SpeciesChannelMix
 from hienet.nn.radial import PolynomialEnvelope

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hienet.models.staged import ModelConfig
+from hienet.models.config import ModelConfig
 from hienet.nn.zbl import ZBLRepulsion
 
 
