@@ -28,6 +28,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <memory>
 #include <sstream>
 
@@ -170,6 +171,17 @@ static bool is_device(const std::string &word)
       word.find_first_not_of("0123456789", 5) == std::string::npos;
 }
 
+/// Takes a value that is one of several words, and says whether it is.
+template <typename T>
+static std::function<bool(const std::string &)> one_of(T &setting, std::map<std::string, T> choices)
+{
+  return [&setting, choices](const std::string &value) {
+    const auto found = choices.find(value);
+    if (found != choices.end()) setting = found->second;
+    return found != choices.end();
+  };
+}
+
 void PairHIENet::settings(int narg, char **arg)
 {
   using hienet::Driver;
@@ -178,24 +190,9 @@ void PairHIENet::settings(int narg, char **arg)
   s = Settings();
   forget_models();
 
-  // A keyword, what it may be, and what takes a value; that says whether it knows it.
   struct Keyword {
     const char *name, *choices;
-    std::function<bool(const std::string &)> set;
-  };
-  auto one_of = [](auto &setting, auto choices) {
-    return [&setting, choices](const std::string &value) {
-      for (const auto &[word, meaning] : choices)
-        if (value == word) setting = meaning;
-      return std::any_of(choices.begin(), choices.end(), [&](const auto &choice) {
-        return value == choice.first;
-      });
-    };
-  };
-  auto words = [](std::initializer_list<const char *> list) {
-    std::vector<std::pair<std::string, std::string>> choices;
-    for (const char *word : list) choices.emplace_back(word, word);
-    return choices;
+    std::function<bool(const std::string &)> take;    // a value; false if it is none
   };
   const Keyword keywords[] = {
       {"device", "auto, cpu, cuda or cuda:N",
@@ -211,20 +208,19 @@ void PairHIENet::settings(int narg, char **arg)
          return true;
        }},
       {"precision", "model, double or mixed",
-       one_of(s.precision,
-              std::vector<std::pair<std::string, Precision>>{{"model", Precision::MODEL},
-                                                             {"double", Precision::DOUBLE},
-                                                             {"mixed", Precision::SINGLE}})},
-      {"exchange", "auto, direct or staged",
-       one_of(s.exchange, words({"auto", "direct", "staged"}))},
+       one_of<Precision>(s.precision,
+                         {{"model", Precision::MODEL},
+                          {"double", Precision::DOUBLE},
+                          {"mixed", Precision::SINGLE}})},
+      {"exchange", "auto, direct or host",    // `staged` is what `host` was called
+       one_of<std::string>(
+           s.exchange,
+           {{"auto", "auto"}, {"direct", "direct"}, {"host", "host"}, {"staged", "host"}})},
       {"committee", "mean or first",
-       one_of(s.driver,
-              std::vector<std::pair<std::string, Driver>>{{"mean", Driver::MEAN},
-                                                          {"first", Driver::FIRST}})},
+       one_of<Driver>(s.driver, {{"mean", Driver::MEAN}, {"first", Driver::FIRST}})},
       {"resident", "auto, yes or no",
-       one_of(s.resident,
-              std::vector<std::pair<std::string, Resident>>{
-                  {"auto", Resident::AUTO}, {"yes", Resident::YES}, {"no", Resident::NO}})},
+       one_of<Resident>(s.resident,
+                        {{"auto", Resident::AUTO}, {"yes", Resident::YES}, {"no", Resident::NO}})},
   };
   for (int i = 0; i < narg; i += 2) {
     const std::string name = arg[i];
@@ -238,7 +234,7 @@ void PairHIENet::settings(int narg, char **arg)
                  "`precision`, `exchange`, `committee` and `resident`",
                  name);
     if (i + 1 == narg) error->all(FLERR, "pair_style hienet: keyword `{}` has no value", name);
-    if (!keyword->set(arg[i + 1]))
+    if (!keyword->take(arg[i + 1]))
       error->all(FLERR, "pair_style hienet: `{} {}` is not known; use {}", name, arg[i + 1],
                  keyword->choices);
   }
@@ -372,7 +368,7 @@ void PairHIENet::agree_on_transport(const std::string &device)
   });
   if (wanted == "direct" && impl->transport.transport != hienet::Transport::DIRECT)
     error->all(FLERR,
-               "pair_style hienet: `exchange direct` was asked for, but {}; use `exchange staged`, "
+               "pair_style hienet: `exchange direct` was asked for, but {}; use `exchange host`, "
                "or an MPI that takes the memory of these devices",
                impl->transport.reason);
 }
@@ -439,7 +435,7 @@ void PairHIENet::report(const std::string &device)
   if (comm->nprocs > 1) {
     const auto &[transport, reason] = impl->transport;
     text += fmt::format("  exchange between ranks: {}{}\n",
-                        transport == hienet::Transport::DIRECT ? "direct" : "staged",
+                        transport == hienet::Transport::DIRECT ? "direct" : "host",
                         reason.empty() ? "" : " (" + reason + ")");
   }
   if (!device_of_atoms().empty())

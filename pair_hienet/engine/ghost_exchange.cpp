@@ -319,7 +319,7 @@ void GhostExchange::Implementation::dispatch(const Tensor &rows, bool to_ghosts)
 {
   const int64_t n_away = rows.size(0) - n_own;
   Tensor leaving = rows;
-  if (transport == Transport::STAGED) {
+  if (transport == Transport::HOST) {
     leaving = departure.rows(n_away, rows.size(1), rows.scalar_type());
     leaving.copy_(rows.narrow(0, 0, n_away), /*non_blocking=*/true);
   }
@@ -373,7 +373,7 @@ void GhostExchange::wait()
     const DeviceGuard guard(x.device);
     MPI_Waitall(static_cast<int>(x.requests.size()), x.requests.data(), MPI_STATUSES_IGNORE);
     MPI_Type_free(&x.row_type);
-    if (x.transport == Transport::STAGED)
+    if (x.transport == Transport::HOST)
       x.arrived.narrow(0, 0, x.arriving.size(0)).copy_(x.arriving, /*non_blocking=*/true);
   });
 }
@@ -488,14 +488,14 @@ ChosenTransport choose_transport(MPI_Comm world, const std::string &device,
                                  const std::string &keyword)
 {
   return translated("testing the exchange between ranks", [&]() -> ChosenTransport {
-    if (keyword == "staged") return {Transport::STAGED, ""};
+    if (keyword == "host") return {Transport::HOST, ""};
     if (keyword == "auto" && !at::Device(device).is_cpu()) {
       int takes = mpi_takes_gpu_memory();
       MPI_Allreduce(MPI_IN_PLACE, &takes, 1, MPI_INT, MPI_MIN, world);
-      if (!takes) return {Transport::STAGED, "MPI does not say that it takes GPU memory"};
+      if (!takes) return {Transport::HOST, "MPI does not say that it takes GPU memory"};
     }
     if (moves_rows_rightly(world, device)) return {Transport::DIRECT, ""};
-    return {Transport::STAGED, "in a test MPI did not move rows as they were"};
+    return {Transport::HOST, "in a test MPI did not move rows as they were"};
   });
 }
 

@@ -18,7 +18,7 @@ class Tensor;
 namespace hienet {
 
 /// Whose memory MPI reads and writes: that of the device on which the rows are, or pinned memory of the host.
-enum class Transport { DIRECT, STAGED };
+enum class Transport { DIRECT, HOST };
 
 /// What the keyword `exchange` came to, and what speaks against `direct`.
 struct ChosenTransport {
@@ -29,10 +29,10 @@ struct ChosenTransport {
 /// Whether MPI says that it takes pointers to the memory of CUDA devices. One that does not may crash on them.
 bool mpi_takes_gpu_memory();
 
-/// `direct`, `staged`, or `auto`: direct if MPI takes memory of all ranks' devices, and moves it rightly.
+/// `direct`, `host`, or `auto`: direct if MPI takes memory of all ranks' devices, and moves it rightly.
 ///
 /// The proof is an exchange between neighbours in a ring, which `direct` has to pass too: if it fails the answer is
-/// STAGED all the same. Collective, with one answer on all ranks; throws ModelError on one of them alone.
+/// HOST all the same. Collective, with one answer on all ranks; throws ModelError on one of them alone.
 ChosenTransport choose_transport(MPI_Comm world, const std::string &device,
                                  const std::string &keyword);
 

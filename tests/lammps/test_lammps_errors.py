@@ -104,7 +104,7 @@ WRONG = {
     "unknown device": Wrong("`device tpu` is not known; use auto, cpu, cuda or cuda:N", style="device tpu"),
     "device number": Wrong("`device cuda:x` is not known", style="device cuda:x"),
     "threads": Wrong("`threads 0` must be at least 1", style="threads 0"),
-    "exchange": Wrong("`exchange fast` is not known; use auto, direct or staged", style="exchange fast"),
+    "exchange": Wrong("`exchange fast` is not known; use auto, direct or host", style="exchange fast"),
     "resident": Wrong("`resident maybe` is not known; use auto, yes or no", style="resident maybe"),
     "precision": Wrong("`precision half` is not known; use model, double or mixed", style="precision half"),
 }

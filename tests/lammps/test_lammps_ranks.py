@@ -77,16 +77,16 @@ def serial(models, tmp_path_factory):
 # The grids that are not 1 in a direction cut it; "thin" has 4.4 Å, less than two cutoffs of 4 Å, in each.
 CASES = [
     ("bulk", 2, "2 1 1", REBUILD_ALWAYS, "direct"),
-    ("bulk", 3, "1 3 1", "", "staged"),
+    ("bulk", 3, "1 3 1", "", "host"),
     ("bulk", 4, "2 1 2", "", "auto"),
-    ("tilt -", 2, "1 1 2", REBUILD_ALWAYS, "staged"),
+    ("tilt -", 2, "1 1 2", REBUILD_ALWAYS, "host"),
     ("tilt +", 4, "2 2 1", "", "direct"),
     ("slab", 3, "3 1 1", "", "direct"),
     ("thin", 2, "1 2 1", "", "staged"),
     ("thin", 3, "3 1 1", REBUILD_ALWAYS, "direct"),
     ("thin", 4, "1 1 4", "", "direct"),
     ("half empty", 2, "2 1 1", "", "direct"),
-    ("half empty", 4, "4 1 1", REBUILD_ALWAYS, "staged"),
+    ("half empty", 4, "4 1 1", REBUILD_ALWAYS, "host"),
     ("leaving", 2, "2 1 1", "", "direct"),
     ("bulk", 8, "2 2 2", REBUILD_ALWAYS, "direct"),
 ]
@@ -165,7 +165,7 @@ def test_float32_rows(models, serial, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "itemsize", "exchange"), [("walks", 8, "direct"), ("float64", 8, "staged"), ("float32", 4, "direct")]
+    ("model", "itemsize", "exchange"), [("walks", 8, "direct"), ("float64", 8, "host"), ("float32", 4, "direct")]
 )
 def test_only_the_columns_that_neighbours_read_are_sent(model, itemsize, exchange, models, mpi_wrapper, tmp_path):
     """Forwards and backwards, between two ranks one message each."""
@@ -225,13 +225,13 @@ def test_without_the_exchange_the_comparison_fails(models, serial, mpi_wrapper, 
 
 
 def test_a_transport_that_fails_its_self_test_is_not_taken(models, serial, mpi_wrapper, tmp_path):
-    """By itself the exchange is staged then, with the right results; where `direct` is asked for it is an error."""
+    """By itself the exchange passes through the host then, with the right results; where `direct` is asked for it is an error."""
     damaged = mpi_wrapper("damage")
     setup = Setup(models["float64"])
     several = replace(setup, before_box="processors 3 1 1")
     found = run(system("thin"), several, tmp_path, 3, environment=damaged)
     assert_same(found, serial("thin", setup))
-    assert "exchange between ranks: staged (in a test MPI did not move rows as they were)\n" in found[0].output
+    assert "exchange between ranks: host (in a test MPI did not move rows as they were)\n" in found[0].output
     with pytest.raises(
         HIENetError,
         match=r"`exchange direct` was asked for, but in a test MPI did not move rows as they were; use `exchange st",
