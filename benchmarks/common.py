@@ -164,6 +164,12 @@ class Turns:
         return statistics.median(self.ratios(slow, fast))
 
 
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """In another order in each turn, so that nobody is always the first."""
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
+
+
 def in_turns(contenders: Mapping[str, Work], rounds: int, seconds_each: float = 0.5, warm_up: int = 2) -> Turns:
     """Measure contenders in interleaved rounds, the order rotated from one to the next.
 
@@ -177,11 +183,9 @@ def in_turns(contenders: Mapping[str, Work], rounds: int, seconds_each: float = 
     for work in contenders.values():
         for _ in range(warm_up):
             work()
-    names = list(contenders)
     for i in range(rounds):
         turns.probe.append(multiplication_rate(512, 0.02))
-        start = i % len(names)
-        for name in names[start:] + names[:start]:
+        for name in rotated(list(contenders), i):
             count, begin, cpu_begin = 0, time.perf_counter(), time.process_time()
             while count == 0 or time.perf_counter() - begin < seconds_each:
                 contenders[name]()

@@ -103,7 +103,7 @@ def edge_geometry_case(vectors: Tensor, plain: nn.Module, compiled: nn.Module) -
         count=vectors.shape[0],
         function=geometry,
         inputs=[vectors.clone().requires_grad_()],
-        flop=3.0 * geometry.coefficients.numel() + 10.0,
+        flop=geometry_flop(geometry.coefficients.numel()),
         bytes_moved=4.0 * (4 + geometry.n_harmonics),
         others={"plain": with_torch},
     )
@@ -122,7 +122,7 @@ def pair_message_case(
         count=graph.center.shape[0],
         function=lambda edges: after(state, edges, *indices),
         inputs=[edges.detach().clone().requires_grad_()],
-        flop=12.0 * after.channels,
+        flop=SPLINE_FLOP * after.channels,
         bytes_moved=4.0 * (1 + after.channels / per_atom),
         backward=1.0,
         others={"plain": lambda edges: before(state, plain_edges(plain, edges), *indices)},
@@ -182,7 +182,7 @@ def equivariant_cases(
         count=n_atoms,
         function=after.gate,
         inputs=[torch.randn(n_atoms, gate_in, requires_grad=True)],
-        flop=20.0 * gate_in,
+        flop=GATE_FLOP * gate_in,
         bytes_moved=8.0 * gate_in,
         others={"plain": before.gate},
     )
@@ -301,6 +301,17 @@ def plain_edges(plain: nn.Module, edges: Tensor) -> Tensor:
     distance = edges[:, :1]
     envelope = embedding.envelope(distance)
     return torch.cat([embedding.basis(distance) * envelope, envelope, edges[:, 1:]], dim=1)
+
+
+SPLINE_FLOP = 12.0
+"""Operations of a spline of 6 coefficients and of its derivative, of one channel."""
+GATE_FLOP = 20.0
+"""Of the activation of one column."""
+
+
+def geometry_flop(n_coefficients: int) -> float:
+    """Operations of one edge: its distance, and three for each coefficient of the harmonics."""
+    return 3.0 * n_coefficients + 10.0
 
 
 def linear_flop(plan: Tensor) -> float:

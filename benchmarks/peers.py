@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
+from common import ROOT, console, deploy, machine, multiplication_rate, parser, random_checkpoint, rotated, write_json
 from rich.table import Table
 from structures import structure
 
@@ -245,7 +245,7 @@ def rounds(workers: dict[str, Worker], system: str, arguments: argparse.Namespac
     probe = []
     for i in range(arguments.rounds):
         probe.append(multiplication_rate(512, 0.02))
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        for name in rotated(names, i):
             answers[name].append(workers[name].ask("measure", seconds=arguments.seconds))
     rows = []
     for name in names:

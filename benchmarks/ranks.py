@@ -24,6 +24,7 @@ from common import (
     multiplication_rate,
     parser,
     random_checkpoint,
+    rotated,
     set_threads,
     write_json,
 )
@@ -75,7 +76,7 @@ def main() -> None:
         rounds: list[dict[str, dict[str, float]]] = []
         probe = []
         for i in range(arguments.rounds):
-            order = names[i % len(names) :] + names[: i % len(names)]
+            order = rotated(names, i)
             probe.append(multiplication_rate(512, 0.02))
             rounds.append({name: contenders[name]() for name in order})
     seconds = {name: [found[name]["seconds"] for found in rounds] for name in names}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import console, deploy, machine, multiplication_rate, parser, random_checkpoint, write_json
+from common import console, deploy, machine, multiplication_rate, parser, random_checkpoint, rotated, write_json
 from hienet_deploy.export import export
 from peers import PeerError, Worker, add_worker_options, environment
 from rich.table import Table
@@ -102,8 +102,7 @@ def measured(workers: dict[str, Worker], system: str, arguments: argparse.Namesp
     probe = []
     for i in range(arguments.rounds):
         probe.append(multiplication_rate(512, 0.02))
-        start = i % len(names)
-        for name in names[start:] + names[:start]:
+        for name in rotated(names, i):
             seconds[name].append(workers[name].ask("measure", seconds=arguments.seconds)["seconds"])
     n_atoms = len(structure(system))
     rows = []

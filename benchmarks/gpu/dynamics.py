@@ -36,6 +36,7 @@ from hienet.checkpoint import load_checkpoint
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.testing import awkward_structures
+from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_BAR_OF_LAMMPS as BAR
 
 Array = NDArray[np.float64]
 Evaluation = tuple[float, Array, Array]
@@ -43,8 +44,6 @@ Evaluation = tuple[float, Array, Array]
 
 EXAMPLE = ROOT.parent / "lammps_examples" / "sic.pt"
 """The trained model of SiC."""
-BAR = 1.6021765e6
-"""1 eV/Å^3 in bar, as LAMMPS has it in metal units."""
 TOLERANCES = {"energy": 1e-5, "forces": 1e-4, "stress": 1e-5}
 """Relative to the largest value (the energy: of the system) if that is above 1; eV, eV/Å, eV/Å^3."""
 GROWTH = 0.02
@@ -130,7 +129,11 @@ def evaluated(
         energy, xx, yy, zz, xy, xz, yz = (float(word) for word in line[1].split())
         pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         forces = np.loadtxt(folder / f"{number}.dump", skiprows=9, ndmin=2)[:, 1:]
-        results[name] = (energy, prism.vector_to_ase(forces), -prism.tensor2_to_ase(pressure) / BAR)
+        results[name] = (
+            energy,
+            prism.vector_to_ase(forces),
+            -prism.tensor2_to_ase(pressure) / BAR,
+        )
     return results
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from operators import convolution_flop, linear_flop
+from operators import GATE_FLOP, SPLINE_FLOP, convolution_flop, geometry_flop, linear_flop
 from torch import nn
 
 from hienet.ops.interaction import FusedEquivariantLayer
@@ -51,14 +51,14 @@ def work_of_step(model: nn.Module, neighbors: float) -> list[Work]:
     parts = [
         Work(
             "edge_geometry",
-            3.0 * neighbors * (3.0 * geometry.coefficients.numel() + 10.0),  # type: ignore[operator, union-attr]
+            3.0 * neighbors * geometry_flop(geometry.coefficients.numel()),  # type: ignore[operator, union-attr]
             2.0 * 2.0 * 3.0 * NUMBER * neighbors + edges + len(layers) * edges,
         )
     ]
     for number, layer in enumerate(layers, 1):
         indices = 2.0 * INDEX * neighbors
         if isinstance(layer, TabulatedInvariantLayer):
-            flop = 2.0 * 12.0 * layer.channels * neighbors
+            flop = 2.0 * SPLINE_FLOP * layer.channels * neighbors
             moved = 2.0 * (edges + indices) + 5.0 * NUMBER * layer.channels
             parts.append(Work(f"pair_message_sum, layer {number}", flop, moved))
         elif isinstance(layer, FusedEquivariantLayer):
@@ -70,7 +70,7 @@ def work_of_step(model: nn.Module, neighbors: float) -> list[Work]:
             gathered = 4.0 * NUMBER * layer.sent_width * neighbors
             parts.append(Work(f"interaction, layer {number}", flop, moved, gathered))
             width = layer.gate.n_scalars + sum(dim * channels for dim, channels in layer.gate.blocks.tolist())
-            parts.append(Work(f"gate, layer {number}", 2.0 * 20.0 * width, 5.0 * NUMBER * width))
+            parts.append(Work(f"gate, layer {number}", 2.0 * GATE_FLOP * width, 5.0 * NUMBER * width))
         else:
             raise TypeError(f"the work of a {type(layer).__name__} is not counted here")
     channels = model.energy_readout.weight.numel()  # type: ignore[operator, union-attr]

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hienet.lammps import create, run_deck
+from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_BAR_OF_LAMMPS as BAR_IN_LAMMPS
 
 TIMEOUT = 120.0
 """Seconds for one run; a deadlock ends here."""
-
-BAR_IN_LAMMPS = 1.6021765e6
-"""1 eV/Å^3 in bar with the digits that LAMMPS uses in metal units."""
 
 Array = NDArray[np.float64]
 

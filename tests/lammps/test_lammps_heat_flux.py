@@ -13,14 +13,13 @@ import pytest
 import torch
 from conftest import with_velocities
 from hienet_deploy.export import export
-from runs import TIMEOUT, Array, Setup, lammps_cell
+from runs import BAR_IN_LAMMPS, TIMEOUT, Array, Setup, lammps_cell
 
 from hienet.calculator import LoadedModel, load_model
 from hienet.graph import graph_from_atoms
 from hienet.lammps import run_deck
 from hienet.testing import silicon_carbide, write_tiny_checkpoint
 
-EV_IN_BAR = 1.6021765e6
 """1 eV in bar Å^3, with the digits of LAMMPS."""
 
 ORDER = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1)]
@@ -72,12 +71,12 @@ def per_atom(atoms: ase.Atoms, setup: Setup, folder: Path, ranks: int = 1, steps
 def _per_atom(row: Array, table: Array) -> PerAtom:
     stress, centroid = np.zeros((len(table), 3, 3)), np.zeros((len(table), 3, 3))
     for k, (a, b) in enumerate(ORDER):
-        centroid[:, a, b] = -table[:, 8 + k] / EV_IN_BAR
+        centroid[:, a, b] = -table[:, 8 + k] / BAR_IN_LAMMPS
         if k < 6:
-            stress[:, a, b] = stress[:, b, a] = -table[:, 2 + k] / EV_IN_BAR
+            stress[:, a, b] = stress[:, b, a] = -table[:, 2 + k] / BAR_IN_LAMMPS
     virial = np.zeros((3, 3))
     for value, (a, b) in zip(row[3:9], ORDER, strict=False):
-        virial[a, b] = virial[b, a] = value * row[2] / EV_IN_BAR
+        virial[a, b] = virial[b, a] = value * row[2] / BAR_IN_LAMMPS
     flux, convective = row[9:12], row[12:15]
     return PerAtom(table[:, 1], stress, centroid, table[:, 17:20], virial, flux - convective, convective)
 

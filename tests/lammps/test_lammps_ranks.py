@@ -225,7 +225,8 @@ def test_without_the_exchange_the_comparison_fails(models, serial, mpi_wrapper, 
 
 
 def test_a_transport_that_fails_its_self_test_is_not_taken(models, serial, mpi_wrapper, tmp_path):
-    """By itself the exchange passes through the host then, with the right results; where `direct` is asked for it is an error."""
+    """By itself the exchange is by way of the host then, with the right results; where `direct` is asked for it is an
+    error."""
     damaged = mpi_wrapper("damage")
     setup = Setup(models["float64"])
     several = replace(setup, before_box="processors 3 1 1")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import structures
 from hienet_deploy.export import export
-from runs import TIMEOUT, Setup, evaluate, lammps_cell, run
+from runs import BAR_IN_LAMMPS, TIMEOUT, Setup, evaluate, lammps_cell, run
 from test_lammps_commands import state
 
 from hienet.calculator import LoadedModel, load_model
@@ -85,7 +85,7 @@ def test_every_kind_of_file_gives_energy_forces_and_stress_of_python(name, kinds
             xx, yy, zz, xy, xz, yz = lammps.numpy.extract_compute("virial", 0, 1)
             pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
             # `metal` units: 1 eV/Å^3 in bar
-            stress = -rotation.T @ pressure @ rotation / 1.6021765e6
+            stress = -rotation.T @ pressure @ rotation / BAR_IN_LAMMPS
             np.testing.assert_allclose(stress, expected.stress[0].numpy(), atol=1e-5 if single else 1e-9)
     finally:
         lammps.close()
