@@ -2,7 +2,7 @@
 
 #include "pair_hienet_kokkos.h"
 
-#include "device_atoms.h"
+#include "engine/device_atoms.h"
 
 #include "atom_kokkos.h"
 #include "atom_masks.h"
