@@ -11,15 +11,15 @@ import ase
 import numpy as np
 import pytest
 from analytic import LJ_STAGES, WALK_STAGES, LennardJones, Walks, write_deployed
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from runs import TIMEOUT, Array, Setup, Snapshot, _blocks, evaluate, run
 
 from hienet.calculator import force_deviation
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
-ATOMS = with_velocities(structures()["tilt +"])
+ATOMS = with_velocities(awkward_structures()["tilt +"])
 DEVIATION = "fix deviation all pair 1 hienet force_deviation 1"
 
 

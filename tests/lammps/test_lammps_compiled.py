@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from analytic import LJ_STAGES, LennardJones, write_deployed
-from conftest import structures
 from hienet_deploy.export import export
 from runs import TIMEOUT, Setup, evaluate, run
 
 from hienet.calculator import load_model
 from hienet.lammps import run_deck
+from hienet.testing import awkward_structures
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def plain(models, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("kind", "threads"), [("plain", 1), ("compiled", 1), ("compiled", 2)])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_ranks_and_threads_agree_with_python(kind, threads, ranks, plain, models, tmp_path):
-    atoms = structures()["bulk"]
+    atoms = awkward_structures()["bulk"]
     model = plain if kind == "plain" else models["float64"]
     expected = load_model(model).predict(atoms)
     setup = Setup(model, style=f"threads {threads}")
@@ -39,7 +39,7 @@ def test_ranks_and_threads_agree_with_python(kind, threads, ranks, plain, models
 
 def test_the_plugin_brings_the_operators(models, tmp_path):
     """In a process without Python: `lmp` itself."""
-    atoms = structures()["small cell"]
+    atoms = awkward_structures()["small cell"]
     setup = Setup(models["float64"])
     setup.write(tmp_path / "data.test", atoms)
     output = run_deck(f"{setup.preamble(atoms, tmp_path / 'data.test')}\nrun 0\n", timeout=TIMEOUT, cwd=tmp_path)
@@ -51,11 +51,11 @@ def test_unknown_operators_are_named(tmp_path):
         LennardJones(), tmp_path / "m.hienet.pt", LJ_STAGES, format_version=2, operators=["hienet::levitation"]
     )
     with pytest.raises(Exception, match=r"needs the compiled operator `hienet::levitation`.*run `hienet build`"):
-        evaluate(structures()["small cell"], Setup(model), tmp_path)
+        evaluate(awkward_structures()["small cell"], Setup(model), tmp_path)
 
 
 def test_tables_are_built_for_the_elements_of_the_deck(models, tmp_path):
-    atoms = structures()["small cell"]
+    atoms = awkward_structures()["small cell"]
     setup = Setup(models["float64"])
     setup.write(tmp_path / "data.test", atoms)
     output = run_deck(f"{setup.preamble(atoms, tmp_path / 'data.test')}\nrun 0\n", timeout=TIMEOUT, cwd=tmp_path)

@@ -10,13 +10,13 @@ import ase
 import ase.io
 import numpy as np
 import pytest
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from hienet_deploy.export import export
 from runs import TIMEOUT, Setup
 
 from hienet.calculator import load_model
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def system(name: str) -> ase.Atoms:
         return with_velocities(atoms)
     if name == "large tilted cell":
         # `comm_style tiled` wants cells larger than the reach of ghosts.
-        return with_velocities(structures()["tilt +"].repeat((1, 2, 2)))
-    return with_velocities(structures()[name])
+        return with_velocities(awkward_structures()["tilt +"].repeat((1, 2, 2)))
+    return with_velocities(awkward_structures()[name])
 
 
 @pytest.fixture(scope="module")

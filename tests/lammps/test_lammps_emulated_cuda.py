@@ -7,10 +7,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import structures
 from runs import Setup, evaluate
 
 from hienet.calculator import load_model
+from hienet.testing import awkward_structures
 
 pytestmark = pytest.mark.skipif(
     "HIENET_TEST_EMULATED_CUDA" not in os.environ, reason="run by `test_operators_on_emulated_kernels`"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("name", ["small cell", "bulk"])
 def test_lammps_computes_with_the_kernels(name, operators, models, tmp_path):
-    atoms = structures()[name]
+    atoms = awkward_structures()[name]
     # The checkpoint is plain torch; tables differ from it by as much as they are allowed.
     expected = load_model(models["checkpoint"]).predict(atoms)
     before = torch.ops.hienet_emulation.launches()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import structures
 
 from hienet.build import find_toolchain
 from hienet.calculator import load_model
+from hienet.testing import awkward_structures
 
 PROJECT = """
 cmake_minimum_required(VERSION 3.20)
@@ -43,7 +43,7 @@ def program(plugin, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("resident", ["no", "yes"])
 def test_the_engine_without_lammps_gives_the_numbers_of_python(ranks, resident, program, models, tmp_path):
     """Two steps with one neighbour list; the second moves the atoms. Then two atoms are at one place."""
-    atoms = structures()["small cell"]
+    atoms = awkward_structures()["small cell"]
     lines = [str(len(atoms)), *(" ".join(f"{x:.17g}" for x in vector) for vector in atoms.cell.array)]
     types = [1 + ["C", "Si"].index(symbol) for symbol in atoms.symbols]
     lines += [f"{t} " + " ".join(f"{x:.17g}" for x in r) for t, r in zip(types, atoms.positions, strict=True)]

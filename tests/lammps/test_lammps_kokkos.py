@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import runs
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from hienet_deploy.export import export
 from runs import TIMEOUT, Setup, Snapshot
 from test_lammps_ranks import REBUILD_ALWAYS, assert_same, system
@@ -22,7 +22,7 @@ import hienet.lammps
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.plugin import source_directory
-from hienet.testing import write_tiny_checkpoint
+from hienet.testing import awkward_structures, write_tiny_checkpoint
 
 BUILD = os.environ.get("HIENET_KOKKOS_LAMMPS", "")
 """The build folder of that LAMMPS."""
@@ -98,7 +98,9 @@ def test_kokkos_agrees_with_the_plain_style(name, ranks, rebuild, models, run):
 @pytest.mark.parametrize("name", ["one-atom cell", "isolated atom", "two far atoms", "small cell"])
 def test_small_systems(name, models, run):
     setup = Setup(models["float64"])
-    assert_same(run(structures()[name], setup, steps=0), run(structures()[name], setup, arguments=(), steps=0))
+    assert_same(
+        run(awkward_structures()[name], setup, steps=0), run(awkward_structures()[name], setup, arguments=(), steps=0)
+    )
 
 
 def test_threads_of_kokkos(models, run):
@@ -172,7 +174,7 @@ def test_atoms_that_are_switched_off(models, run):
 def test_minimize(models, lmp, tmp_path):
     """With the minimizer of KOKKOS: the same minimum."""
     setup = Setup(models["float64"])
-    atoms = with_velocities(structures()["bulk"], 0.0)
+    atoms = with_velocities(awkward_structures()["bulk"], 0.0)
     setup.write(tmp_path / "data.test", atoms)
     deck = setup.preamble(atoms, tmp_path / "data.test") + '\nminimize 0 1e-5 50 500\nprint "energy: $(pe:%.12g)"\n'
     energies = [
@@ -214,7 +216,7 @@ def test_positions_that_are_not_numbers_stop_the_run(ranks, models, run):
 
 
 def test_coincident_atoms(models, run):
-    atoms = structures()["cluster"]
+    atoms = awkward_structures()["cluster"]
     atoms.positions[4] = atoms.positions[2]
     with pytest.raises(HIENetError, match=r"atoms \d+ and \d+ are at the same place at step 0"):
         run(atoms, Setup(models["float64"]), steps=0)

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from analytic import CUTOFF, LJ_STAGES, Recorder, write_deployed
-from conftest import structures
 from runs import BAR_IN_LAMMPS, Setup, evaluate, lammps_cell
 
 from hienet.calculator import load_model
 from hienet.lammps import create
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
-STRUCTURES = structures()
+STRUCTURES = awkward_structures()
 SYSTEMS = pytest.mark.parametrize("name", STRUCTURES)
 
 

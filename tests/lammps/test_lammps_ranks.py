@@ -16,13 +16,13 @@ from pathlib import Path
 import ase
 import numpy as np
 import pytest
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from runs import TIMEOUT, Setup, Snapshot, run
 
 from hienet.calculator import load_model
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
 REBUILD_ALWAYS = "neigh_modify every 1 delay 0 check no"
 
@@ -60,7 +60,7 @@ def system(name: str) -> ase.Atoms:
         atoms.positions[:, 0] += 2.0
         atoms.arrays["velocities"][:, 0] = 500.0
         return atoms
-    return with_velocities(structures()[name])
+    return with_velocities(awkward_structures()[name])
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from analytic import LJ_STAGES, WALK_STAGES, Recorder, Walks, write_deployed
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from runs import COLUMNS, TIMEOUT, Setup, Snapshot, evaluate, run
 from test_lammps_ranks import system
 from test_lammps_timing import SEVERAL_RANKS, TABLE, output_of, rows_of
 
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
-STRUCTURES = structures()
+STRUCTURES = awkward_structures()
 
 
 def assert_equal(found: Snapshot, expected: Snapshot, tolerance: float = 1e-13) -> None:

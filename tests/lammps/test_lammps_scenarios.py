@@ -9,7 +9,6 @@ import ase
 import ase.io
 import numpy as np
 import pytest
-from conftest import structures
 from hienet_deploy.export import export
 from runs import BAR_IN_LAMMPS, TIMEOUT, Setup, evaluate, lammps_cell, run
 from test_lammps_commands import state
@@ -17,7 +16,7 @@ from test_lammps_commands import state
 from hienet.calculator import LoadedModel, load_model
 from hienet.errors import HIENetError
 from hienet.lammps import create, run_deck
-from hienet.testing import silicon_carbide
+from hienet.testing import awkward_structures, silicon_carbide
 
 ATOMS = silicon_carbide(1)
 
@@ -62,10 +61,10 @@ def kinds(models, tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("name", structures())
+@pytest.mark.parametrize("name", awkward_structures())
 def test_every_kind_of_file_gives_energy_forces_and_stress_of_python(name, kinds, tmp_path):
     """One instance of LAMMPS takes one file after the other."""
-    atoms = structures()[name]
+    atoms = awkward_structures()[name]
     setup = Setup(kinds["plain float64"])
     rotation = setup.write(tmp_path / "data.test", atoms)
     lammps = create()

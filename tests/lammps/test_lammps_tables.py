@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from analytic import LJ_STAGES, LennardJones, write_deployed
-from conftest import structures
 from hienet_deploy.export import export
 from runs import TIMEOUT, Setup, _blocks, lammps_cell, run
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from hienet.calculator import load_model
 from hienet.errors import HIENetError
 from hienet.lammps import run_deck
-from hienet.testing import silicon_carbide, write_tiny_checkpoint
+from hienet.testing import awkward_structures, silicon_carbide, write_tiny_checkpoint
 
 
 class TabulatedLennardJones(LennardJones):
@@ -47,7 +46,7 @@ def tabulated(tmp_path_factory):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_tables_are_built_before_the_first_step(ranks, tabulated, models, tmp_path):
-    atoms = structures()["bulk"]
+    atoms = awkward_structures()["bulk"]
     expected = run(atoms, Setup(models["lj"]), tmp_path, steps=0)[0]
     found = run(atoms, Setup(tabulated), tmp_path, ranks, steps=0)[0]
     assert found.energy == pytest.approx(expected.energy, abs=1e-9)
@@ -65,7 +64,7 @@ def test_tables_are_built_before_the_first_step(ranks, tabulated, models, tmp_pa
     ],
 )
 def test_only_elements_in_use_are_tabulated(pair, tabulated, tmp_path):
-    atoms = structures()["bulk"]
+    atoms = awkward_structures()["bulk"]
     setup = Setup(tabulated, pair=pair.format(tabulated))
     data = tmp_path / "data.test"
     setup.write(data, atoms)
@@ -172,7 +171,7 @@ def test_a_failure_to_tabulate_stops_all_ranks(tmp_path):
             return 1_500_000
 
     path = write_deployed(Failing(), tmp_path / "failing.hienet.pt", LJ_STAGES)
-    atoms = structures()["bulk"]
+    atoms = awkward_structures()["bulk"]
     setup = Setup(path)
     setup.write(tmp_path / "data.test", atoms, [1] * len(atoms))
     deck = setup.preamble(atoms, tmp_path / "data.test") + "run 1\nset atom 5 type 2\nrun 1\n"

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import structures, with_velocities
+from conftest import with_velocities
 from runs import TIMEOUT, Setup
 
 from hienet.lammps import run_deck
+from hienet.testing import awkward_structures
 
-ATOMS = with_velocities(structures()["bulk"])
+ATOMS = with_velocities(awkward_structures()["bulk"])
 STAGES = ["first", "second", "third"]
 ONE_RANK = [
     "Graph",
