@@ -77,6 +77,7 @@ class FusedTraining:
             n_intervals = intervals_with_knot(n_intervals, embedding.cutoff, kink)
         dtype = next(model.parameters()).dtype
         self._table = BasisTable(embedding.cutoff, n_intervals, kink).to(dtype)
+        self._envelope = embedding.envelope(self._table.distances.unsqueeze(1))
         geometry = EdgeGeometry(embedding).to(dtype)
         self._harmonics = (geometry.terms, geometry.coefficients, geometry.n_harmonics)
         self._steps = _Steps(model)
@@ -121,7 +122,8 @@ class FusedTraining:
         if table is not None and isinstance(self._steps.layers[0], FirstInvariantStep):
             n_species = len(cast(SpeciesEmbedding, self.model.species_embedding).weight)
             pairs, pair = _pairs_of_species(species, center, neighbor, n_species)
-        return StepEdges(embedding, species, center, neighbor, geometry, table, first_row, factors, pairs, pair)
+        places = (table, self._envelope, first_row, factors)
+        return StepEdges(embedding, species, center, neighbor, geometry, *places, pairs, pair)
 
 
 def has_training_form(model: nn.Module) -> bool:

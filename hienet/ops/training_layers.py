@@ -51,6 +51,7 @@ class StepEdges:
         center, neighbor: `[n_edges]` int64.
         geometry: `[n_edges, 1 + harmonics]`: distance (Å) and spherical harmonics.
         table: where functions of the distance are sampled; None: at the edges themselves.
+        envelope: `[n_rows, 1]`, at the distances of the table.
         first_row, factors: what edges read of tables (`BasisTable.locate`).
         pairs: `[n_pairs, 2]` int64, the ordered pairs of species (center, neighbour) among the edges.
         pair: `[n_edges]` int64, which of them an edge is.
@@ -62,6 +63,7 @@ class StepEdges:
     neighbor: Tensor
     geometry: Tensor
     table: BasisTable | None
+    envelope: Tensor
     first_row: Tensor
     factors: Tensor
     pairs: Tensor
@@ -206,7 +208,6 @@ class Samples:
 
     Attributes:
         radial: basis times envelope, `[n, order, n_radial]`; order 1 for a table, 2 for edges.
-        envelope: `[n, order, 1]`.
     """
 
     def __init__(self, edges: StepEdges) -> None:
@@ -218,11 +219,11 @@ class Samples:
         def features() -> Tensor:
             if edges.table is None:
                 distance = edges.geometry[:, :1]
-                return torch.cat(radial_jets(embedding, distance, torch.ones_like(distance)), dim=2)
-            return torch.cat(radial_features(embedding, edges.table.distances.unsqueeze(1)), dim=1).unsqueeze(1)
+                radial, _ = radial_jets(embedding, distance, torch.ones_like(distance))
+                return radial
+            return (embedding.basis(edges.table.distances.unsqueeze(1)) * edges.envelope).unsqueeze(1)
 
-        both, self._backward = differentiated(features, [], self._weights)
-        self.radial, self.envelope = both[:, :, :-1], both[:, :, -1:]
+        self.radial, self._backward = differentiated(features, [], self._weights)
 
     def add(self, of_radial: Tensor) -> None:
         """A gradient with respect to `radial`."""
@@ -231,7 +232,7 @@ class Samples:
     def finish(self, gradients: WeightGradients) -> None:
         """Hand on what was added."""
         if self._of_radial is not None and self._weights:
-            add_all(gradients, self._weights, self._backward(F.pad(self._of_radial, [0, 1])))
+            add_all(gradients, self._weights, self._backward(self._of_radial))
 
 
 def radial_features(embedding: EdgeEmbedding, distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -591,7 +592,7 @@ class FirstInvariantStep(InvariantStep):
         species, n_samples = self.species_embedding.weight, edges.table.n_rows
         scale = 1.0 / math.sqrt(float(len(species)))
         atoms, of_species_rows = self.of_atoms.on_rows(panels[self.of_atoms], 1, species.detach() * scale)
-        at_samples = torch.cat([samples.radial[:, 0], samples.envelope[:, 0]], dim=1)
+        at_samples = torch.cat([samples.radial[:, 0], edges.envelope], dim=1)
         center, neighbor = pairs.t().repeat_interleave(n_samples, dim=1).unbind(0)
         rows = at_samples.repeat(len(pairs), 1)
         run = self.of_pairs(panels[self.of_pairs], 1, atoms, atoms, rows, center, neighbor)
