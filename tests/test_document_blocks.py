@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,10 @@ RUN = {
     if (blocks := [b for b in BLOCKS if b.document == path and b.language in RUNNABLE and b.reason is None])
 }
 EXAMPLES = ROOT / "lammps_examples"
+COMMANDS_PAGE = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))
+# Sorted by what is documented there, but run in the order in which one command makes what another reads.
+ORDER = [f"{example}\n" for example in COMMANDS_PAGE["EXAMPLES"].values()]
+RUN["docs/commands.md"].sort(key=lambda block: ORDER.index(block.text) if block.text in ORDER else -1)
 
 SHORTER = (
     (r"--points 11", "--points 5"),
@@ -86,6 +91,16 @@ def shorten_training(folder: Path) -> None:
         if "from" not in values["training"]:
             values["model"].update(invariant_channels=8, equivariant_irreps=["8x0e+4x1o", "8x0e"], l_max=1)
         path.write_text(yaml.safe_dump(values))
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert COMMANDS_PAGE["page"](COMMANDS_PAGE["recorded"]()) == written, "run: python docs/write_commands.py --options"
+    assert "```text\n\n```" not in written, "an example has not been run: python docs/write_commands.py"
+    assert {name for name, _ in COMMANDS_PAGE["commands"]()} == {
+        *COMMANDS_PAGE["EXAMPLES"],
+        *COMMANDS_PAGE["ELSEWHERE"],
+    }
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def test_decks_for_real_work_run_and_are_drawn(deck, tmp_path, monkeypatch, caps
     assert (tmp_path / f"{deck}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("deck", [deck for deck in SMALL if deck != "thermal_conductivity"])
+@pytest.mark.parametrize("deck", SMALL)
 def test_the_log_of_a_deck_for_real_work_begins_as_the_deck_does(deck):
     """A log that is shown must be that of the deck as it is: of its variables, and of its model."""
     settings = re.findall(
