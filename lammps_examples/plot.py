@@ -109,6 +109,26 @@ def diffusion(log: Path, axis: Axes) -> str:
     return f"diffusion coefficient {slope / 6 * 1e-4:.2e} cm²/s at {table['Temp'].mean():.0f} K"
 
 
+def melting(log: Path, axis: Axes) -> str:
+    table = thermo_tables(log)[-1]
+    time, temperature = table["Time"] - table["Time"][0], table["Temp"]
+    last = time >= 0.5 * time[-1]
+    mean, error = mean_and_error(temperature[last])
+    axis.plot(time, temperature, color=BLUE, linewidth=1)
+    axis.plot(time[last], np.full(last.sum(), mean), color=ORANGE, linewidth=3, label=f"{mean:.0f} K")
+    axis.set(xlabel="time (ps)", ylabel="temperature (K)")
+    axis.legend(frameon=False)
+    # In the crystal the density along the box has a peak for each plane of atoms; in the melt it is flat.
+    grid = axis.figure.add_gridspec(2, 1)
+    axis.set_subplotspec(grid[0])
+    profile = axis.figure.add_subplot(grid[1])
+    rows = chunks(log.parent / "profile.txt")[-1]
+    profile.plot(rows[:, 1], rows[:, 3], color=GREEN)
+    profile.set(xlabel="place along the box, last quarter of the run", ylabel="atoms/Å³")
+    tidy(profile)
+    return f"temperature of both phases {mean:.0f} ± {error:.0f} K; look at the figure, whether both are there"
+
+
 def thermal_conductivity(log: Path, axis: Axes) -> str:
     correlation = chunks(log.parent / "heat_flux.txt")[-1]
     line = re.findall(r"^correlation: (\S+) ps between its rows, (\S+) W", log.read_text(), re.MULTILINE)[-1]
@@ -147,7 +167,8 @@ def slab(log: Path, axis: Axes) -> str:
 
 
 DECKS: dict[str, Callable[[Path, Axes], str]] = {
-    function.__name__: function for function in (thermal_expansion, tensile, diffusion, thermal_conductivity, slab)
+    function.__name__: function
+    for function in (thermal_expansion, tensile, diffusion, melting, thermal_conductivity, slab)
 }
 
 

@@ -132,6 +132,7 @@ SMALL = {
     "tensile": "-var repeat 2 -var equilibrate 50 -var rate 0.2 -var largest 0.05 -var every 5",
     "slab": "-var layers 4 6",
     "thermal_conductivity": "-var equilibrate 50 -var steps 100 -var window 10",
+    "melting": "-var length 4 -var melt 50 -var cool 25 -var steps 80 -var every 10",
     "diffusion": "-var repeat 2 -var melt 50 -var equilibrate 50 -var steps 100 -var every 10",
 }
 """Decks for real work, at a length of seconds."""
@@ -141,6 +142,7 @@ SENTENCES = {
     "tensile": (r"Young's modulus (\S+) GPa .* strength \S+ GPa at a strain of \S+", (200, 450)),
     "slab": (r"surface energy, cleaved (\S+) J/m², relaxed \S+ J/m²", (1.5, 2.6)),
     "thermal_conductivity": (r"thermal conductivity (\S+) ± \S+ W", (-500, 500)),
+    "melting": (r"temperature of both phases (\S+) ± \S+ K", (300, 5000)),
     "diffusion": (r"diffusion coefficient (\S+) cm²/s at \S+ K", (1e-6, 1e-2)),
 }
 """What `plot.py` prints, and between what the first number lies even in so short a run."""
@@ -148,7 +150,7 @@ SENTENCES = {
 
 @pytest.mark.parametrize("deck", SMALL)
 def test_decks_for_real_work_run_and_are_drawn(deck, tmp_path, monkeypatch, capsys):
-    model = "copper" if deck == "diffusion" else "sic"
+    model = "copper" if deck in ("diffusion", "melting") else "sic"
     arguments = ["-var", "model", str(EXAMPLES / f"{model}.hienet.pt"), *SMALL[deck].split()]
     output = run_deck(EXAMPLES / deck / f"in.{deck}", cwd=tmp_path, arguments=arguments, timeout=300)
     (tmp_path / "log.lammps").write_text(output)
