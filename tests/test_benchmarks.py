@@ -13,6 +13,8 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 
 from hienet.config import parse_config
 from hienet.derivatives import predict
@@ -205,6 +207,50 @@ def test_mlearns_stresses_are_read_in_our_units_order_and_sign(group, expected, 
     np.testing.assert_allclose(atoms.get_forces(), [[0.1, 0.2, 0.3]])
     np.testing.assert_allclose(160.21766208 * atoms.get_stress(), expected)
     assert (atoms.get_potential_energy(), atoms.info["config_type"]) == (-5.0, group)
+
+
+def test_elements_of_zuo_et_al_are_trained_by_one_recipe_and_not_twice(tmp_path):
+    frames = [bulk("Cu", cubic=True) for _ in range(4)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+    (tmp_path / "Cu").mkdir()
+    for part in ("training", "test"):
+        entries = [
+            {
+                "structure": {
+                    "lattice": {"matrix": atoms.cell.array.tolist()},
+                    "sites": [
+                        {"species": [{"element": "Cu", "occu": 1}], "abc": abc.tolist()}
+                        for abc in atoms.get_scaled_positions()
+                    ],
+                },
+                "group": "Vacancy",
+                "outputs": {
+                    "energy": atoms.get_potential_energy(),
+                    "forces": atoms.get_forces().tolist(),
+                    "virial_stress": (-1602.1766 * atoms.get_stress()[[0, 1, 2, 5, 3, 4]]).tolist(),
+                },
+            }
+            for atoms in frames
+        ]
+        (tmp_path / "Cu" / f"{part}.json").write_text(json.dumps(entries))
+    command = [sys.executable, str(BENCHMARKS / "zuo2020" / "zuo2020.py"), str(tmp_path), "-o", str(tmp_path / "runs")]
+    command += ["--elements", "Cu", "--threads", "1", "--json", str(tmp_path / "r.json"), "--epochs"]
+    first = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=600)
+    assert first.returncode == 0, first.stderr
+    assert "HIENet, seed 0" in first.stdout
+    (row,) = json.loads((tmp_path / "r.json").read_text())["elements"]["Cu"]
+    assert (row["seed"], row["epochs"]) == (0, 2)
+    assert_positive(row["errors"], "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "stress_mae_gpa")
+    again = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=600)
+    assert "epoch 1/2" in first.stdout
+    assert "epoch 1/2" not in again.stdout
+    other = subprocess.run([*command, "3"], capture_output=True, text=True, timeout=600)
+    assert "says something else than this command would; take another folder" in other.stderr
+    missing = subprocess.run([*command, "2", "--elements", "Mo"], capture_output=True, text=True, timeout=600)
+    assert "there is neither" in missing.stderr
+    assert missing.returncode == 1
 
 
 @pytest.fixture
