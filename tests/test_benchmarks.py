@@ -209,6 +209,7 @@ def test_mlearns_stresses_are_read_in_our_units_order_and_sign(group, expected, 
     assert (atoms.get_potential_energy(), atoms.info["config_type"]) == (-5.0, group)
 
 
+@pytest.mark.slow
 def test_elements_of_zuo_et_al_are_trained_by_one_recipe_and_not_twice(tmp_path):
     frames = [bulk("Cu", cubic=True) for _ in range(4)]
     for seed, atoms in enumerate(frames):
