@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from pathlib import Path
 
 import ase
@@ -62,6 +63,14 @@ def test_relaxed_structures_have_no_forces_and_the_wanted_pressure(optimizer: st
         assert each.atoms.get_chemical_symbols() == [symbol]
         stress = each.atoms.get_stress() * 160.21766
         np.testing.assert_allclose(stress, [-2, -2, -2, 0, 0, 0], atol=0.1)
+
+
+def test_a_crystal_that_the_model_does_not_hold_together_is_given_up() -> None:
+    """Its cell would grow without end."""
+    engine = Engine(LennardJones(sigma=3.4, epsilon=-0.0103, rc=9.0, ro=7.0, smooth=True))
+    found = relax([bulk("Ar", a=5.0)], engine, RelaxSettings(max_steps=2000))[0]
+    assert found.error is not None
+    assert re.search(r"has come to \S+ times its volume: the model does not hold this crystal", str(found.error))
 
 
 def test_relaxation_keeps_symmetry_unless_told_otherwise() -> None:

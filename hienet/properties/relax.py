@@ -27,6 +27,8 @@ from hienet.units import EV_PER_CUBIC_ANGSTROM_IN_GPA as GPA
 OPTIMIZERS = {"fire": FIRE, "lbfgs": LBFGS, "bfgs": BFGS}
 _LARGEST_FORCE = 1e4
 """eV/Å; a structure with more has no minimum to be found."""
+_LARGEST_CHANGE = 8.0
+"""Of the volume, by a factor; a model that makes it larger or smaller than that does not hold the crystal together."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class _Run:
         if settings.symmetry and self.atoms.pbc.all():
             self.atoms.set_constraint(FixSymmetry(self.atoms, symprec=SYMPREC, verbose=False))
         self.result = Relaxation(self.atoms)
+        self._volume = float(self.atoms.cell.volume)
         self.steps_left = settings.max_steps
         self.finished = False
         self._optimizer: Any = None
@@ -148,6 +151,14 @@ class _Run:
         self.result.largest_forces.append(largest)
         if largest > _LARGEST_FORCE:
             self._end(HIENetError(f"a force of {largest:.1e} eV/Å: atoms are on top of each other, or the model fails"))
+        elif self.settings.cell and not 1.0 / _LARGEST_CHANGE < self.atoms.cell.volume / self._volume < _LARGEST_CHANGE:
+            change = self.atoms.cell.volume / self._volume
+            self._end(
+                HIENetError(
+                    f"the cell has come to {change:.2g} times its volume: the model does not hold this crystal "
+                    "together; look at the structure, or relax the atoms alone"
+                )
+            )
         elif largest < self.settings.fmax:
             self.result.converged = True
             self._end(None)

@@ -103,9 +103,11 @@ def test_the_dispersion_deck_prints_both_parts(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_heat_flux_deck_writes_its_correlation(ranks, tmp_path):
-    output = run_example("heat_flux", tmp_path, ranks, repeat=2, steps=20, sample=1, window=10)
-    row = thermo(output)[20]
+def test_the_deck_of_the_thermal_conductivity_writes_its_correlation(ranks, tmp_path):
+    variables = {"repeat": 2, "equilibrate": 10, "steps": 20, "sample": 1, "window": 10}
+    output = run_example("thermal_conductivity", tmp_path, ranks, **variables)
+    # The table of the equilibration comes before that of the run.
+    row = thermo(re.split(r"(?m)^(?= *Step )", output)[-1])[20]
     flux = np.array([row[f"v_j{axis}"] for axis in "xyz"])
     assert np.isfinite([*flux, row["v_kappa"]]).all()
     assert np.abs(flux).max() > 1e-6
@@ -114,7 +116,7 @@ def test_the_heat_flux_deck_writes_its_correlation(ranks, tmp_path):
     assert table.shape == (10, 6)
     # The correlation at zero time is a mean of squares; the conductivity follows from the table.
     assert (table[0, 3:] > 0).all()
-    volume = 8.78**3
-    factor = 1602.1766 * volume / (8.617333e-5 * 300.0**2) * 0.001
+    volume = (2 * 4.41) ** 3
+    factor = 1602.1766 * volume / (8.617333e-5 * 1500.0**2) * 0.001
     integral = ((table[1:, 3:] + table[:-1, 3:]) / 2).sum(0).mean()
     assert row["v_kappa"] == pytest.approx(factor * integral, rel=1e-4)
