@@ -216,8 +216,13 @@ def evaluate_model(
     data: Annotated[list[str], typer.Argument(help="Files with labelled frames.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and plots.")] = Path("hienet_eval"),
     by: Annotated[
-        str, typer.Option(metavar="ENTRY", help="Entry of the frames' info by which errors are listed.")
-    ] = "config_type",
+        str | None,
+        typer.Option(
+            metavar="ENTRY",
+            help="Entry of the frames' info by which errors, and then R² too, are listed; default: config_type.",
+            show_default=False,
+        ),
+    ] = None,
     by_pattern: Annotated[
         str | None,
         typer.Option(
@@ -246,13 +251,15 @@ def evaluate_model(
 
     make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
-    evaluation = evaluate(model, data, keys, by, by_pattern, batch_size, device, dtype)
+    entry = by or "config_type"
+    evaluation = evaluate(model, data, keys, entry, by_pattern, batch_size, device, dtype)
     console = make_console()
     for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks, *evaluation.notes):
         say(line)
     groups = list(evaluation.by_group.items())
-    print_errors(console, by, groups, evaluation.total)
-    print_determination(console, by, groups, evaluation.total)
+    print_errors(console, entry, groups, evaluation.total)
+    if by is not None or by_pattern is not None:
+        print_determination(console, entry, groups, evaluation.total)
     print_forces_by_element(console, evaluation.forces_by_element)
     print_mirror_change(console, evaluation.mirror)
     paths = write_evaluation(evaluation, output)
