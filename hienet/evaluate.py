@@ -45,7 +45,6 @@ class Evaluation:
         comparison: predictions beside labels.
         total: errors over all frames.
         group_key: the entry of the frames' info by which they are grouped.
-        groups: `[n_frames]` names of the frames' groups.
         by_group: errors for each group; empty if there is at most one.
         forces_by_element: for each element the number of its atoms, MAE and RMSE of their forces (meV/Å).
         mirror: what changes when the frames are replaced by their mirror images; None for a model with O(3) symmetry.
@@ -56,7 +55,6 @@ class Evaluation:
     comparison: Comparison
     total: Errors
     group_key: str
-    groups: NDArray[np.str_]
     by_group: dict[str, Errors]
     forces_by_element: dict[str, tuple[int, float | None, float | None]]
     mirror: MirrorChange | None
@@ -107,7 +105,6 @@ def evaluate(
         comparison=comparison,
         total=errors(comparison),
         group_key=group_key,
-        groups=groups,
         by_group={name: errors(comparison, groups == name) for name in names} if len(names) > 1 else {},
         forces_by_element=_forces_by_element(comparison, symbols_of(dataset)),
         mirror=mirror,
@@ -121,7 +118,7 @@ def _groups(dataset: Dataset, key: str, pattern: str | None) -> NDArray[np.str_]
     Raises:
         HIENetError: no frame has the entry, or the pattern is none or matches nothing.
     """
-    names = [frame.group(key) for frame in dataset.frames]
+    names = list(dataset.groups(key))
     if key != "config_type" and not any(names):
         known = sorted({name for frame in dataset.frames for name in frame.atoms.info})
         raise HIENetError(

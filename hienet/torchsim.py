@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ase
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
 from hienet.calculator import LoadedModel, load_model
-from hienet.graph import AtomicGraph, batch_graphs, species_indices
-from hienet.neighbors import neighbor_list
+from hienet.graph import AtomicGraph, batch_graphs, graph_from_atoms
 
 
 class HIENetModel(ModelInterface):
@@ -104,24 +102,10 @@ class HIENetModel(ModelInterface):
         """All systems of a state, on the CPU."""
         positions = state.positions.detach().cpu().double().numpy()
         cells = state.row_vector_cell.detach().cpu().double().numpy()
-        systems = state.system_idx.cpu().numpy()
-        symbols = [chemical_symbols[number] for number in state.atomic_numbers.cpu().tolist()]
-        species = species_indices(symbols, self.loaded.elements)
+        numbers, systems = state.atomic_numbers.cpu().numpy(), state.system_idx.cpu().numpy()
         graphs = []
         for i, cell in enumerate(cells):
-            atoms = np.flatnonzero(systems == i)
-            center, neighbor, vectors = neighbor_list(positions[atoms], cell, state.pbc, self.loaded.cutoff)
-            volume = abs(np.linalg.det(cell)) or np.nan
-            graphs.append(
-                AtomicGraph(
-                    species=species[torch.from_numpy(atoms)],
-                    center=torch.from_numpy(center),
-                    neighbor=torch.from_numpy(neighbor),
-                    edge_vectors=torch.from_numpy(vectors),
-                    n_local=len(atoms),
-                    structure=torch.zeros(len(atoms), dtype=torch.int64),
-                    n_structures=1,
-                    volume=torch.tensor([volume], dtype=torch.float64),
-                )
-            )
+            own = systems == i
+            atoms = ase.Atoms(numbers[own], positions=positions[own], cell=cell, pbc=state.pbc)
+            graphs.append(graph_from_atoms(atoms, self.loaded.elements, self.loaded.cutoff))
         return batch_graphs(graphs)
