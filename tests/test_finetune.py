@@ -165,6 +165,16 @@ def test_one_composition_changes_no_more_than_it_must(start, data):
     assert "determine only 1 of 2, so the smallest change is taken" in log_of(data)
 
 
+def test_frames_of_which_the_model_knows_nothing_do_not_move_the_reference_energies(start, data):
+    frames = frames_labelled_by(load_checkpoint(start), 1, OFFSETS)
+    for atoms in frames[::6]:
+        atoms.calc.results["energy"] += 0.5 * len(atoms)
+    run = run_of(start, write_frames(data, frames))
+    old = load_checkpoint(start).config.shift
+    changes = [new - before for new, before in zip(run.data.model.shift, old, strict=True)]
+    assert changes == pytest.approx([OFFSETS.get(symbol, 0.0) for symbol in run.data.model.elements], abs=1e-3)
+
+
 def test_given_and_kept_reference_energies(start, data):
     run = run_of(start, data, data={"reference_energies": {"C": -7.0}})
     old = load_checkpoint(start).config.shift

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hienet.checkpoint import Checkpoint
-from hienet.data.composition import Array, least_squares, sums_over_atoms
+from hienet.data.composition import Array, least_absolute_deviations, least_squares, sums_over_atoms
 from hienet.data.dataset import Dataset, MemoryDataset
 from hienet.data.isolated import is_isolated
 from hienet.derivatives import predict
@@ -72,9 +72,11 @@ class Refit:
 
 
 def refit_reference_energies(start: Checkpoint, dataset: Dataset) -> tuple[Refit, list[str]]:
-    """The smallest change of the reference energies with which the mean errors of energies vanish, by least squares.
+    """The smallest change of the reference energies that brings the model's energies to the labels, by least absolute
+    deviations.
 
-    What a trained model has learnt of bonds stays; an element of which no frame with an energy has an atom, and one
+    Frames unlike the model's data, which are often why it is trained further, are off by more than any change of the
+    labels' kind: they would decide a fit of least squares, and spoil the energies of all others. What a trained model has learnt of bonds stays; an element of which no frame with an energy has an atom, and one
     that the compositions do not tell from others, changes no more than it must. Frames of isolated atoms, of which
     trained models say anything, are left out.
 
@@ -91,8 +93,9 @@ def refit_reference_energies(start: Checkpoint, dataset: Dataset) -> tuple[Refit
         return Refit(elements, before, before, "those of the checkpoint, for want of energies among the labels"), []
     left, counts = _errors_per_atom(start, dataset.subset(chosen))
     fractions = counts / counts.sum(axis=1, keepdims=True)
-    change, rank = least_squares(fractions, left)
-    # Least squares leaves rounding errors where nothing is to be changed.
+    _, rank = least_squares(fractions, left)
+    change = least_absolute_deviations(fractions, left)
+    # The fit leaves rounding errors where nothing is to be changed.
     change[~(counts > 0).any(axis=0)] = 0.0
     seen = int((counts > 0).any(axis=0).sum())
     note = f"moved to the labels of {len(chosen)} frames, of which the checkpoint is off by {_described(left)}"
