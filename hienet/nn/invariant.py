@@ -36,6 +36,11 @@ class PairNetwork(nn.Module):
         return self.second(F.silu(hidden))
 
 
+def attended(messages: Tensor, attention: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """m sigmoid(LayerNorm(a)): messages `[..., channels]` with an attention of the same shape, a number a channel."""
+    return messages * torch.sigmoid(F.layer_norm(attention, [messages.shape[-1]], gain, bias, epsilon))
+
+
 class InvariantLayer(nn.Module):
     """Graph-transformer layer of width C (HIENet paper, invariant message passing).
 
@@ -113,8 +118,13 @@ class InvariantLayer(nn.Module):
         edge = self.edge_dropout(self.edge(radial))
         key = self.key_network(self.key(state), edge, center, neighbor, n_local)
         attention = self.query(x).index_select(0, center) * key / math.sqrt(float(self.channels))
-        gate = torch.sigmoid(self.attention_norm(self.attention_dropout(attention)))
-        message = self.message_network(self.value(state), edge, center, neighbor, n_local) * gate
+        message = attended(
+            self.message_network(self.value(state), edge, center, neighbor, n_local),
+            self.attention_dropout(attention),
+            self.attention_norm.weight,
+            self.attention_norm.bias,
+            self.attention_norm.eps,
+        )
         if self.smooth_cutoff:
             message = message * envelope
         return self.updated(x, sum_over_neighbors(message, center, n_local))

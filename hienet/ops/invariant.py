@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hienet.nn.embedding import EdgeEmbedding, SpeciesEmbedding
-from hienet.nn.invariant import InvariantLayer, PairNetwork
+from hienet.nn.invariant import InvariantLayer, PairNetwork, attended
 from hienet.nn.radial import bessel_basis
 from hienet.ops.library import load_operators
 from hienet.ops.spline import LANES, SAMPLES, fit_matrix, in_lanes, sample_distances, spline_coefficients
@@ -181,15 +181,13 @@ class TabulatedInvariantLayer(nn.Module):
 
         `radial` `[n, n_radial]` and `envelope` `[n, 1]` are those of n distances.
         """
-        query = self.query[center].to(torch.float64)
-        attention = F.layer_norm(
-            query * self.key_network(center, neighbors, radial),
-            [self.channels],
+        messages = attended(
+            self.message_network(center, neighbors, radial),
+            self.query[center].to(torch.float64) * self.key_network(center, neighbors, radial),
             self.attention_weight.to(torch.float64),
             self.attention_bias.to(torch.float64),
             self.epsilon,
         )
-        messages = self.message_network(center, neighbors, radial) * torch.sigmoid(attention)
         if self.smooth_cutoff:
             messages = messages * envelope.unsqueeze(1)
         return messages
