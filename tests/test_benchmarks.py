@@ -17,6 +17,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from hienet.config import parse_config
+from hienet.data.json_structures import pymatgen_structure
 from hienet.derivatives import predict
 from hienet.graph import graph_from_atoms
 from hienet.testing import BOTH_PARITIES, NATURAL, silicon_carbide, tiny_model
@@ -219,13 +220,7 @@ def test_elements_of_zuo_et_al_are_trained_by_one_recipe_and_not_twice(tmp_path)
     for part in ("training", "test"):
         entries = [
             {
-                "structure": {
-                    "lattice": {"matrix": atoms.cell.array.tolist()},
-                    "sites": [
-                        {"species": [{"element": "Cu", "occu": 1}], "abc": abc.tolist()}
-                        for abc in atoms.get_scaled_positions()
-                    ],
-                },
+                "structure": pymatgen_structure(atoms),
                 "group": "Vacancy",
                 "outputs": {
                     "energy": atoms.get_potential_energy(),

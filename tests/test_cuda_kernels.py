@@ -37,7 +37,8 @@ def compile_with_cmake(folder: Path, target: str, *options: str) -> Path:
     tools = find_toolchain()
     configure = [
         *(str(tools.cmake), "-S", str(tools.sources), "-B", str(folder), f"-DPython_EXECUTABLE={sys.executable}"),
-        *(f"-DCMAKE_CXX_COMPILER={tools.compiler}", "-DCMAKE_BUILD_TYPE=Release", *options),
+        *(f"-DCMAKE_CXX_COMPILER={tools.compiler}", "-DCMAKE_BUILD_TYPE=Release", "-DHIENET_PRECOMPILED_HEADERS=ON"),
+        *options,
     ]
     if tools.ninja is not None:
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}"]
@@ -71,6 +72,7 @@ def test_the_library_builds_with_cuda_and_says_so(operators):
         BUILD / "cuda",
         "hienet_ops",
         "-DHIENET_CUDA=ON",
+        "-DHIENET_CUDA_ARCHITECTURES=90",
         "-DHIENET_PORTABLE_ONLY=ON",
         "-DHIENET_KERNEL_OPTIMIZATION=-O0",
     )

@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from labelled_frames import emt_frames, write_frames
 
+from hienet.data.json_structures import pymatgen_structure
 from hienet.data.labels import LabelKeys, read_labels
 from hienet.data.reader import Frame, read_frames
 from hienet.errors import HIENetError
@@ -21,36 +22,11 @@ from hienet.errors import HIENetError
 KBAR = 1602.1766208
 
 
-def pymatgen(atoms: ase.Atoms) -> dict[str, Any]:
-    """A structure as pymatgen writes it."""
-    return {
-        "@module": "pymatgen.core.structure",
-        "@class": "Structure",
-        "charge": 0,
-        "lattice": {"matrix": atoms.cell.tolist(), "pbc": [True, True, True]},
-        "sites": [
-            {
-                "species": [{"element": symbol, "occu": 1}],
-                "abc": abc,
-                "xyz": xyz,
-                "label": symbol,
-                "properties": {"magmom": 0.0},
-            }
-            for symbol, abc, xyz in zip(
-                atoms.get_chemical_symbols(),
-                atoms.get_scaled_positions(wrap=False).tolist(),
-                atoms.positions.tolist(),
-                strict=True,
-            )
-        ],
-    }
-
-
 def mptrj_entry(atoms: ase.Atoms, material: str) -> dict[str, Any]:
     """A step of the Materials Project's trajectories, with VASP's stress."""
     energy = atoms.get_potential_energy()
     return {
-        "structure": pymatgen(atoms),
+        "structure": pymatgen_structure(atoms),
         "uncorrected_total_energy": energy,
         "corrected_total_energy": energy - 1.0,
         "energy_per_atom": (energy - 1.0) / len(atoms),
@@ -158,7 +134,7 @@ def test_mlearns_files_are_recognised_by_their_content(tmp_path: Path) -> None:
     frames = emt_frames(2)
     entries = [
         {
-            "structure": pymatgen(atoms),
+            "structure": pymatgen_structure(atoms),
             "group": "Elastic",
             "outputs": {
                 "energy": atoms.get_potential_energy(),

@@ -22,6 +22,7 @@ from hienet.errors import HIENetError
 from hienet.properties.elastic import ElasticSettings, average_over, elastic_constants
 from hienet.properties.engine import Engine
 from hienet.properties.eos import EosSettings, equation_of_state
+from hienet.properties.references import reading_reference, reference_file
 from hienet.properties.relax import RelaxSettings, relax
 from hienet.properties.smoothness import SmoothnessSettings, smoothness
 from hienet.properties.speed import speed
@@ -286,3 +287,18 @@ def test_ml_peg_finds_the_calculator_by_its_entry() -> None:
     atoms = silicon_carbide()
     atoms.calc = calculator
     assert np.isfinite(atoms.get_potential_energy())
+
+
+def test_a_reference_is_a_file_or_lies_in_a_folder_under_the_structure_s_name(tmp_path: Path) -> None:
+    file = tmp_path / "sic.yaml"
+    with pytest.raises(HIENetError, match=r"there is no reference `.*sic\.yaml`; give a file of X, or a folder with"):
+        reference_file(tmp_path, "sic", "a file of X")
+    file.write_text("")
+    assert reference_file(tmp_path, "sic", "a file of X") == reference_file(file, "other", "a file of X") == file
+    with (
+        pytest.raises(HIENetError, match=r"sic\.yaml` cannot be read as a reference: KeyError; give a file of X"),
+        reading_reference(file, "a file of X"),
+    ):
+        raise KeyError
+    with pytest.raises(HIENetError, match="as it was"), reading_reference(file, "a file of X"):
+        raise HIENetError("as it was")

@@ -153,3 +153,27 @@ def atoms_of_structure(structure: dict[str, Any]) -> ase.Atoms:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"its structure cannot be understood: {type(error).__name__} {error}") from error
+
+
+def pymatgen_structure(atoms: ase.Atoms) -> dict[str, Any]:
+    """What pymatgen's `Structure.from_dict` reads, and `atoms_of_structure`."""
+    symbols, fractional = atoms.get_chemical_symbols(), atoms.get_scaled_positions(wrap=False)
+    sites = [
+        {
+            "species": [{"element": symbol, "occu": 1}],
+            "abc": abc.tolist(),
+            "xyz": xyz.tolist(),
+            "label": symbol,
+            "properties": {},
+        }
+        for symbol, abc, xyz in zip(symbols, fractional, atoms.positions, strict=True)
+    ]
+    lattice = {"matrix": atoms.cell.array.tolist(), "pbc": [bool(periodic) for periodic in atoms.pbc]}
+    return {
+        "@module": "pymatgen.core.structure",
+        "@class": "Structure",
+        "charge": 0,
+        "lattice": lattice,
+        "properties": {},
+        "sites": sites,
+    }

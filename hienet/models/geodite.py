@@ -16,7 +16,13 @@ from hienet.models.config import LAST_WITH_RADIUS, ModelConfig
 from hienet.models.staged import Stage
 from hienet.nn.distance_weighting import DistanceWeighting
 from hienet.nn.embedding import SpeciesTable
-from hienet.nn.geometric_attention import EdgeGate, EdgeNetwork, EdgeUpdate, GeometricAttention, NeighborDensity
+from hienet.nn.geometric_attention import (
+    EdgeGate,
+    EdgeUpdate,
+    EdgeUpdateNetwork,
+    GeometricAttention,
+    NeighborDensity,
+)
 from hienet.nn.radial import bessel_basis, bessel_frequencies, polynomial_envelope
 from hienet.nn.readout import as_float32_pairs, scaled_and_shifted
 from hienet.nn.scalar_network import linear, scalar_network
@@ -43,7 +49,9 @@ class GeoditeConfig(ModelConfig):
         description="damp what is learnt where atoms overlap, by Agnesi's function of distance and covalent radii",
     )
     trainable_weighting: bool = Field(False, description="the two exponents of that weighting are trained")
-    edge_network: EdgeNetwork = Field("mlp", description="of the edges' features in their update: `linear` or `mlp`")
+    edge_network: EdgeUpdateNetwork = Field(
+        "mlp", description="of the edges' features in their update: `linear` or `mlp`"
+    )
     edge_gate: EdgeGate = Field(
         "linear", description="of the neighbours' inner product in that update: `identity`, `linear` or `tanh`"
     )
@@ -121,7 +129,7 @@ class NeighborhoodEmbedding(nn.Module):
         return self.network(torch.cat([self.own(species[:n_local]), received], dim=1))
 
 
-class EdgeEmbedding(nn.Module):
+class EdgeInitialization(nn.Module):
     """t_ij = (h_i + h_j) (phi_ij W)."""
 
     def __init__(self, n_radial: int, channels: int) -> None:
@@ -211,7 +219,7 @@ class Geodite(nn.Module):
         self.spherical_harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="norm")
         self.radial_features = RadialFeatures(config)
         self.node_embedding = NeighborhoodEmbedding(n_species, config.n_radial, config.channels)
-        self.edge_embedding = EdgeEmbedding(config.n_radial, config.channels)
+        self.edge_embedding = EdgeInitialization(config.n_radial, config.channels)
         self.blocks = nn.ModuleList(
             [InteractionBlock(config, i == 0, i == config.n_layers - 1) for i in range(config.n_layers)]
         )

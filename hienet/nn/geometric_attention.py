@@ -107,7 +107,7 @@ class GeometricAttention(nn.Module):
         )
 
 
-EdgeNetwork = Literal["linear", "mlp"]
+EdgeUpdateNetwork = Literal["linear", "mlp"]
 EdgeGate = Literal["identity", "linear", "tanh"]
 
 
@@ -121,7 +121,7 @@ class EdgeUpdate(nn.Module):
     is_of_degree: Tensor
     """`[l_max, components]`: one where the component is of that l."""
 
-    def __init__(self, channels: int, l_max: int, network: EdgeNetwork, gate: EdgeGate, rejection: bool) -> None:
+    def __init__(self, channels: int, l_max: int, network: EdgeUpdateNetwork, gate: EdgeGate, rejection: bool) -> None:
         """An update of edge features.
 
         Args:

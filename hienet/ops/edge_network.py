@@ -474,23 +474,28 @@ class EdgeNetwork(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(
-        self, centers: Tensor, neighbors: Tensor, edges: Tensor, center: Tensor, neighbor: Tensor
+        self,
+        center_features: Tensor,
+        neighbor_features: Tensor,
+        edge_features: Tensor,
+        center: Tensor,
+        neighbor: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Run the program.
 
         Args:
-            centers: `[n_local, columns]`, what it reads of centers.
-            neighbors: `[n_nodes, columns]`, what it reads of neighbours.
-            edges: `[n_edges, columns]`.
+            center_features: `[n_local, columns]`, what it reads of centers.
+            neighbor_features: `[n_nodes, columns]`, what it reads of neighbours.
+            edge_features: `[n_edges, columns]`.
             center, neighbor: `[n_edges]` int64, sorted by center.
 
         Returns:
             sums `[n_local, sum_width]` and edges `[n_edges, edge_width]`.
         """
         return torch.ops.hienet.edge_network(
-            centers,
-            neighbors,
-            edges,
+            center_features,
+            neighbor_features,
+            edge_features,
             self.weights,
             self.transposed,
             self.vectors,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hienet.models.geodite import EdgeEmbedding, Geodite, NeighborhoodEmbedding
+from hienet.models.geodite import EdgeInitialization, Geodite, NeighborhoodEmbedding
 from hienet.nn.geometric_attention import EdgeUpdate, GeometricAttention
 from hienet.ops.edge_network import EdgeNetwork, EdgeProgram, NetworkMaker, Value
 
@@ -14,7 +14,7 @@ def compile_geodite(model: Geodite, network: NetworkMaker = EdgeNetwork) -> None
     """Replace what the model does on edges; it stays a `Geodite`, with the same states and edges. `network` makes the
     operators, with the default those for inference. Attention is not dropped."""
     model.node_embedding = FusedNeighborhoodEmbedding(model.node_embedding, network)  # type: ignore[assignment]
-    model.edge_embedding = FusedEdgeEmbedding(model.edge_embedding, network)  # type: ignore[assignment]
+    model.edge_embedding = FusedEdgeInitialization(model.edge_embedding, network)  # type: ignore[assignment]
     for block in model.blocks:
         block.attention = FusedGeometricAttention(block.attention, model.n_components, network)  # type: ignore[arg-type]
         if block.edge_update is not None:
@@ -42,10 +42,10 @@ class FusedNeighborhoodEmbedding(nn.Module):
         return self.output(torch.cat([self.own(species[:n_local]), received], dim=1))
 
 
-class FusedEdgeEmbedding(nn.Module):
-    """An `EdgeEmbedding`."""
+class FusedEdgeInitialization(nn.Module):
+    """An `EdgeInitialization`."""
 
-    def __init__(self, plain: EdgeEmbedding, network: NetworkMaker) -> None:
+    def __init__(self, plain: EdgeInitialization, network: NetworkMaker) -> None:
         super().__init__()
         program = EdgeProgram()
         channels, n_radial = plain.radial.weight.shape
@@ -55,7 +55,7 @@ class FusedEdgeEmbedding(nn.Module):
         self.network = network(program)
 
     def forward(self, scalars: Tensor, radial: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
-        """As `EdgeEmbedding.forward`."""
+        """As `EdgeInitialization.forward`."""
         # All nodes as centers: those without edges cost nothing.
         _, features = self.network(scalars, scalars, radial, center, neighbor)
         return features

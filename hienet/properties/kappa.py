@@ -18,6 +18,7 @@ from hienet.properties.engine import Array, Engine
 from hienet.properties.optional import require
 from hienet.properties.phonons import LARGEST_IMAGINARY
 from hienet.properties.progress import Progress, silent
+from hienet.properties.references import reading_reference, reference_file
 from hienet.properties.relax import TIGHT, relaxed
 from hienet.properties.screen import Column, Outcome
 from hienet.properties.structures import Structure
@@ -26,6 +27,7 @@ from hienet.properties.symmetry import SYMPREC, space_group
 
 _WITHOUT_SCATTERING = 1e6
 """W/m/K, a hundred times what any crystal has above 100 K."""
+_REFERENCE = "a file of phono3py with force constants, or displacements and forces"
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def thermal_conductivity(
     if not atoms.pbc.all() or atoms.cell.rank < 3:
         raise HIENetError("the structure is not a crystal: it is not periodic in three directions")
     phono3py = require("phono3py", "thermal conductivity")
-    file = None if settings.reference is None else _reference_file(settings.reference, name)
+    file = None if settings.reference is None else reference_file(settings.reference, name, _REFERENCE)
     atoms = relaxed(atoms, engine, TIGHT, progress)
     cell = to_phonopy(atoms)
     phonon = phono3py.Phono3py(
@@ -212,22 +214,9 @@ def _conductivity(phonon: Any, settings: KappaSettings, progress: Progress) -> C
     )
 
 
-def _reference_file(reference: str, name: str) -> Path:
-    file = Path(reference)
-    if file.is_dir():
-        file = file / f"{name}.yaml"
-    if not file.is_file():
-        raise HIENetError(f"there is no reference `{file}`; give a file of phono3py, or a folder with `NAME.yaml`")
-    return file
-
-
 def _load(phono3py: Any, file: Path) -> Any:
-    try:
+    with reading_reference(file, _REFERENCE):
         loaded = phono3py.load(str(file), fc_calculator="traditional", log_level=0)
-    # phono3py raises whatever comes up.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HIENetError(f"phono3py cannot read `{file}`: {reason}") from error
     if loaded.fc2 is None or loaded.fc3 is None:
         raise HIENetError(
             f"`{file}` holds no force constants of third order, and no forces from which they follow; save it with "

@@ -20,10 +20,13 @@ import ase.io
 import typer
 
 from hienet.console import run_app
+from hienet.data.json_structures import pymatgen_structure
 from hienet.errors import HIENetError
 from hienet.files import atomic_path, json_text, make_folder
 from hienet.properties.engine import Engine
 from hienet.properties.relax import Relaxation, RelaxSettings, relax
+from hienet.properties.screen import of_known_elements
+from hienet.properties.structures import Structure
 
 SETTINGS = RelaxSettings(cell=True, symmetry=False, fmax=0.05, max_steps=500, optimizer="fire")
 """As most entries have it: FIRE, `FrechetCellFilter`, 0.05 eV/Å, 500 steps."""
@@ -52,30 +55,6 @@ def read_zip(path: str | Path) -> Iterator[tuple[str, ase.Atoms]]:
                 yield str(atoms.info[MATERIAL]), atoms
 
 
-def pymatgen_structure(atoms: ase.Atoms) -> dict[str, Any]:
-    """What pymatgen's `Structure.from_dict` reads."""
-    symbols, fractional = atoms.get_chemical_symbols(), atoms.get_scaled_positions(wrap=False)
-    sites = [
-        {
-            "species": [{"element": symbol, "occu": 1}],
-            "abc": abc.tolist(),
-            "xyz": xyz.tolist(),
-            "label": symbol,
-            "properties": {},
-        }
-        for symbol, abc, xyz in zip(symbols, fractional, atoms.positions, strict=True)
-    ]
-    lattice = {"matrix": atoms.cell.array.tolist(), "pbc": [bool(periodic) for periodic in atoms.pbc]}
-    return {
-        "@module": "pymatgen.core.structure",
-        "@class": "Structure",
-        "charge": 0,
-        "lattice": lattice,
-        "properties": {},
-        "sites": sites,
-    }
-
-
 def relax_crystals(
     crystals: Sequence[tuple[str, ase.Atoms]], engine: Engine, path: Path, together: int = 16
 ) -> Iterator[tuple[str, Relaxation | HIENetError]]:
@@ -91,23 +70,15 @@ def relax_crystals(
         Identifier and result of each crystal, when it is done.
     """
     done = _finished(path)
-    todo = [(name, atoms) for name, atoms in crystals if name not in done]
+    todo = [Structure(name, name, atoms) for name, atoms in crystals if name not in done]
     for first in range(0, len(todo), together):
         chunk = todo[first : first + together]
-        found: dict[str, Relaxation | HIENetError] = {}
-        for name, atoms in chunk:
-            try:
-                engine.require_elements(atoms)
-            except HIENetError as error:
-                found[name] = error
-        known = [(name, atoms) for name, atoms in chunk if name not in found]
-        found.update(zip((name for name, _ in known), relax([a for _, a in known], engine, SETTINGS), strict=True))
+        results = of_known_elements(chunk, engine, lambda known: relax([s.atoms for s in known], engine, SETTINGS))
         with path.open("a", encoding="utf-8") as file:
-            for name, _ in chunk:
-                result = found[name]
+            for structure, result in zip(chunk, results, strict=True):
                 if isinstance(result, Relaxation) and result.error is None:
-                    file.write(json_text(_row(name, result)) + "\n")
-        yield from ((name, found[name]) for name, _ in chunk)
+                    file.write(json_text(_row(structure.name, result)) + "\n")
+        yield from ((structure.name, result) for structure, result in zip(chunk, results, strict=True))
 
 
 def _row(name: str, result: Relaxation) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hienet.figure import BLUE, GRAY, GREEN, ORANGE, as_text, own_style, save_fi
 from hienet.properties.engine import Array, Engine
 from hienet.properties.optional import require
 from hienet.properties.progress import Progress, silent
+from hienet.properties.references import reading_reference, reference_file
 from hienet.properties.relax import TIGHT, relaxed
 from hienet.properties.screen import Column, Outcome
 from hienet.properties.structures import Structure
@@ -206,9 +207,7 @@ def _labels(bands: Any) -> list[tuple[str, float]]:
 def _compare(phonon: Any, path: str | None, name: str) -> tuple[Reference, Array] | None:
     if path is None:
         return None
-    file = Path(path)
-    if file.is_dir():
-        file = file / f"{name}.yaml"
+    file = reference_file(path, name, "phonopy's `band.yaml`")
     reference = _read_reference(file, phonon)
     n_bands = 3 * len(phonon.primitive)
     if reference.frequencies.shape[1] != n_bands:
@@ -221,9 +220,7 @@ def _compare(phonon: Any, path: str | None, name: str) -> tuple[Reference, Array
 
 
 def _read_reference(path: Path, phonon: Any) -> Reference:
-    if not path.is_file():
-        raise HIENetError(f"there is no reference `{path}`; give phonopy's `band.yaml`, or a folder with `NAME.yaml`")
-    try:
+    with reading_reference(path, "phonopy's `band.yaml`, or a file with force constants"):
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if "phonon" in values:
             points = values["phonon"]
@@ -235,13 +232,6 @@ def _read_reference(path: Path, phonon: Any) -> Reference:
         q_points = np.concatenate(phonon.band_structure.qpoints)
         other.run_qpoints(q_points)
         return Reference(q_points, np.array(other.qpoints.frequencies))
-    # yaml and phonopy raise whatever comes up.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HIENetError(
-            f"`{path}` cannot be read as a reference: {reason}; give phonopy's `band.yaml`, or a file with force "
-            "constants"
-        ) from error
 
 
 def phonons_of_structures(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ase
 import ase.io
@@ -79,6 +79,7 @@ class Screening:
     folder: Path
 
 
+Result = TypeVar("Result")
 Calculation = Callable[[Sequence[Structure], Progress], Sequence[Outcome | HIENetError]]
 """Outcomes of some structures, in their order; an error in place of one stops nothing."""
 
@@ -144,25 +145,39 @@ def screen(
     return result
 
 
+def of_known_elements(
+    structures: Sequence[Structure],
+    engine: Engine,
+    calculation: Callable[[Sequence[Structure]], Sequence[Result | HIENetError]],
+) -> list[Result | HIENetError]:
+    """Results in the order of the structures, in place of one whose elements the model does not know the error.
+
+    `calculation` is given the others together, if there are any.
+    """
+    found: dict[int, Result | HIENetError] = {}
+    for i, structure in enumerate(structures):
+        try:
+            engine.require_elements(structure.atoms)
+        except HIENetError as error:
+            found[i] = error
+    known = [i for i in range(len(structures)) if i not in found]
+    if known:
+        found.update(zip(known, calculation([structures[i] for i in known]), strict=True))
+    return [found[i] for i in range(len(structures))]
+
+
 def _attempt(
     calculation: Calculation, chunk: Sequence[Structure], engine: Engine, progress: Progress
 ) -> Sequence[Outcome | HIENetError]:
     """The outcomes; where one structure spoils those of all that are calculated with it, each alone."""
-    errors: dict[str, HIENetError] = {}
-    for structure in chunk:
+
+    def together(known: Sequence[Structure]) -> Sequence[Outcome | HIENetError]:
         try:
-            engine.require_elements(structure.atoms)
+            return calculation(known, progress)
         except HIENetError as error:
-            errors[structure.name] = error
-    good = [structure for structure in chunk if structure.name not in errors]
-    found: dict[str, Outcome | HIENetError] = dict(errors)
-    try:
-        if good:
-            found.update(zip((s.name for s in good), calculation(good, progress), strict=True))
-    except HIENetError as error:
-        for structure in good:
-            found[structure.name] = error if len(good) == 1 else _alone(calculation, structure, progress)
-    return [found[structure.name] for structure in chunk]
+            return [error] if len(known) == 1 else [_alone(calculation, each, progress) for each in known]
+
+    return of_known_elements(chunk, engine, together)
 
 
 def _alone(calculation: Calculation, structure: Structure, progress: Progress) -> Outcome | HIENetError:

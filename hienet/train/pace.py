@@ -8,13 +8,13 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from hienet.config import TrainConfig, parse_config
-from hienet.data.prepare import prepare_data
+from hienet.config import COMPUTED_MODEL_KEYS, TrainConfig, parse_config
+from hienet.data.prepare import PreparedData, prepare_data
 from hienet.models.factory import build_model, find_architecture
 from hienet.torch_state import number_of_threads
 from hienet.train.loop import StoppedBySignal, Trainer
@@ -61,15 +61,20 @@ class Pace:
         )
 
 
-def measure_pace(config: TrainConfig, preset: str) -> Pace:
+def measure_pace(config: TrainConfig, preset: str, data: PreparedData | None = None) -> Pace:
     """Make some steps of training as the configuration says, and forget the model.
+
+    Args:
+        config: its model has the preset.
+        preset: its name.
+        data: of this configuration; read if not given.
 
     Raises:
         HIENetError: anything wrong with configuration or data.
     """
     with number_of_threads(config.training.threads):
         dtype = getattr(torch, config.training.dtype)
-        data = prepare_data(config.data, config.model, dtype, config.training.seed)
+        data = data or _data_of(config)
         model = build_model(config.model.architecture, data.model, config.training.seed)
         trainer = Trainer(model.to(dtype), data.train, None, config.training)
         ends = [time.perf_counter()]
@@ -84,6 +89,10 @@ def measure_pace(config: TrainConfig, preset: str) -> Pace:
         return Pace(preset, statistics.median(seconds[1:] or seconds), trainer.n_batches, torch.get_num_threads())
 
 
+def _data_of(config: TrainConfig) -> PreparedData:
+    return prepare_data(config.data, config.model, getattr(torch, config.training.dtype), config.training.seed)
+
+
 def choose_preset(values: Mapping[str, Any], minutes: float) -> list[Pace]:
     """The pace of the presets of `SIZES` that the architecture has, up to the first for which the time is too short.
 
@@ -95,9 +104,16 @@ def choose_preset(values: Mapping[str, Any], minutes: float) -> list[Pace]:
     """
     known = find_architecture(values["model"]["architecture"]).presets
     found: list[Pace] = []
+    data: PreparedData | None = None
     for preset in (name for name in SIZES if name in known):
         config = parse_config({**values, "model": {**values["model"], "preset": preset}})
-        found.append(measure_pace(config, preset))
+        if data is not None:
+            # Of what is made of the data, the preset decides the cutoff alone.
+            statistics = {name: getattr(data.model, name) for name in ("elements", *COMPUTED_MODEL_KEYS)}
+            model = config.model.hyperparameters(statistics)
+            data = replace(data, model=model) if model.cutoff == data.model.cutoff else None
+        data = data or _data_of(config)
+        found.append(measure_pace(config, preset, data))
         if found[-1].steps(minutes) < STEPS_OF_A_TRAINING:
             break
     return found
