@@ -37,7 +37,7 @@ def compile_with_cmake(folder: Path, target: str, *options: str) -> Path:
     tools = find_toolchain()
     configure = [
         *(str(tools.cmake), "-S", str(tools.sources), "-B", str(folder), f"-DPython_EXECUTABLE={sys.executable}"),
-        *(f"-DCMAKE_CXX_COMPILER={tools.compiler}", "-DCMAKE_BUILD_TYPE=Release", "-DHIENET_PRECOMPILED_HEADERS=ON"),
+        *(f"-DCMAKE_CXX_COMPILER={tools.compiler}", "-DCMAKE_BUILD_TYPE=Release"),
         *options,
     ]
     if tools.ninja is not None:

@@ -460,11 +460,9 @@ def test_no_value_lies_outside_the_scratch_memory(column, number):
 
 def test_wrong_inputs_are_explained():
     network, tensors, center, neighbor = small()
-    with pytest.raises(
-        ValueError, match=r"`edge_features` are Double, but another tensor of the edge network is Float"
-    ):
+    with pytest.raises(ValueError, match=r"`edges` are double, but another tensor of the edge network is float|Double"):
         network(tensors[0].float(), tensors[1], tensors[2], center, neighbor)
-    with pytest.raises(ValueError, match=r"`edge_features` must have one row for each edge \(\d+\), got 3"):
+    with pytest.raises(ValueError, match=r"`edges` must have one row for each edge \(\d+\), got 3"):
         network(tensors[0], tensors[1], tensors[2][:3], center, neighbor)
     with pytest.raises(ValueError, match=r"`neighbor` must be below 4, got \d+ for edge \d+"):
         network(tensors[0][:4], tensors[1][:4], tensors[2], center.clamp(max=3), neighbor)

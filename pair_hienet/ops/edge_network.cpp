@@ -44,25 +44,25 @@ template <> const EdgeNetworkKernel<double> &kernel<double>()
 /// The tensors of one call, in the layout that the kernels read.
 struct EdgeNetworkInputs {
   EdgeList list;
-  Tensor center_features, neighbor_features, edge_features, weights, transposed, vectors;
+  Tensor centers, neighbors, edges, weights, transposed, vectors;
   EdgeProgram program;
 
   /// Edges that pass through the network together. Where gradients of large weights are summed, these are read and written
   /// once for each block, which takes longer than to leave the cache with what is computed of the edges.
   int64_t block_size(bool of_weights = false) const
   {
-    const int64_t bytes = weights.numel() * static_cast<int64_t>(edge_features.element_size());
+    const int64_t bytes = weights.numel() * static_cast<int64_t>(edges.element_size());
     if (of_weights && bytes > SCRATCH_BYTES) return MOST_EDGES;
-    const int64_t fit = SCRATCH_BYTES /
-        (2 * program.value_size() * static_cast<int64_t>(edge_features.element_size()));
+    const int64_t fit =
+        SCRATCH_BYTES / (2 * program.value_size() * static_cast<int64_t>(edges.element_size()));
     return std::clamp(fit / FEWEST_EDGES * FEWEST_EDGES, FEWEST_EDGES, MOST_EDGES);
   }
 
   /// For what is kept between forward and backward, `[first edges, kept_width]`.
   Tensor kept() const
   {
-    const int64_t n = edges_kept(list.n_edges, program.kept_width(), edge_features);
-    return pooled_empty({n, program.kept_width()}, edge_features.scalar_type());
+    const int64_t n = edges_kept(list.n_edges, program.kept_width(), edges);
+    return pooled_empty({n, program.kept_width()}, edges.scalar_type());
   }
 
   template <typename T> EdgeNetwork<T> view(const Tensor &kept) const
@@ -77,38 +77,36 @@ struct EdgeNetworkInputs {
             vectors.const_data_ptr<T>(),
             list.center,
             list.neighbor,
-            center_features.const_data_ptr<T>(),
-            neighbor_features.const_data_ptr<T>(),
-            edge_features.const_data_ptr<T>(),
-            center_features.stride(0),
-            neighbor_features.stride(0),
-            edge_features.stride(0),
+            centers.const_data_ptr<T>(),
+            neighbors.const_data_ptr<T>(),
+            edges.const_data_ptr<T>(),
+            centers.stride(0),
+            neighbors.stride(0),
+            edges.stride(0),
             kept.data_ptr<T>(),
             kept.size(1),
             kept.size(0)};
   }
 };
 
-static EdgeNetworkInputs checked(const Tensor &center_features, const Tensor &neighbor_features,
-                                 const Tensor &edge_features, const Tensor &weights,
+static EdgeNetworkInputs checked(const Tensor &centers, const Tensor &neighbors,
+                                 const Tensor &edges, const Tensor &weights,
                                  const Tensor &transposed, const Tensor &vectors,
                                  const Tensor &program, const Tensor &scales, const Tensor &values,
                                  const Tensor &center, const Tensor &neighbor, int64_t sum_width,
                                  int64_t edge_width)
 {
-  check_edge_network(center_features, neighbor_features, edge_features, weights, transposed,
-                     vectors, center);
-  return {
-      EdgeList(center, neighbor, center_features.size(0), neighbor_features.size(0)),
-      rows(center_features),
-      rows(neighbor_features),
-      rows(edge_features),
-      weights.contiguous(),
-      transposed.contiguous(),
-      vectors.contiguous(),
-      EdgeProgram(program, scales, values,
-                  {center_features.size(1), neighbor_features.size(1), edge_features.size(1),
-                   sum_width, edge_width, weights.numel(), transposed.numel(), vectors.numel()})};
+  check_edge_network(centers, neighbors, edges, weights, transposed, vectors, center);
+  return {EdgeList(center, neighbor, centers.size(0), neighbors.size(0)),
+          rows(centers),
+          rows(neighbors),
+          rows(edges),
+          weights.contiguous(),
+          transposed.contiguous(),
+          vectors.contiguous(),
+          EdgeProgram(program, scales, values,
+                      {centers.size(1), neighbors.size(1), edges.size(1), sum_width, edge_width,
+                       weights.numel(), transposed.numel(), vectors.numel()})};
 }
 
 /// work(part, first edge, number of edges, scratch) for blocks of the edges of every part, each part on a thread.
@@ -117,8 +115,8 @@ static void for_each_block(const EdgeNetworkInputs &in, const std::vector<int64_
                            int64_t copies, int64_t size, const Work &work)
 {
   const int64_t of_part = copies * size * in.program.value_size();
-  const Tensor memory = pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part},
-                                     in.edge_features.scalar_type());
+  const Tensor memory =
+      pooled_empty({static_cast<int64_t>(bounds.size() - 1) * of_part}, in.edges.scalar_type());
   for_each_part(bounds, [&](int64_t part, int64_t first, int64_t last) {
     T *const scratch = memory.data_ptr<T>() + part * of_part;
     const int64_t end = in.list.row_start[last];
@@ -147,14 +145,14 @@ static void run_forward(const EdgeNetworkInputs &in, const Tensor &sums, const T
 
 /// Where gradients go; `weights` and `vectors` are undefined where they are not wanted.
 struct EdgeNetworkResults {
-  Tensor center_features, neighbor_features, edge_features, weights, vectors;
+  Tensor centers, neighbors, edges, weights, vectors;
 
   EdgeNetworkResults(const EdgeNetworkInputs &in, bool of_weights)
   {
-    const auto dtype = in.edge_features.scalar_type();
-    center_features = pooled_zeros(in.center_features.sizes(), dtype);
-    neighbor_features = pooled_zeros(in.neighbor_features.sizes(), dtype);
-    edge_features = pooled_zeros(in.edge_features.sizes(), dtype);
+    const auto dtype = in.edges.scalar_type();
+    centers = pooled_zeros(in.centers.sizes(), dtype);
+    neighbors = pooled_zeros(in.neighbors.sizes(), dtype);
+    edges = pooled_zeros(in.edges.sizes(), dtype);
     if (!of_weights) return;
     weights = pooled_zeros(in.weights.sizes(), dtype);
     vectors = pooled_zeros(in.vectors.sizes(), dtype);
@@ -176,23 +174,23 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
   const bool of_weights = to.weights.defined();
   const auto steps = in.program.backward_steps(of_weights);
   const auto network = in.view<T>(kept);
-  const OwnRows own(in.list, bounds, in.neighbor_features.size(0), in.neighbor_features.size(1),
-                    in.edge_features.scalar_type());
+  const OwnRows own(in.list, bounds, in.neighbors.size(0), in.neighbors.size(1),
+                    in.edges.scalar_type());
   const EdgeNetworkGradients<T> all = {steps.data(),
                                        of_sums.const_data_ptr<T>(),
                                        of_edges_out.const_data_ptr<T>(),
                                        of_sums.stride(0),
                                        of_edges_out.stride(0),
-                                       to.center_features.data_ptr<T>(),
-                                       to.neighbor_features.data_ptr<T>(),
-                                       to.edge_features.data_ptr<T>(),
-                                       to.center_features.stride(0),
-                                       to.neighbor_features.stride(0),
-                                       to.edge_features.stride(0),
+                                       to.centers.data_ptr<T>(),
+                                       to.neighbors.data_ptr<T>(),
+                                       to.edges.data_ptr<T>(),
+                                       to.centers.stride(0),
+                                       to.neighbors.stride(0),
+                                       to.edges.stride(0),
                                        nullptr,
                                        of_weights ? to.weights.data_ptr<T>() : nullptr,
                                        of_weights ? to.vectors.data_ptr<T>() : nullptr};
-  const auto dtype = in.edge_features.scalar_type();
+  const auto dtype = in.edges.scalar_type();
   const Tensor own_weights = pooled_zeros({of_weights ? own_parts : 0, in.weights.numel()}, dtype);
   const Tensor own_vectors = pooled_zeros({of_weights ? own_parts : 0, in.vectors.numel()}, dtype);
   const int64_t size = in.block_size(of_weights);
@@ -200,7 +198,7 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
     EdgeNetworkGradients<T> g = all;
     if (part > 0) {
       g.neighbors = own.rows<T>(part);
-      g.neighbor_stride = in.neighbor_features.size(1);
+      g.neighbor_stride = in.neighbors.size(1);
       g.slot = own.slot[part].data();
       if (of_weights) {
         g.weights = own_weights.data_ptr<T>() + (part - 1) * in.weights.numel();
@@ -209,52 +207,47 @@ static void run_backward(const EdgeNetworkInputs &in, const Tensor &kept, const 
     }
     kernel<T>().backward(network, g, first, n, size, scratch);
   });
-  own.add_to<T>(to.neighbor_features);
+  own.add_to<T>(to.neighbors);
   if (!of_weights) return;
   add_parts(to.weights, own_weights);
   add_parts(to.vectors, own_vectors);
 }
 
 static std::tuple<Tensor, Tensor, Tensor>
-forward_cpu(const Tensor &center_features, const Tensor &neighbor_features,
-            const Tensor &edge_features, const Tensor &weights, const Tensor &transposed,
-            const Tensor &vectors, const Tensor &program, const Tensor &scales,
-            const Tensor &values, const Tensor &center, const Tensor &neighbor, int64_t sum_width,
-            int64_t edge_width, bool keep)
+forward_cpu(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+            const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+            const Tensor &program, const Tensor &scales, const Tensor &values, const Tensor &center,
+            const Tensor &neighbor, int64_t sum_width, int64_t edge_width, bool keep)
 {
   const EdgeNetworkInputs in =
-      checked(center_features, neighbor_features, edge_features, weights, transposed, vectors,
-              program, scales, values, center, neighbor, sum_width, edge_width);
-  const Tensor sums =
-      pooled_zeros({center_features.size(0), sum_width}, edge_features.scalar_type());
+      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width);
+  const Tensor sums = pooled_zeros({centers.size(0), sum_width}, edges.scalar_type());
   // Zeros where no instruction stores.
-  const Tensor edges_out =
-      pooled_zeros({edge_features.size(0), edge_width}, edge_features.scalar_type());
-  const Tensor kept =
-      keep ? in.kept() : pooled_empty({0, in.program.kept_width()}, edge_features.scalar_type());
-  if (edge_features.scalar_type() == at::kFloat)
+  const Tensor edges_out = pooled_zeros({edges.size(0), edge_width}, edges.scalar_type());
+  const Tensor kept = keep ? in.kept()
+                           : pooled_empty({0, in.program.kept_width()}, edges.scalar_type());
+  if (edges.scalar_type() == at::kFloat)
     run_forward<float>(in, sums, edges_out, kept);
   else
     run_forward<double>(in, sums, edges_out, kept);
   return {sums, edges_out, kept};
 }
 
-static EdgeNetworkResults backward_of(const Tensor &of_sums, const Tensor &of_edges_out,
-                                      const Tensor &kept, const Tensor &center_features,
-                                      const Tensor &neighbor_features, const Tensor &edge_features,
-                                      const Tensor &weights, const Tensor &transposed,
-                                      const Tensor &vectors, const Tensor &program,
-                                      const Tensor &scales, const Tensor &values,
-                                      const Tensor &center, const Tensor &neighbor,
-                                      int64_t sum_width, int64_t edge_width, bool of_weights)
+static EdgeNetworkResults
+backward_of(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
+            const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+            const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+            const Tensor &program, const Tensor &scales, const Tensor &values, const Tensor &center,
+            const Tensor &neighbor, int64_t sum_width, int64_t edge_width, bool of_weights)
 {
   const EdgeNetworkInputs in =
-      checked(center_features, neighbor_features, edge_features, weights, transposed, vectors,
-              program, scales, values, center, neighbor, sum_width, edge_width);
-  check_gradients_of_edge_network(of_sums, of_edges_out, kept, center_features, edge_features,
-                                  sum_width, edge_width, in.program.kept_width());
+      checked(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width);
+  check_gradients_of_edge_network(of_sums, of_edges_out, kept, centers, edges, sum_width,
+                                  edge_width, in.program.kept_width());
   const EdgeNetworkResults to(in, of_weights);
-  if (edge_features.scalar_type() == at::kFloat)
+  if (edges.scalar_type() == at::kFloat)
     run_backward<float>(in, kept, rows(of_sums), rows(of_edges_out), to);
   else
     run_backward<double>(in, kept, rows(of_sums), rows(of_edges_out), to);
@@ -263,65 +256,61 @@ static EdgeNetworkResults backward_of(const Tensor &of_sums, const Tensor &of_ed
 
 static std::tuple<Tensor, Tensor, Tensor>
 backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
-             const Tensor &center_features, const Tensor &neighbor_features,
-             const Tensor &edge_features, const Tensor &weights, const Tensor &transposed,
-             const Tensor &vectors, const Tensor &program, const Tensor &scales,
-             const Tensor &values, const Tensor &center, const Tensor &neighbor, int64_t sum_width,
-             int64_t edge_width)
+             const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+             const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+             const Tensor &program, const Tensor &scales, const Tensor &values,
+             const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
-  const EdgeNetworkResults to = backward_of(
-      of_sums, of_edges_out, kept, center_features, neighbor_features, edge_features, weights,
-      transposed, vectors, program, scales, values, center, neighbor, sum_width, edge_width, false);
-  return {to.center_features, to.neighbor_features, to.edge_features};
+  const EdgeNetworkResults to =
+      backward_of(of_sums, of_edges_out, kept, centers, neighbors, edges, weights, transposed,
+                  vectors, program, scales, values, center, neighbor, sum_width, edge_width, false);
+  return {to.centers, to.neighbors, to.edges};
 }
 
 /// For training: also with respect to weights, in their panels, and vectors.
-static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>
-training_backward_cpu(const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept,
-                      const Tensor &center_features, const Tensor &neighbor_features,
-                      const Tensor &edge_features, const Tensor &weights, const Tensor &transposed,
-                      const Tensor &vectors, const Tensor &program, const Tensor &scales,
-                      const Tensor &values, const Tensor &center, const Tensor &neighbor,
-                      int64_t sum_width, int64_t edge_width)
+static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> training_backward_cpu(
+    const Tensor &of_sums, const Tensor &of_edges_out, const Tensor &kept, const Tensor &centers,
+    const Tensor &neighbors, const Tensor &edges, const Tensor &weights, const Tensor &transposed,
+    const Tensor &vectors, const Tensor &program, const Tensor &scales, const Tensor &values,
+    const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
-  const EdgeNetworkResults to = backward_of(
-      of_sums, of_edges_out, kept, center_features, neighbor_features, edge_features, weights,
-      transposed, vectors, program, scales, values, center, neighbor, sum_width, edge_width, true);
-  return {to.center_features, to.neighbor_features, to.edge_features, to.weights, to.vectors};
+  const EdgeNetworkResults to =
+      backward_of(of_sums, of_edges_out, kept, centers, neighbors, edges, weights, transposed,
+                  vectors, program, scales, values, center, neighbor, sum_width, edge_width, true);
+  return {to.centers, to.neighbors, to.edges, to.weights, to.vectors};
 }
 
 /// Below autograd, on any device: nothing is kept.
 static std::tuple<Tensor, Tensor>
-forward_alone(const Tensor &center_features, const Tensor &neighbor_features,
-              const Tensor &edge_features, const Tensor &weights, const Tensor &transposed,
-              const Tensor &vectors, const Tensor &program, const Tensor &scales,
-              const Tensor &values, const Tensor &center, const Tensor &neighbor, int64_t sum_width,
-              int64_t edge_width)
+forward_alone(const Tensor &centers, const Tensor &neighbors, const Tensor &edges,
+              const Tensor &weights, const Tensor &transposed, const Tensor &vectors,
+              const Tensor &program, const Tensor &scales, const Tensor &values,
+              const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width)
 {
   static const auto op = dispatched<decltype(forward_cpu)>("hienet::edge_network_forward");
   const auto [sums, edges_out, kept] =
-      op.call(center_features, neighbor_features, edge_features, weights, transposed, vectors,
-              program, scales, values, center, neighbor, sum_width, edge_width, false);
+      op.call(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+              center, neighbor, sum_width, edge_width, false);
   return {sums, edges_out};
 }
 
 struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeNetwork> {
   static torch::autograd::variable_list
-  forward(torch::autograd::AutogradContext *context, const Tensor &center_features,
-          const Tensor &neighbor_features, const Tensor &edge_features, const Tensor &weights,
-          const Tensor &transposed, const Tensor &vectors, const Tensor &program,
-          const Tensor &scales, const Tensor &values, const Tensor &center, const Tensor &neighbor,
-          int64_t sum_width, int64_t edge_width, bool keep)
+  forward(torch::autograd::AutogradContext *context, const Tensor &centers, const Tensor &neighbors,
+          const Tensor &edges, const Tensor &weights, const Tensor &transposed,
+          const Tensor &vectors, const Tensor &program, const Tensor &scales, const Tensor &values,
+          const Tensor &center, const Tensor &neighbor, int64_t sum_width, int64_t edge_width,
+          bool keep)
   {
     context->saved_data["sum_width"] = sum_width;
     context->saved_data["edge_width"] = edge_width;
     const at::AutoDispatchBelowAutograd below;
     static const auto op = dispatched<decltype(forward_cpu)>("hienet::edge_network_forward");
     const auto [sums, edges_out, kept] =
-        op.call(center_features, neighbor_features, edge_features, weights, transposed, vectors,
-                program, scales, values, center, neighbor, sum_width, edge_width, keep);
-    context->save_for_backward({kept, center_features, neighbor_features, edge_features, weights,
-                                transposed, vectors, program, scales, values, center, neighbor});
+        op.call(centers, neighbors, edges, weights, transposed, vectors, program, scales, values,
+                center, neighbor, sum_width, edge_width, keep);
+    context->save_for_backward({kept, centers, neighbors, edges, weights, transposed, vectors,
+                                program, scales, values, center, neighbor});
     return {sums, edges_out};
   }
 
@@ -340,47 +329,43 @@ struct DifferentiableEdgeNetwork : torch::autograd::Function<DifferentiableEdgeN
 };
 
 /// The results without what is kept, in a graph if one is made.
-static std::tuple<Tensor, Tensor>
-forward_autograd(const Tensor &center_features, const Tensor &neighbor_features,
-                 const Tensor &edge_features, const Tensor &weights, const Tensor &transposed,
-                 const Tensor &vectors, const Tensor &program, const Tensor &scales,
-                 const Tensor &values, const Tensor &center, const Tensor &neighbor,
-                 int64_t sum_width, int64_t edge_width)
+static std::tuple<Tensor, Tensor> forward_autograd(const Tensor &centers, const Tensor &neighbors,
+                                                   const Tensor &edges, const Tensor &weights,
+                                                   const Tensor &transposed, const Tensor &vectors,
+                                                   const Tensor &program, const Tensor &scales,
+                                                   const Tensor &values, const Tensor &center,
+                                                   const Tensor &neighbor, int64_t sum_width,
+                                                   int64_t edge_width)
 {
   check_constant({weights, transposed, vectors, scales});
   const bool keep = at::GradMode::is_enabled() &&
-      (center_features.requires_grad() || neighbor_features.requires_grad() ||
-       edge_features.requires_grad());
+      (centers.requires_grad() || neighbors.requires_grad() || edges.requires_grad());
   const auto results = DifferentiableEdgeNetwork::apply(
-      center_features, neighbor_features, edge_features, weights, transposed, vectors, program,
-      scales, values, center, neighbor, sum_width, edge_width, keep);
+      centers, neighbors, edges, weights, transposed, vectors, program, scales, values, center,
+      neighbor, sum_width, edge_width, keep);
   return {results[0], results[1]};
 }
 
 TORCH_LIBRARY_FRAGMENT(hienet, library)
 {
-  library.def("edge_network(Tensor center_features, Tensor neighbor_features, "
-              "Tensor edge_features, Tensor weights, "
+  library.def("edge_network(Tensor centers, Tensor neighbors, Tensor edges, Tensor weights, "
               "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
               "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
               "-> (Tensor, Tensor)");
-  library.def("edge_network_forward(Tensor center_features, Tensor neighbor_features, "
-              "Tensor edge_features, "
+  library.def("edge_network_forward(Tensor centers, Tensor neighbors, Tensor edges, "
               "Tensor weights, Tensor transposed, Tensor vectors, Tensor program, Tensor scales, "
               "Tensor values, Tensor center, Tensor neighbor, int sum_width, int edge_width, "
               "bool keep) -> (Tensor, Tensor, Tensor)");
-  library.def(
-      "edge_network_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
-      "Tensor center_features, Tensor neighbor_features, Tensor edge_features, Tensor weights, "
-      "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
-      "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
-      "-> (Tensor, Tensor, Tensor)");
-  library.def(
-      "edge_network_training_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
-      "Tensor center_features, Tensor neighbor_features, Tensor edge_features, Tensor weights, "
-      "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
-      "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("edge_network_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
+              "Tensor centers, Tensor neighbors, Tensor edges, Tensor weights, "
+              "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
+              "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
+              "-> (Tensor, Tensor, Tensor)");
+  library.def("edge_network_training_backward(Tensor of_sums, Tensor of_edges_out, Tensor kept, "
+              "Tensor centers, Tensor neighbors, Tensor edges, Tensor weights, "
+              "Tensor transposed, Tensor vectors, Tensor program, Tensor scales, Tensor values, "
+              "Tensor center, Tensor neighbor, int sum_width, int edge_width) "
+              "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(hienet, CPU, library)
