@@ -75,10 +75,11 @@ def refit_reference_energies(start: Checkpoint, dataset: Dataset) -> tuple[Refit
     """The smallest change of the reference energies that brings the model's energies to the labels, by least absolute
     deviations.
 
-    Frames unlike the model's data, which are often why it is trained further, are off by more than any change of the
-    labels' kind: they would decide a fit of least squares, and spoil the energies of all others. What a trained model has learnt of bonds stays; an element of which no frame with an energy has an atom, and one
-    that the compositions do not tell from others, changes no more than it must. Frames of isolated atoms, of which
-    trained models say anything, are left out.
+    Frames unlike the model's data, which are often why it is trained further, are off by more than any change of
+    the labels' kind: they would decide a fit of least squares, and spoil the energies of all others. What a trained
+    model has learnt of bonds stays; an element of which no frame with an energy has an atom, and one that the
+    compositions do not tell from others, changes no more than it must. Frames of isolated atoms, of which trained
+    models say anything, are left out.
 
     Args:
         start: the model, with the elements of `dataset`.
