@@ -142,15 +142,16 @@ def atom_program(plain: InvariantLayer) -> EdgeProgram:
 
 
 def update_program(plain: InvariantLayer) -> EdgeProgram:
-    """Reads features of atoms and, behind them, the sums of the messages to them; stores the new features:
+    """Reads features of centers, and of edges the sums of the messages to them: for atoms each of which is its own
+    center and edge. Stores the new features:
     reset x + update (candidate - reset x), candidate = x + update (softplus(LayerNorm(output)) - x)."""
     program, c = EdgeProgram(), plain.channels
-    x = program.edge(0, c)
+    x = program.center(0, c)
     reset = program.sigmoid(program.linear(x, plain.reset.weight.t(), plain.reset.bias))
     update = program.sigmoid(program.linear(x, plain.update.weight.t(), plain.update.bias))
-    output = program.linear(program.edge(c, c), plain.output.weight.t(), plain.output.bias)
+    output = program.linear(program.edge(0, c), plain.output.weight.t(), plain.output.bias)
     added = program.softplus(program.layer_norm(output, plain.output_norm))
-    candidate = program.edge(0, c)
+    candidate = program.center(0, c)
     program.add_multiply(candidate, update, added)
     program.add_multiply(candidate, update, x, scale=-1.0)
     result = program.multiply(reset, x)

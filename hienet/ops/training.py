@@ -41,6 +41,7 @@ from hienet.ops.training_layers import (
     Walk,
     WeightGradients,
     differentiated,
+    share_tables,
     step_of,
 )
 from hienet.ops.training_network import NetworkPanels, PanelsOfStep
@@ -118,12 +119,13 @@ class FusedTraining:
         first_row, factors = rows_of_edges(distance) if exactly else self._table.locate(distance)
         embedding = cast(EdgeEmbedding, self.model.edge_embedding)
         table = None if exactly else self._table
-        pairs = pair = species[:0]
+        pairs = first_row_of_pair = species[:0]
         if table is not None and isinstance(self._steps.layers[0], FirstInvariantStep):
             n_species = len(cast(SpeciesEmbedding, self.model.species_embedding).weight)
             pairs, pair = _pairs_of_species(species, center, neighbor, n_species)
+            first_row_of_pair = first_row + pair * table.n_rows
         places = (table, self._envelope, first_row, factors)
-        return StepEdges(embedding, species, center, neighbor, geometry, *places, pairs, pair)
+        return StepEdges(embedding, species, center, neighbor, geometry, *places, pairs, first_row_of_pair)
 
 
 def has_training_form(model: nn.Module) -> bool:
@@ -171,13 +173,15 @@ class _Steps:
         self.layers: list[LayerStep] = [
             step_of(layer, embedding, None if i else species) for i, layer in enumerate(model.layers)
         ]
+        self.tables = share_tables(self.layers)
         self.readout = cast("EnergyReadout | SummedReadout", model.energy_readout)
         self.energy = EnergyStep(self.readout) if isinstance(self.readout, EnergyReadout) else None
         self._panels: dict[tuple[int, ...], NetworkPanels] = {}
 
     def panels(self, edges: StepEdges) -> NetworkPanels:
         """Of all networks of a step on these edges."""
-        networks = [network for layer in self.layers for network in layer.networks(edges)]
+        networks = [network for tables in self.tables for network in tables.networks()]
+        networks += [network for layer in self.layers for network in layer.networks(edges)]
         if self.energy is not None:
             networks.append(self.energy.network)
         key = tuple(id(network) for network in networks)

@@ -9,6 +9,7 @@ longer than the operators of a small model.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ from hienet.nn.scalar_layer import LayerOnScalars
 from hienet.nn.species_linear import SpeciesLinear
 from hienet.ops import jet
 from hienet.ops.basis_table import ROWS, BasisTable
-from hienet.ops.edge_network import EdgeProgram
+from hienet.ops.edge_network import EdgeProgram, Value
 from hienet.ops.fused_invariant import atom_program, message_program, update_program
 from hienet.ops.gate import FusedGate
 from hienet.ops.interaction import convolution_plan
 from hienet.ops.spline import LANES
-from hienet.ops.training_network import PanelsOfStep, TrainingNetwork
+from hienet.ops.training_network import PanelsOfStep, TrainingNetwork, own_rows
 
 Backward = Callable[[Tensor], Tensor]
 """The gradient of a result to that of the features it is made of."""
@@ -54,7 +55,7 @@ class StepEdges:
         envelope: `[n_rows, 1]`, at the distances of the table.
         first_row, factors: what edges read of tables (`BasisTable.locate`).
         pairs: `[n_pairs, 2]` int64, the ordered pairs of species (center, neighbour) among the edges.
-        pair: `[n_edges]` int64, which of them an edge is.
+        first_row_of_pair: `[n_edges]` int64, of tables that stand one behind the other, one for each of these pairs.
     """
 
     embedding: EdgeEmbedding
@@ -67,7 +68,7 @@ class StepEdges:
     first_row: Tensor
     factors: Tensor
     pairs: Tensor
-    pair: Tensor
+    first_row_of_pair: Tensor
 
     @property
     def n_nodes(self) -> int:
@@ -301,50 +302,17 @@ class EquivariantStep:
             1.0 / layer.avg_num_neighbors,
             *((gate.blocks, gate.n_scalars, gate.scale) if gate and self.gates_at_once else (None, 0, 0.0)),
         )
-        network = layer.radial_network
-        assert isinstance(network, RadialNetwork)
-        self.radial = network_on_rows(network, network.n_layers - 1)
-        last, program = network.weights[-1], EdgeProgram()
-        hidden = program.edge(0, last.shape[0])
-        # Each path begins a block of lanes.
-        for path, row in zip(
-            last.split([path.channels for path in layer.convolution.paths], dim=1), paths, strict=True
-        ):
-            value = program.linear(hidden, path, scale=1.0 / math.sqrt(last.shape[0]))
-            program.store(value, int(row[PATH_TABLE_START]) * LANES)
-        program.edge_width += -program.edge_width % LANES
-        self.width, self.lanes = program.edge_width, TrainingNetwork(program, network.parameters())
+        self.tables: RadialTables | None = None
+        """What makes the splines of its path weights, given by `share_tables`."""
 
     def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
-        """Those of a step on these edges."""
-        return [self.lanes] if self.radial is None else [self.radial, self.lanes]
+        """None: `tables` has them."""
+        return []
 
     def prepare(self, edges: StepEdges, samples: Samples, panels: PanelsOfStep, gradients: WeightGradients) -> Table:
         """The path weights' table; its backward adds to the gradients of panels and samples."""
-        hidden, order = samples.radial.flatten(1), samples.radial.shape[1]
-        backs: list[Backward] = []
-        if self.radial is not None:
-            hidden, back = self.radial.on_rows(panels[self.radial], order, hidden)
-            backs.append(back)
-        if edges.table is not None:
-            # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
-            to_samples = edges.table.from_samples.t()
-            hidden = edges.table.from_samples @ hidden
-            backs.append(lambda of_rows: to_samples @ of_rows)
-        columns, back = self.lanes.on_rows(panels[self.lanes], order, hidden)
-        backs.append(back)
-        if edges.table is None:
-            columns = jet.rows(F.pad(columns.view(len(columns), order, self.width), [0, 0, 0, ROWS - order]))
-
-        def backward(of_table: Tensor) -> None:
-            gradient = out_of_lanes(of_table)
-            if edges.table is None:
-                gradient = gradient.view(-1, ROWS, self.width)[:, :order].flatten(1)
-            for back in reversed(backs):
-                gradient = back(gradient)
-            samples.add(gradient.view_as(samples.radial))
-
-        return Table(in_lanes(columns), backward)
+        assert self.tables is not None
+        return self.tables.prepare(self, edges, samples, panels)
 
     def forward(
         self, features: Tensor, walk: Walk, table: Table | None, panels: PanelsOfStep
@@ -463,17 +431,112 @@ def out_of_lanes(table: Tensor) -> Tensor:
     return table.transpose(0, 1).flatten(1)
 
 
-def network_on_rows(network: RadialNetwork, n_layers: int) -> TrainingNetwork | None:
-    """The first layers of a network, SiLU behind all but its last; None if they are no layers."""
-    if n_layers == 0:
-        return None
-    program = EdgeProgram()
+def first_layers(program: EdgeProgram, network: RadialNetwork, n_layers: int) -> Value:
+    """What these make of the edges' first columns: SiLU stands behind all but the network's last."""
     value = program.edge(0, network.weights[0].shape[0])
     for i, weight in enumerate(list(network.weights)[:n_layers]):
         value = program.linear(value, weight, scale=1.0 / math.sqrt(weight.shape[0]))
         if i < network.n_layers - 1:
             value = program.silu(value, scale=jet.SILU_FACTOR)
-    program.store(value, 0)
+    return value
+
+
+class RadialTables:
+    """The tables of the path weights of some layers, whose radial networks read the same samples: one network for all.
+
+    A call of an operator takes longer than what a small network has to do.
+    """
+
+    def __init__(self, steps: Sequence[EquivariantStep]) -> None:
+        self.steps, networks = steps, [cast(RadialNetwork, step.layer.radial_network) for step in steps]
+        weights = [weight for network in networks for weight in network.parameters()]
+        inner, last = EdgeProgram(), EdgeProgram()
+        column, self.blocks = 0, list[int]()
+        for step, network in zip(steps, networks, strict=True):
+            matrix, first_column = network.weights[-1], last.edge_width
+            width = matrix.shape[0]
+            inner.store(first_layers(inner, network, network.n_layers - 1), column)
+            hidden = last.edge(column, width)
+            column += width
+            # Each path begins a block of lanes.
+            channels = [path.channels for path in step.layer.convolution.paths]
+            for path, row in zip(matrix.split(channels, dim=1), step.plan[0], strict=True):
+                value = last.linear(hidden, path, scale=1.0 / math.sqrt(width))
+                last.store(value, first_column + int(row[PATH_TABLE_START]) * LANES)
+            last.edge_width += -last.edge_width % LANES
+            self.blocks.append((last.edge_width - first_column) // LANES)
+        self.width = last.edge_width
+        self.inner = TrainingNetwork(inner, weights) if any(network.n_layers > 1 for network in networks) else None
+        self.last = TrainingNetwork(last, weights)
+        self._made: tuple[StepEdges, list[Table]] | None = None
+
+    def networks(self) -> list[TrainingNetwork]:
+        """Both, or the last alone."""
+        return [self.last] if self.inner is None else [self.inner, self.last]
+
+    def prepare(self, step: EquivariantStep, edges: StepEdges, samples: Samples, panels: PanelsOfStep) -> Table:
+        """The table of one of the layers: all are made when the first is asked for."""
+        if self._made is None or self._made[0] is not edges:
+            self._made = (edges, self._tables(edges, samples, panels))
+        table = self._made[1][self.steps.index(step)]
+        if step is self.steps[-1]:
+            self._made = None
+        return table
+
+    def _tables(self, edges: StepEdges, samples: Samples, panels: PanelsOfStep) -> list[Table]:
+        hidden, order = samples.radial.flatten(1), samples.radial.shape[1]
+        backs: list[Backward] = []
+        if self.inner is not None:
+            hidden, back = self.inner.on_rows(panels[self.inner], order, hidden)
+            backs.append(back)
+        if edges.table is not None:
+            # The map to rows is linear, as the last layer is: it goes first, where there are fewer columns.
+            to_samples = edges.table.from_samples.t()
+            hidden = edges.table.from_samples @ hidden
+            backs.append(lambda of_rows: to_samples @ of_rows)
+        columns, back = self.last.on_rows(panels[self.last], order, hidden)
+        backs.append(back)
+        if edges.table is None:
+            columns = jet.rows(F.pad(columns.view(len(columns), order, self.width), [0, 0, 0, ROWS - order]))
+        found: dict[int, Tensor] = {}
+
+        def backward(layer: int, of_table: Tensor) -> None:
+            found[layer] = of_table
+            if len(found) < len(self.steps):
+                return
+            gradient = out_of_lanes(torch.cat([found.pop(i) for i in range(len(self.steps))]))
+            if edges.table is None:
+                gradient = gradient.view(-1, ROWS, self.width)[:, :order].flatten(1)
+            for back in reversed(backs):
+                gradient = back(gradient)
+            samples.add(gradient.view_as(samples.radial))
+
+        tables = in_lanes(columns).split(self.blocks)
+        return [Table(table, functools.partial(backward, i)) for i, table in enumerate(tables)]
+
+
+SHARED_COLUMNS = 2048
+"""Path weights of an edge in all layers, up to which these share a network for their tables: rows of more would not
+stay in the cache while the network runs."""
+
+
+def share_tables(steps: Sequence[LayerStep]) -> list[RadialTables]:
+    """Give the equivariant layers among these what makes their tables."""
+    found = [step.inner if isinstance(step, ReadoutStep) else step for step in steps]
+    layers = [step for step in found if isinstance(step, EquivariantStep)]
+    n_columns = sum(path.channels for step in layers for path in step.layer.convolution.paths)
+    groups = [layers] if layers and n_columns <= SHARED_COLUMNS else [[step] for step in layers]
+    tables = [RadialTables(group) for group in groups]
+    for each in tables:
+        for step in each.steps:
+            step.tables = each
+    return tables
+
+
+def network_on_rows(network: RadialNetwork) -> TrainingNetwork:
+    """A whole network."""
+    program = EdgeProgram()
+    program.store(first_layers(program, network, network.n_layers), 0)
     return TrainingNetwork(program, network.parameters())
 
 
@@ -545,14 +608,15 @@ class InvariantStep:
         self, features: Tensor, received: Tensor, walk: Walk, panels: PanelsOfStep
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """`InvariantLayer.updated` on jets; its backward leads to both."""
-        rows, width = torch.cat([features, received], dim=2), features.shape[2]
-        result, back = self.updated.on_rows(panels[self.updated], walk.order, rows.flatten(1), walk.trains)
+        each, nothing = own_rows(len(features), features.dtype)
+        rows = (features.flatten(1), nothing, received.flatten(1))
+        run = self.updated(panels[self.updated], walk.order, *rows, each, each, walk.trains)
 
         def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
-            of_features, of_received = back(gradient.flatten(1)).view_as(rows).split([width, width], dim=2)
-            return of_features, of_received
+            of_features, _, of_received = run.backward(None, gradient.flatten(1))
+            return of_features.view_as(features), of_received.view_as(features)
 
-        return result.view_as(received), backward
+        return run.edges.view_as(features), backward
 
 
 class FirstInvariantStep(InvariantStep):
@@ -618,8 +682,15 @@ class FirstInvariantStep(InvariantStep):
         edges, operators, of_table = walk.edges, torch.ops.hienet, table.backward
         assert edges.table is not None
         ones = features.new_ones(edges.n_nodes, self.layer.channels)
-        first_row = edges.first_row + edges.pair * edges.table.n_rows
-        located = (first_row, edges.factors, table.values, edges.center, edges.neighbor, edges.n_nodes, *self.plan)
+        located = (
+            edges.first_row_of_pair,
+            edges.factors,
+            table.values,
+            edges.center,
+            edges.neighbor,
+            edges.n_nodes,
+            *self.plan,
+        )
         if walk.tangents is None:
             received = operators.training_convolution(ones, edges.geometry, *located).unsqueeze(1)
         else:
@@ -629,7 +700,6 @@ class FirstInvariantStep(InvariantStep):
 
         def backward(gradient: Tensor) -> Tensor:
             of_features, of_received = of_inputs(gradient)
-            of_received = of_received.contiguous()
             if walk.tangents is None:
                 _, of_geometry = operators.training_convolution_backward(
                     of_received.squeeze(1), ones, edges.geometry, *located
@@ -674,9 +744,7 @@ class ReadoutStep:
     def __init__(self, layer: LayerWithReadout, embedding: EdgeEmbedding) -> None:
         self.plain = layer
         self.inner = EquivariantStep(cast(EquivariantLayer, layer.layer), embedding)
-        network = network_on_rows(layer.layer_readout.network, layer.layer_readout.network.n_layers)
-        assert network is not None
-        self.readout = network
+        self.readout = network_on_rows(layer.layer_readout.network)
         self.prepare = self.inner.prepare
 
     def networks(self, edges: StepEdges) -> list[TrainingNetwork]:

@@ -147,7 +147,7 @@ class TrainingNetwork:
         self, panels: PanelWeights, order: int, rows: Tensor, trains: bool = True
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """What a program of edges alone stores, of `[n, order * columns]`, and its backward."""
-        each, nothing = _own_rows(rows.shape[0], rows.dtype)
+        each, nothing = own_rows(rows.shape[0], rows.dtype)
         result = self(panels, order, nothing, nothing, rows, each, each, trains)
         return result.edges, lambda of_edges: result.backward(None, of_edges)[2]
 
@@ -256,6 +256,6 @@ def _tensors_of(program: EdgeProgram) -> ProgramTensors:
 
 
 @functools.lru_cache(maxsize=64)
-def _own_rows(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def own_rows(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of networks on rows: each is its own center and neighbour, `[n]`, which have no columns, `[n, 0]`."""
     return torch.arange(n), torch.empty(n, 0, dtype=dtype)

@@ -30,6 +30,54 @@ template <int D> static inline int dimension(int64_t of_path)
 { return D > 0 ? D : static_cast<int>(of_path); }
 
 // ----------------------------------------------------------------------
+// vectors of some size
+// ----------------------------------------------------------------------
+
+/// Vectors of B bytes: all that a register has, or half of it.
+template <typename T, int B> struct SizedVector {
+  typedef T Type __attribute__((vector_size(B)));
+  typedef T Unaligned __attribute__((vector_size(B), aligned(alignof(T)), may_alias));
+};
+template <typename T, int B> using Sized = typename SizedVector<T, B>::Type;
+template <typename T, int B> constexpr int64_t SIZED_WIDTH = B / sizeof(T);
+
+template <int B, typename T> static inline Sized<T, B> load(const T *p)
+{ return *reinterpret_cast<const typename SizedVector<T, B>::Unaligned *>(p); }
+
+template <int B, typename T> static inline void store(T *p, Sized<T, B> v)
+{ *reinterpret_cast<typename SizedVector<T, B>::Unaligned *>(p) = v; }
+
+/// All of a vector, or the first n numbers of a whole one.
+template <typename T, bool PARTIAL, int B> static inline Sized<T, B> read(const T *p, int64_t n)
+{
+  if constexpr (PARTIAL)
+    return load_first(p, n);
+  else
+    return load<B>(p);
+}
+
+template <typename T, bool PARTIAL, int B>
+static inline void write(T *p, Sized<T, B> v, int64_t n)
+{
+  if constexpr (PARTIAL)
+    store_first(p, v, n);
+  else
+    store<B>(p, v);
+}
+
+template <typename T, int B> struct SizedValueAndSlope {
+  Sized<T, B> value, slope;
+};
+
+/// Whether a path is computed in halves of vectors: where all its channels fill one, a whole one would be half empty, and
+/// masked. Only in training, and only for vectors that many processors compute in two halves anyway.
+template <typename C> constexpr bool IN_HALVES = false;
+template <> constexpr bool IN_HALVES<TrainingConvolution<float>> = BYTES >= 64;
+template <typename C> static bool is_half(const Path &path)
+{ return IN_HALVES<C> && 2 * path.channels == WIDTH<typename C::Number>; }
+template <bool HALF> constexpr int BYTES_OF = HALF ? BYTES / 2 : BYTES;
+
+// ----------------------------------------------------------------------
 // edges
 // ----------------------------------------------------------------------
 
@@ -38,8 +86,9 @@ template <typename T> struct PolynomialPlace {
   int64_t offset;    // of its interval in a block of columns
   T fraction;
 
-  INLINE V<T> value(const T *splines) const { return spline_value(splines + offset, fraction); }
-  INLINE ValueAndSlope<T> both(const T *splines) const
+  template <int B> INLINE V<T> value(const T *splines) const
+  { return spline_value(splines + offset, fraction); }
+  template <int B> INLINE ValueAndSlope<T> both(const T *splines) const
   { return spline_both(splines + offset, fraction); }
 };
 
@@ -48,18 +97,19 @@ template <typename T> struct BasisPlace {
   int64_t offset;    // of its first row in a block of columns
   const T *basis;    // BASIS_ROWS values, then as many slopes
 
-  INLINE V<T> value(const T *splines) const
+  template <int B> INLINE Sized<T, B> value(const T *splines) const
   {
-    V<T> value = basis[0] * load(splines + offset);
-    for (int k = 1; k < BASIS_ROWS; k++) value += basis[k] * load(splines + offset + k * LANES);
+    Sized<T, B> value = basis[0] * load<B>(splines + offset);
+    for (int k = 1; k < BASIS_ROWS; k++)
+      value += basis[k] * load<B>(splines + offset + k * LANES);
     return value;
   }
-  INLINE ValueAndSlope<T> both(const T *splines) const
+  template <int B> INLINE SizedValueAndSlope<T, B> both(const T *splines) const
   {
-    const V<T> first = load(splines + offset);
-    V<T> value = basis[0] * first, slope = basis[BASIS_ROWS] * first;
+    const Sized<T, B> first = load<B>(splines + offset);
+    Sized<T, B> value = basis[0] * first, slope = basis[BASIS_ROWS] * first;
     for (int k = 1; k < BASIS_ROWS; k++) {
-      const V<T> row = load(splines + offset + k * LANES);
+      const Sized<T, B> row = load<B>(splines + offset + k * LANES);
       value += basis[k] * row;
       slope += basis[BASIS_ROWS + k] * row;
     }
@@ -160,12 +210,21 @@ static Block<T> make_block(const C &c, int64_t first, int64_t last, T *&scratch)
   block.harmonics = block.fraction + padded;
   block.couplings = block.harmonics + padded * c.n_harmonics;
   scratch = block.couplings + padded * largest_coupling(c);
-  for (int64_t e = 0; e < padded; e++) {
-    const bool real = first + e < last;
-    const T *const edge = c.edges + (first + e) * c.edge_stride;
-    find_place(c, block, e, real ? edge[0] : T(0));
-    T *const to = block.harmonics + e / EDGE_TILE * EDGE_TILE * c.n_harmonics + e % EDGE_TILE;
-    for (int64_t m = 0; m < c.n_harmonics; m++) to[m * EDGE_TILE] = real ? edge[1 + m] : 0;
+  for (int64_t tile = 0; tile < padded; tile += EDGE_TILE) {
+    T *const to = block.harmonics + tile * c.n_harmonics;
+    const T *const edges = c.edges + (first + tile) * c.edge_stride;
+    const int64_t n = last - first - tile < EDGE_TILE ? last - first - tile : EDGE_TILE;
+    for (int64_t e = 0; e < EDGE_TILE; e++)
+      find_place(c, block, tile + e, e < n ? edges[e * c.edge_stride] : T(0));
+    if (n == EDGE_TILE) {
+      for (int64_t m = 0; m < c.n_harmonics; m++)
+        for (int64_t e = 0; e < EDGE_TILE; e++)
+          to[m * EDGE_TILE + e] = edges[e * c.edge_stride + 1 + m];
+    } else {
+      for (int64_t m = 0; m < c.n_harmonics; m++)
+        for (int64_t e = 0; e < EDGE_TILE; e++)
+          to[m * EDGE_TILE + e] = e < n ? edges[e * c.edge_stride + 1 + m] : T(0);
+    }
   }
   return block;
 }
@@ -198,11 +257,12 @@ INLINE static inline const typename C::Number *splines_of(const C &c, const Path
 // ----------------------------------------------------------------------
 
 /// N vectors of channels, from channel `u` on, of one path and center.
-template <typename C, int D_IN, int D_OUT, int N, bool PARTIAL, typename T = typename C::Number>
+template <typename C, int D_IN, int D_OUT, int N, bool PARTIAL, int B,
+          typename T = typename C::Number>
 static void forward_block(const C &c, const Path &path, const Block<T> &block, int64_t center,
                           T *output, int64_t u)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u;
   const int64_t n_couplings = dim_in * dim_out;
@@ -211,22 +271,22 @@ static void forward_block(const C &c, const Path &path, const Block<T> &block, i
   each<N>(N, [&](int v) INLINE {
     splines[v] = splines_of(c, path, u + v * W);
   });
-  V<T> total[SIZE<D_OUT>][N] = {};
+  Sized<T, B> total[SIZE<D_OUT>][N] = {};
   for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
     const T *const x = features + c.neighbor[e] * c.feature_stride;
     const int64_t place = e - block.first;
     const T *const coupling =
         block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings + place % EDGE_TILE;
     const auto at = place_at(c, block, place);
-    V<T> w[N];
+    Sized<T, B> w[N];
     each<N>(N, [&](int v) INLINE {
-      w[v] = at.value(splines[v]);
+      w[v] = at.template value<B>(splines[v]);
     });
     if (dim_in <= dim_out) {
       each<D_IN>(dim_in, [&](int i) INLINE {
-        V<T> sent[N];
+        Sized<T, B> sent[N];
         each<N>(N, [&](int v) INLINE {
-          sent[v] = w[v] * read<T, PARTIAL>(x + i * path.channels + v * W, rest);
+          sent[v] = w[v] * read<T, PARTIAL, B>(x + i * path.channels + v * W, rest);
         });
         each<D_OUT>(dim_out, [&](int o) INLINE {
           const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
@@ -236,11 +296,11 @@ static void forward_block(const C &c, const Path &path, const Block<T> &block, i
         });
       });
     } else {
-      V<T> message[SIZE<D_OUT>][N] = {};
+      Sized<T, B> message[SIZE<D_OUT>][N] = {};
       each<D_IN>(dim_in, [&](int i) INLINE {
-        V<T> sent[N];
+        Sized<T, B> sent[N];
         each<N>(N, [&](int v) INLINE {
-          sent[v] = read<T, PARTIAL>(x + i * path.channels + v * W, rest);
+          sent[v] = read<T, PARTIAL, B>(x + i * path.channels + v * W, rest);
         });
         each<D_OUT>(dim_out, [&](int o) INLINE {
           const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
@@ -259,7 +319,7 @@ static void forward_block(const C &c, const Path &path, const Block<T> &block, i
   T *const out = output + path.out_start + u;
   each<D_OUT>(dim_out, [&](int o) INLINE {
     each<N>(N, [&](int v) INLINE {
-      write<T, PARTIAL>(out + o * path.out_channels + v * W, total[o][v], rest);
+      write<T, PARTIAL, B>(out + o * path.out_channels + v * W, total[o][v], rest);
     });
   });
 }
@@ -271,21 +331,26 @@ template <typename T> struct Rows {
   int64_t stride;
 };
 
-template <typename C, int D_IN, int D_OUT, typename T = typename C::Number>
+template <typename C, int D_IN, int D_OUT, bool HALF = false, typename T = typename C::Number>
 static void forward_path(const C &c, const Path &path, const Block<T> &block, const Rows<T> &rows)
 {
-  constexpr int64_t W = WIDTH<T>;
-  constexpr int N = D_IN ? VECTORS : 1;
+  constexpr int B = BYTES_OF<HALF>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
+  constexpr int N = D_IN && !HALF ? VECTORS : 1;
   const auto all_centers = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = rows.first; i < rows.last; i++)
-      forward_block<C, D_IN, D_OUT, COUNT, PARTIAL>(c, path, block, i,
-                                                    rows.data + (i - rows.first) * rows.stride, u);
+      forward_block<C, D_IN, D_OUT, COUNT, PARTIAL, B>(
+          c, path, block, i, rows.data + (i - rows.first) * rows.stride, u);
   };
-  int64_t u = 0;
-  for (; u + N * W <= path.channels; u += N * W) all_centers.template operator()<N, false>(u);
-  if constexpr (N > 1)
-    for (; u + W <= path.channels; u += W) all_centers.template operator()<1, false>(u);
-  if (u < path.channels) all_centers.template operator()<1, true>(u);
+  if constexpr (HALF) {
+    all_centers.template operator()<1, false>(0);
+  } else {
+    int64_t u = 0;
+    for (; u + N * W <= path.channels; u += N * W) all_centers.template operator()<N, false>(u);
+    if constexpr (N > 1)
+      for (; u + W <= path.channels; u += W) all_centers.template operator()<1, false>(u);
+    if (u < path.channels) all_centers.template operator()<1, true>(u);
+  }
 }
 
 // ----------------------------------------------------------------------
@@ -303,38 +368,43 @@ template <typename T, typename Place> struct Edge {
   T *edge_gradient;    // a vector for the distance and each harmonic; their numbers are yet to be summed
 };
 
+template <typename C, typename T = typename C::Number>
+using EdgeOf = Edge<T,
+                    decltype(place_at(*static_cast<const C *>(nullptr),
+                                      *static_cast<const Block<T> *>(nullptr), 0))>;
+
 /// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
-template <typename T, int D_IN, int D_OUT> struct CouplingSums {
-  V<T> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
+template <typename T, int D_IN, int D_OUT, int B> struct CouplingSums {
+  Sized<T, B> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
 };
 
 /// dx and dE/d(fraction) for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
-template <typename C, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL, typename T,
+template <typename C, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL, int B, typename T,
           typename Place>
 INLINE static inline void backward_block(const C &c, const Path &path, const Edge<T, Place> &edge,
-                                         int64_t u, int64_t padded, V<T> &of_fraction,
-                                         CouplingSums<T, D_IN, D_OUT> &sums)
+                                         int64_t u, int64_t padded, Sized<T, B> &of_fraction,
+                                         CouplingSums<T, D_IN, D_OUT, B> &sums)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u;
   const T *const gradient = edge.gradient + path.out_start + u;
   const T *const features = edge.features + path.feature_start + u;
-  V<T> weighted[SIZE<D_IN>][N], w[N], slope[N];
+  Sized<T, B> weighted[SIZE<D_IN>][N], w[N], slope[N];
   each<N>(N, [&](int v) INLINE {
-    const auto both = edge.place.both(splines_of(c, path, u + v * W));
+    const auto both = edge.place.template both<B>(splines_of(c, path, u + v * W));
     w[v] = both.value;
     slope[v] = both.slope;
     each<D_IN>(dim_in, [&](int i) INLINE {
-      weighted[i][v] = w[v] * read<T, PARTIAL>(features + i * path.channels + v * W, rest);
-      if constexpr (!FUSED) store(edge.weighted + i * padded + u + v * W, weighted[i][v]);
+      weighted[i][v] = w[v] * read<T, PARTIAL, B>(features + i * path.channels + v * W, rest);
+      if constexpr (!FUSED) store<B>(edge.weighted + i * padded + u + v * W, weighted[i][v]);
     });
   });
-  V<T> s[SIZE<D_IN>][N] = {};
+  Sized<T, B> s[SIZE<D_IN>][N] = {};
   each<D_OUT>(dim_out, [&](int o) INLINE {
-    V<T> g[N];
+    Sized<T, B> g[N];
     each<N>(N, [&](int v) INLINE {
-      g[v] = read<T, PARTIAL>(gradient + o * path.out_channels + v * W, rest);
+      g[v] = read<T, PARTIAL, B>(gradient + o * path.out_channels + v * W, rest);
     });
     each<D_IN>(dim_in, [&](int i) INLINE {
       const T factor = edge.coupling[(o * dim_in + i) * EDGE_TILE];
@@ -345,32 +415,32 @@ INLINE static inline void backward_block(const C &c, const Path &path, const Edg
     });
   });
   each<N>(N, [&](int v) INLINE {
-    V<T> of_weight = {};
+    Sized<T, B> of_weight = {};
     each<D_IN>(dim_in, [&](int i) INLINE {
       const int64_t place = i * path.channels + v * W;
       T *const dx = edge.feature_gradient + path.feature_start + u + place;
-      of_weight += s[i][v] * read<T, PARTIAL>(features + place, rest);
-      write<T, PARTIAL>(dx, read<T, PARTIAL>(dx, rest) + w[v] * s[i][v], rest);
+      of_weight += s[i][v] * read<T, PARTIAL, B>(features + place, rest);
+      write<T, PARTIAL, B>(dx, read<T, PARTIAL, B>(dx, rest) + w[v] * s[i][v], rest);
     });
     of_fraction += of_weight * slope[v];
   });
 }
 
 /// Rows `row .. row+ROWS-1` of dC: sums of vectors of channels, whose numbers are yet to be summed.
-template <int D_IN, int ROWS, typename T, typename Place>
+template <int D_IN, int ROWS, int B, typename T, typename Place>
 static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row, int64_t padded)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in);
   // Several independent sums hide the latency of the additions.
   constexpr int CHAINS = ROWS * SIZE<D_IN> <= 4 ? 4 : ROWS * SIZE<D_IN> <= 9 ? 2 : 1;
   const T *const gradient = edge.gradient + path.out_start + row * path.out_channels;
-  V<T> total[CHAINS][ROWS][SIZE<D_IN>] = {};
+  Sized<T, B> total[CHAINS][ROWS][SIZE<D_IN>] = {};
   const auto add = [&]<bool PARTIAL>(int chain, int64_t u) INLINE {
     each<ROWS>(ROWS, [&](int o) INLINE {
-      const V<T> g = read<T, PARTIAL>(gradient + o * path.out_channels + u, path.channels - u);
+      const Sized<T, B> g = read<T, PARTIAL, B>(gradient + o * path.out_channels + u, path.channels - u);
       each<D_IN>(dim_in, [&](int i) INLINE {
-        total[chain][o][i] += g * load(edge.weighted + i * padded + u);
+        total[chain][o][i] += g * load<B>(edge.weighted + i * padded + u);
       });
     });
   };
@@ -381,11 +451,12 @@ static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row,
     });
   if constexpr (CHAINS > 1)
     for (; u + W <= path.channels; u += W) add.template operator()<false>(0, u);
-  if (u < path.channels) add.template operator()<true>(0, u);
+  if constexpr (B == BYTES)
+    if (u < path.channels) add.template operator()<true>(0, u);
   each<ROWS>(ROWS, [&](int o) INLINE {
     each<D_IN>(dim_in, [&](int i) INLINE {
       for (int chain = 1; chain < CHAINS; chain++) total[0][o][i] += total[chain][o][i];
-      store(edge.coupling_gradient + ((row + o) * dim_in + i) * W, total[0][o][i]);
+      store<B>(edge.coupling_gradient + ((row + o) * dim_in + i) * W, total[0][o][i]);
     });
   });
 }
@@ -394,30 +465,37 @@ static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row,
 constexpr bool fits_registers(int d_in, int d_out, int n)
 { return d_in > 0 && 2 * n * d_in + d_in * d_out + n <= REGISTERS - 2; }
 
-template <typename C, int D_IN, int D_OUT, typename T, typename Place>
-static void backward_path(const C &c, const Path &path, const Edge<T, Place> &edge)
+/// One edge.
+template <typename C, int D_IN, int D_OUT, bool HALF, typename T, typename Place>
+INLINE static inline void backward_edge(const C &c, const Path &path, const Edge<T, Place> &edge)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int B = BYTES_OF<HALF>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   constexpr bool FUSED = fits_registers(D_IN, D_OUT, 1);
   constexpr int N = D_IN == 0 || (FUSED && !fits_registers(D_IN, D_OUT, VECTORS)) ? 1 : VECTORS;
   const int64_t padded = (path.channels + W - 1) / W * W;
-  CouplingSums<T, D_IN, D_OUT> sums;
-  V<T> of_fraction = {};
-  int64_t u = 0;
-  for (; u + N * W <= path.channels; u += N * W)
-    backward_block<C, D_IN, D_OUT, N, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
-  if constexpr (N > 1)
-    for (; u + W <= path.channels; u += W)
-      backward_block<C, D_IN, D_OUT, 1, FUSED, false>(c, path, edge, u, padded, of_fraction, sums);
-  if (u < path.channels)
-    backward_block<C, D_IN, D_OUT, 1, FUSED, true>(c, path, edge, u, padded, of_fraction, sums);
+  CouplingSums<T, D_IN, D_OUT, B> sums;
+  Sized<T, B> of_fraction = {};
+  const auto some = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+    backward_block<C, D_IN, D_OUT, COUNT, FUSED, PARTIAL, B>(c, path, edge, u, padded, of_fraction,
+                                                             sums);
+  };
+  if constexpr (HALF) {
+    some.template operator()<1, false>(0);
+  } else {
+    int64_t u = 0;
+    for (; u + N * W <= path.channels; u += N * W) some.template operator()<N, false>(u);
+    if constexpr (N > 1)
+      for (; u + W <= path.channels; u += W) some.template operator()<1, false>(u);
+    if (u < path.channels) some.template operator()<1, true>(u);
+  }
 
-  store(edge.edge_gradient, load(edge.edge_gradient) + of_fraction);
+  store<B>(edge.edge_gradient, load<B>(edge.edge_gradient) + of_fraction);
 
   if constexpr (FUSED) {
     each<D_OUT>(D_OUT, [&](int o) INLINE {
       each<D_IN>(D_IN, [&](int i) INLINE {
-        store(edge.coupling_gradient + (o * D_IN + i) * W, sums.of[o][i]);
+        store<B>(edge.coupling_gradient + (o * D_IN + i) * W, sums.of[o][i]);
       });
     });
   } else if constexpr (D_IN > 0) {
@@ -425,27 +503,56 @@ static void backward_path(const C &c, const Path &path, const Edge<T, Place> &ed
     constexpr int ROWS = FIT < D_OUT ? FIT : D_OUT;
     constexpr int REST = D_OUT % ROWS;
     for (int row = 0; row + ROWS <= D_OUT; row += ROWS)
-      coupling_rows<D_IN, ROWS>(path, edge, row, padded);
-    if constexpr (REST > 0) coupling_rows<D_IN, REST>(path, edge, D_OUT - REST, padded);
+      coupling_rows<D_IN, ROWS, B>(path, edge, row, padded);
+    if constexpr (REST > 0) coupling_rows<D_IN, REST, B>(path, edge, D_OUT - REST, padded);
   } else {
-    for (int row = 0; row < path.dim_out; row++) coupling_rows<0, 1>(path, edge, row, padded);
+    for (int row = 0; row < path.dim_out; row++) coupling_rows<0, 1, B>(path, edge, row, padded);
   }
 
   // Terms are sorted by harmonic. Two sums, for the latency.
   for (int64_t t = path.term_start; t < path.term_stop;) {
     const int64_t harmonic = c.terms[t].harmonic;
-    T *const to = edge.edge_gradient + (1 + harmonic) * W;
-    V<T> even = load(to), odd = {};
+    T *const to = edge.edge_gradient + (1 + harmonic) * WIDTH<T>;
+    Sized<T, B> even = load<B>(to), odd = {};
     for (; t + 1 < path.term_stop && c.terms[t + 1].harmonic == harmonic; t += 2) {
-      even += c.coefficients[t] * load(edge.coupling_gradient + c.terms[t].index * W);
-      odd += c.coefficients[t + 1] * load(edge.coupling_gradient + c.terms[t + 1].index * W);
+      even += c.coefficients[t] * load<B>(edge.coupling_gradient + c.terms[t].index * W);
+      odd += c.coefficients[t + 1] * load<B>(edge.coupling_gradient + c.terms[t + 1].index * W);
     }
     if (t < path.term_stop && c.terms[t].harmonic == harmonic) {
-      even += c.coefficients[t] * load(edge.coupling_gradient + c.terms[t].index * W);
+      even += c.coefficients[t] * load<B>(edge.coupling_gradient + c.terms[t].index * W);
       t++;
     }
-    store(to, even + odd);
+    store<B>(to, even + odd);
   }
+}
+
+/// Memory of the backward of a piece of edges.
+template <typename T> struct BackwardScratch {
+  T *weighted, *coupling_gradient;    // of an edge, as in `Edge`
+  T *edge_gradient;                   // [n_edges, 1 + n_harmonics] vectors
+};
+
+/// The edges of the centers `rows.first .. rows.last-1`, of whose messages `rows` are the gradients.
+template <typename C, int D_IN, int D_OUT, bool HALF = false, typename T = typename C::Number>
+static void backward_path(const C &c, const Path &path, const Block<T> &block,
+                          const Rows<const T> &rows, const Gradients<T> &g,
+                          const BackwardScratch<T> &scratch)
+{
+  const int64_t n_couplings = path.dim_in * path.dim_out, width = c.n_harmonics + 1;
+  for (int64_t center = rows.first; center < rows.last; center++)
+    for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
+      const int64_t node = c.neighbor[e], place = e - block.first;
+      const EdgeOf<C> edge = {block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings +
+                                  place % EDGE_TILE,
+                              place_at(c, block, place),
+                              c.features + node * c.feature_stride,
+                              rows.data + (center - rows.first) * rows.stride,
+                              g.features + (g.slot ? g.slot[node] : node) * g.feature_stride,
+                              scratch.weighted,
+                              scratch.coupling_gradient,
+                              scratch.edge_gradient + place * width * WIDTH<T>};
+      backward_edge<C, D_IN, D_OUT, HALF>(c, path, edge);
+    }
 }
 
 // ----------------------------------------------------------------------
@@ -455,32 +562,52 @@ static void backward_path(const C &c, const Path &path, const Edge<T, Place> &ed
 template <typename C, typename T = typename C::Number>
 using ForwardPath = void (*)(const C &, const Path &, const Block<T> &, const Rows<T> &);
 template <typename C, typename T = typename C::Number>
-using EdgeOf = Edge<T,
-                    decltype(place_at(*static_cast<const C *>(nullptr),
-                                      *static_cast<const Block<T> *>(nullptr), 0))>;
-template <typename C> using BackwardPath = void (*)(const C &, const Path &, const EdgeOf<C> &);
+using BackwardPath = void (*)(const C &, const Path &, const Block<T> &, const Rows<const T> &,
+                              const Gradients<T> &, const BackwardScratch<T> &);
 
 /// Specialised for 2l+1 = 1, 3, 5, 7 on both sides.
-#define TABLE(function)                                                               \
-  {                                                                                   \
-    {function<C, 1, 1>, function<C, 1, 3>, function<C, 1, 5>, function<C, 1, 7>},     \
-        {function<C, 3, 1>, function<C, 3, 3>, function<C, 3, 5>, function<C, 3, 7>}, \
-        {function<C, 5, 1>, function<C, 5, 3>, function<C, 5, 5>, function<C, 5, 7>}, \
-    { function<C, 7, 1>, function<C, 7, 3>, function<C, 7, 5>, function<C, 7, 7> }    \
+#define TABLE(function, HALF)                                                     \
+  {                                                                               \
+    {function<C, 1, 1, HALF>, function<C, 1, 3, HALF>, function<C, 1, 5, HALF>,   \
+     function<C, 1, 7, HALF>},                                                    \
+        {function<C, 3, 1, HALF>, function<C, 3, 3, HALF>, function<C, 3, 5, HALF>, \
+         function<C, 3, 7, HALF>},                                                \
+        {function<C, 5, 1, HALF>, function<C, 5, 3, HALF>, function<C, 5, 5, HALF>, \
+         function<C, 5, 7, HALF>},                                                \
+    {                                                                             \
+      function<C, 7, 1, HALF>, function<C, 7, 3, HALF>, function<C, 7, 5, HALF>,  \
+          function<C, 7, 7, HALF>                                                 \
+    }                                                                             \
   }
+
+/// The function of a path, from a table of them and one for halves of vectors.
+template <typename F>
+static F of_dimensions(const Path &path, const F (&table)[4][4], F of_any)
+{
+  if (path.dim_in > 7 || path.dim_out > 7) return of_any;
+  return table[path.dim_in / 2][path.dim_out / 2];
+}
 
 template <typename C> static ForwardPath<C> forward_of(const Path &path)
 {
-  static constexpr ForwardPath<C> table[4][4] = TABLE(forward_path);
-  if (path.dim_in > 7 || path.dim_out > 7) return forward_path<C, 0, 0>;
-  return table[path.dim_in / 2][path.dim_out / 2];
+  if constexpr (IN_HALVES<C>) {
+    static constexpr ForwardPath<C> halves[4][4] = TABLE(forward_path, true);
+    if (is_half<C>(path))
+      return of_dimensions<ForwardPath<C>>(path, halves, forward_path<C, 0, 0>);
+  }
+  static constexpr ForwardPath<C> table[4][4] = TABLE(forward_path, false);
+  return of_dimensions<ForwardPath<C>>(path, table, forward_path<C, 0, 0>);
 }
 
 template <typename C> static BackwardPath<C> backward_of(const Path &path)
 {
-  static constexpr BackwardPath<C> table[4][4] = TABLE(backward_path);
-  if (path.dim_in > 7 || path.dim_out > 7) return backward_path<C, 0, 0>;
-  return table[path.dim_in / 2][path.dim_out / 2];
+  if constexpr (IN_HALVES<C>) {
+    static constexpr BackwardPath<C> halves[4][4] = TABLE(backward_path, true);
+    if (is_half<C>(path))
+      return of_dimensions<BackwardPath<C>>(path, halves, backward_path<C, 0, 0>);
+  }
+  static constexpr BackwardPath<C> table[4][4] = TABLE(backward_path, false);
+  return of_dimensions<BackwardPath<C>>(path, table, backward_path<C, 0, 0>);
 }
 
 template <typename C, typename T = typename C::Number>
@@ -502,33 +629,19 @@ static void backward(const C &c, const T *messages, int64_t message_stride, cons
   constexpr int64_t W = WIDTH<T>;
   const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
   const int64_t n_edges = block.last - block.first, width = c.n_harmonics + 1;
-  T *const coupling_gradient = scratch;
-  T *const weighted = coupling_gradient + MAX_DIM * MAX_DIM * LANES;
-  T *const edge_gradient = weighted + largest_weighted(c);
-  for (int64_t i = 0; i < n_edges * width * W; i++) edge_gradient[i] = 0;
+  BackwardScratch<T> s;
+  s.coupling_gradient = scratch;
+  s.weighted = s.coupling_gradient + MAX_DIM * MAX_DIM * LANES;
+  s.edge_gradient = s.weighted + largest_weighted(c);
+  for (int64_t i = 0; i < n_edges * width * W; i++) s.edge_gradient[i] = 0;
+  const Rows<const T> rows = {first, last, messages, message_stride};
   for (int64_t p = 0; p < c.n_paths; p++) {
-    const Path &path = c.paths[p];
-    const int64_t n_couplings = path.dim_in * path.dim_out;
-    make_couplings(c, path, block);
-    const BackwardPath<C> work = backward_of<C>(path);
-    for (int64_t center = first; center < last; center++)
-      for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
-        const int64_t node = c.neighbor[e], place = e - block.first;
-        const EdgeOf<C> edge = {block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings +
-                                    place % EDGE_TILE,
-                                place_at(c, block, place),
-                                c.features + node * c.feature_stride,
-                                messages + (center - first) * message_stride,
-                                g.features + (g.slot ? g.slot[node] : node) * g.feature_stride,
-                                weighted,
-                                coupling_gradient,
-                                edge_gradient + place * width * W};
-        work(c, path, edge);
-      }
+    make_couplings(c, c.paths[p], block);
+    backward_of<C>(c.paths[p])(c, c.paths[p], block, rows, g, s);
   }
   for (int64_t e = 0; e < n_edges; e++) {
     T *const to = g.edges + (block.first + e) * g.edge_stride;
-    const T *const from = edge_gradient + e * width * W;
+    const T *const from = s.edge_gradient + e * width * W;
     to[0] += sum<T>(load(from)) * argument_per_length(c);
     for (int64_t m = 1; m < width; m++) to[m] += sum<T>(load(from + m * W));
   }

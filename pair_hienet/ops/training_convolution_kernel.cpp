@@ -48,15 +48,15 @@ static DualBlock<T> make_dual_block(const DualConvolution<T> &c, int64_t first, 
 }
 
 /// w and w' at an edge, N vectors from those of `splines` on.
-template <typename T, int N> struct DualWeights {
-  V<T> value[N], tangent[N];
+template <typename T, int N, int B> struct DualWeights {
+  Sized<T, B> value[N], tangent[N];
 
   INLINE DualWeights(const DualConvolution<T> &c, const T *const *splines, int64_t e)
   {
     const BasisPlace<T> place = {c.first_row[e] * LANES, c.basis + e * 2 * BASIS_ROWS};
     const T rate = c.edge_tangents[e * c.edge_tangent_stride];
     each<N>(N, [&](int v) INLINE {
-      const auto both = place.both(splines[v]);
+      const auto both = place.template both<B>(splines[v]);
       value[v] = both.value;
       tangent[v] = rate * both.slope;
     });
@@ -68,12 +68,12 @@ template <typename T, int N> struct DualWeights {
 // ----------------------------------------------------------------------
 
 /// N vectors of channels, from channel `u` on, of one path and center.
-template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL>
+template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL, int B>
 static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
                                const DualBlock<T> &block, int64_t center, T *value, T *tangent,
                                int64_t u)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u, n_couplings = dim_in * dim_out;
   const int64_t start = path.feature_start + u;
@@ -81,21 +81,21 @@ static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
   each<N>(N, [&](int v) INLINE {
     splines[v] = splines_of<TrainingConvolution<T>>(c, path, u + v * W);
   });
-  V<T> total[SIZE<D_OUT>][N] = {}, total_tangent[SIZE<D_OUT>][N] = {};
+  Sized<T, B> total[SIZE<D_OUT>][N] = {}, total_tangent[SIZE<D_OUT>][N] = {};
   for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
     const T *const x = c.features + start + c.neighbor[e] * c.feature_stride;
     const T *const x_tangent = c.feature_tangents + start + c.neighbor[e] * c.feature_stride;
     const int64_t place = e - block.value.first;
     const T *const coupling = DualBlock<T>::couplings(block.value, place, n_couplings);
     const T *const coupling_tangent = DualBlock<T>::couplings(block.tangent, place, n_couplings);
-    const DualWeights<T, N> w(c, splines, e);
+    const DualWeights<T, N, B> w(c, splines, e);
     each<D_IN>(dim_in, [&](int i) INLINE {
-      V<T> sent[N], sent_tangent[N];
+      Sized<T, B> sent[N], sent_tangent[N];
       each<N>(N, [&](int v) INLINE {
         const int64_t at = i * path.channels + v * W;
-        const V<T> here = read<T, PARTIAL>(x + at, rest);
+        const Sized<T, B> here = read<T, PARTIAL, B>(x + at, rest);
         sent[v] = w.value[v] * here;
-        sent_tangent[v] = w.tangent[v] * here + w.value[v] * read<T, PARTIAL>(x_tangent + at, rest);
+        sent_tangent[v] = w.tangent[v] * here + w.value[v] * read<T, PARTIAL, B>(x_tangent + at, rest);
       });
       each<D_OUT>(dim_out, [&](int o) INLINE {
         const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
@@ -110,32 +110,36 @@ static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
   each<D_OUT>(dim_out, [&](int o) INLINE {
     each<N>(N, [&](int v) INLINE {
       const int64_t at = path.out_start + u + o * path.out_channels + v * W;
-      write<T, PARTIAL>(value + at, total[o][v], rest);
-      write<T, PARTIAL>(tangent + at, total_tangent[o][v], rest);
+      write<T, PARTIAL, B>(value + at, total[o][v], rest);
+      write<T, PARTIAL, B>(tangent + at, total_tangent[o][v], rest);
     });
   });
 }
 
 /// work<COUNT, PARTIAL>(u) for the channels of a path, COUNT vectors at a time.
-template <typename T, int N, typename Work>
+template <typename T, int N, bool HALF, typename Work>
 INLINE static inline void each_block(const Path &path, const Work &work)
 {
-  constexpr int64_t W = WIDTH<T>;
-  int64_t u = 0;
-  for (; u + N * W <= path.channels; u += N * W) work.template operator()<N, false>(u);
-  if constexpr (N > 1)
-    for (; u + W <= path.channels; u += W) work.template operator()<1, false>(u);
-  if (u < path.channels) work.template operator()<1, true>(u);
+  if constexpr (HALF) {
+    work.template operator()<1, false>(0);
+  } else {
+    constexpr int64_t W = WIDTH<T>;
+    int64_t u = 0;
+    for (; u + N * W <= path.channels; u += N * W) work.template operator()<N, false>(u);
+    if constexpr (N > 1)
+      for (; u + W <= path.channels; u += W) work.template operator()<1, false>(u);
+    if (u < path.channels) work.template operator()<1, true>(u);
+  }
 }
 
-template <typename T, int D_IN, int D_OUT>
+template <typename T, int D_IN, int D_OUT, bool HALF = false>
 static void dual_forward_path(const DualConvolution<T> &c, const Path &path,
                               const DualBlock<T> &block, const DualRows<T> &rows, int64_t first,
                               int64_t last)
 {
-  each_block<T, DUAL_VECTORS<D_OUT>>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+  each_block<T, DUAL_VECTORS<D_OUT>, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = first; i < last; i++)
-      dual_forward_block<T, D_IN, D_OUT, COUNT, PARTIAL>(
+      dual_forward_block<T, D_IN, D_OUT, COUNT, PARTIAL, BYTES_OF<HALF>>(
           c, path, block, i, rows.value + (i - first) * rows.stride,
           rows.tangent + (i - first) * rows.stride, u);
   });
@@ -146,12 +150,12 @@ static void dual_forward_path(const DualConvolution<T> &c, const Path &path,
 // ----------------------------------------------------------------------
 
 /// Adds what N vectors of channels of one path and center give.
-template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL>
+template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL, int B>
 static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
                                 const DualBlock<T> &block, int64_t center, const T *value,
                                 const T *tangent, const DualGradients<T> &to, int64_t u)
 {
-  constexpr int64_t W = WIDTH<T>;
+  constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u, n_couplings = dim_in * dim_out;
   const int64_t start = path.feature_start + u;
@@ -165,12 +169,12 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
     const int64_t node = c.neighbor[e], place = e - block.value.first;
     const T *const coupling = DualBlock<T>::couplings(block.value, place, n_couplings);
     const T *const coupling_tangent = DualBlock<T>::couplings(block.tangent, place, n_couplings);
-    V<T> s[SIZE<D_IN>][N] = {}, s_tangent[SIZE<D_IN>][N] = {};
+    Sized<T, B> s[SIZE<D_IN>][N] = {}, s_tangent[SIZE<D_IN>][N] = {};
     each<D_OUT>(dim_out, [&](int o) INLINE {
-      V<T> g[N], g_tangent[N];
+      Sized<T, B> g[N], g_tangent[N];
       each<N>(N, [&](int v) INLINE {
-        g[v] = read<T, PARTIAL>(value + o * path.out_channels + v * W, rest);
-        g_tangent[v] = read<T, PARTIAL>(tangent + o * path.out_channels + v * W, rest);
+        g[v] = read<T, PARTIAL, B>(value + o * path.out_channels + v * W, rest);
+        g_tangent[v] = read<T, PARTIAL, B>(tangent + o * path.out_channels + v * W, rest);
       });
       each<D_IN>(dim_in, [&](int i) INLINE {
         const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
@@ -182,7 +186,7 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
       });
     });
 
-    const DualWeights<T, N> w(c, splines, e);
+    const DualWeights<T, N, B> w(c, splines, e);
     const int64_t row = to.slot ? to.slot[node] : node;
     T *const dx = to.features + row * to.feature_stride + start;
     T *const dx_tangent = to.feature_tangents + row * to.feature_stride + start;
@@ -191,37 +195,37 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
     const T *const basis = c.basis + e * 2 * BASIS_ROWS;
     const T rate = c.edge_tangents[e * c.edge_tangent_stride];
     each<N>(N, [&](int v) INLINE {
-      V<T> of_value = {}, of_tangent = {};
+      Sized<T, B> of_value = {}, of_tangent = {};
       each<D_IN>(dim_in, [&](int i) INLINE {
         const int64_t at = i * path.channels + v * W;
-        const V<T> here = read<T, PARTIAL>(x + at, rest);
-        of_value += here * s[i][v] + read<T, PARTIAL>(x_tangent + at, rest) * s_tangent[i][v];
+        const Sized<T, B> here = read<T, PARTIAL, B>(x + at, rest);
+        of_value += here * s[i][v] + read<T, PARTIAL, B>(x_tangent + at, rest) * s_tangent[i][v];
         of_tangent += here * s_tangent[i][v];
-        write<T, PARTIAL>(dx + at,
-                          read<T, PARTIAL>(dx + at, rest) + w.value[v] * s[i][v] +
+        write<T, PARTIAL, B>(dx + at,
+                          read<T, PARTIAL, B>(dx + at, rest) + w.value[v] * s[i][v] +
                               w.tangent[v] * s_tangent[i][v],
                           rest);
-        write<T, PARTIAL>(dx_tangent + at,
-                          read<T, PARTIAL>(dx_tangent + at, rest) + w.value[v] * s_tangent[i][v],
+        write<T, PARTIAL, B>(dx_tangent + at,
+                          read<T, PARTIAL, B>(dx_tangent + at, rest) + w.value[v] * s_tangent[i][v],
                           rest);
       });
       of_tangent *= rate;
       T *const rows = to.table + (splines[v] - c.table) + c.first_row[e] * LANES;
       for (int k = 0; k < BASIS_ROWS; k++)
-        store(rows + k * LANES,
-              load(rows + k * LANES) + basis[k] * of_value + basis[BASIS_ROWS + k] * of_tangent);
+        store<B>(rows + k * LANES,
+              load<B>(rows + k * LANES) + basis[k] * of_value + basis[BASIS_ROWS + k] * of_tangent);
     });
   }
 }
 
-template <typename T, int D_IN, int D_OUT>
+template <typename T, int D_IN, int D_OUT, bool HALF = false>
 static void dual_backward_path(const DualConvolution<T> &c, const Path &path,
                                const DualBlock<T> &block, const DualRows<const T> &rows,
                                const DualGradients<T> &to, int64_t first, int64_t last)
 {
-  each_block<T, DUAL_VECTORS<D_IN>>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+  each_block<T, DUAL_VECTORS<D_IN>, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = first; i < last; i++)
-      dual_backward_block<T, D_IN, D_OUT, COUNT, PARTIAL>(
+      dual_backward_block<T, D_IN, D_OUT, COUNT, PARTIAL, BYTES_OF<HALF>>(
           c, path, block, i, rows.value + (i - first) * rows.stride,
           rows.tangent + (i - first) * rows.stride, to, u);
   });
@@ -242,17 +246,25 @@ using DualBackwardPath = void (*)(const DualConvolution<T> &, const Path &, cons
 template <typename T> static DualForwardPath<T> dual_forward_of(const Path &path)
 {
   using C = T;
-  static constexpr DualForwardPath<T> table[4][4] = TABLE(dual_forward_path);
-  if (path.dim_in > 7 || path.dim_out > 7) return dual_forward_path<T, 0, 0>;
-  return table[path.dim_in / 2][path.dim_out / 2];
+  if constexpr (IN_HALVES<TrainingConvolution<T>>) {
+    static constexpr DualForwardPath<T> halves[4][4] = TABLE(dual_forward_path, true);
+    if (is_half<TrainingConvolution<T>>(path))
+      return of_dimensions<DualForwardPath<T>>(path, halves, dual_forward_path<T, 0, 0>);
+  }
+  static constexpr DualForwardPath<T> table[4][4] = TABLE(dual_forward_path, false);
+  return of_dimensions<DualForwardPath<T>>(path, table, dual_forward_path<T, 0, 0>);
 }
 
 template <typename T> static DualBackwardPath<T> dual_backward_of(const Path &path)
 {
   using C = T;
-  static constexpr DualBackwardPath<T> table[4][4] = TABLE(dual_backward_path);
-  if (path.dim_in > 7 || path.dim_out > 7) return dual_backward_path<T, 0, 0>;
-  return table[path.dim_in / 2][path.dim_out / 2];
+  if constexpr (IN_HALVES<TrainingConvolution<T>>) {
+    static constexpr DualBackwardPath<T> halves[4][4] = TABLE(dual_backward_path, true);
+    if (is_half<TrainingConvolution<T>>(path))
+      return of_dimensions<DualBackwardPath<T>>(path, halves, dual_backward_path<T, 0, 0>);
+  }
+  static constexpr DualBackwardPath<T> table[4][4] = TABLE(dual_backward_path, false);
+  return of_dimensions<DualBackwardPath<T>>(path, table, dual_backward_path<T, 0, 0>);
 }
 
 template <typename T>
