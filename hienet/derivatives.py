@@ -18,7 +18,7 @@ EnergyFunction = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 @runtime_checkable
 class DifferentiatedEnergy(Protocol):
-    """An energy function that differentiates itself."""
+    """An energy function that differentiates itself, by compiled operators on the CPU."""
 
     def energies_and_gradient(
         self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int
@@ -109,22 +109,20 @@ def _forces_and_stress(
 
 class _Derived(torch.autograd.Function):
     """`_forces_and_stress` as a function of the gradient alone, which may be differentiated once: in a training step of
-    a small model autograd's own way back would take as long as a layer."""
+    a small model torch's own operations, and their way back, would take as long as a layer.
+
+    By compiled operators, which a `DifferentiatedEnergy` has loaded.
+    """
 
     @staticmethod
-    def forward(ctx, gradient, edge_vectors, center, neighbor, structure, n_local, volume):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(edge_vectors, center, neighbor, structure, volume)
-        return _forces_and_stress(gradient, edge_vectors, center, neighbor, structure, n_local, volume)
+    def forward(ctx, gradient, *graph):  # type: ignore[no-untyped-def]
+        ctx.graph = graph
+        return torch.ops.hienet.forces_and_stress(gradient, *graph)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, of_forces, of_stress):  # type: ignore[no-untyped-def]
-        edge_vectors, center, neighbor, structure, volume = ctx.saved_tensors
-        of_strain = 0.5 * (of_stress + of_stress.transpose(1, 2)) / volume.view(-1, 1, 1)
-        of_edges = of_strain.index_select(0, structure.index_select(0, center))
-        of_gradient = (of_edges * edge_vectors.unsqueeze(2)).sum(1)
-        of_gradient += of_forces.index_select(0, center) - of_forces.index_select(0, neighbor)
-        return of_gradient, *(None,) * 6
+        return torch.ops.hienet.forces_and_stress_backward(of_forces, of_stress, *ctx.graph), *(None,) * 6
 
 
 def _ordinary(graph: AtomicGraph) -> AtomicGraph:

@@ -38,6 +38,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "ZBL": ("hienet", {"zbl": True}),
     "XPLOR": ("sevennet", {"xplor_onset": 3.2}),
     "one species": ("hienet", {"elements": ("Si",)}),
+    "half a vector of channels": ("hienet", {"equivariant_irreps": (*("8x0e+8x1e+8x2e",) * 2, "8x0e"), "l_max": 2}),
 }
 """Every kind of layer, and every option that changes what a layer computes."""
 
@@ -209,7 +210,9 @@ def test_gradients_are_finite_differences_of_the_loss():
         assert slope == pytest.approx(expected, rel=2e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("name", ["hienet", "sevennet", "hienet-alternating", "nemp", "geodite"])
+@pytest.mark.parametrize(
+    "name", ["hienet", "half a vector of channels", "sevennet", "hienet-alternating", "nemp", "geodite"]
+)
 def test_every_instruction_set_in_single_precision(name, instruction_set):
     exact = model_of(name)
     graph = graph_of(STRUCTURES["crystals"], *properties(name))
@@ -219,6 +222,22 @@ def test_every_instruction_set_in_single_precision(name, instruction_set):
     rounded = replace(targets, forces=targets.forces.float(), stress=targets.stress.float())
     found = gradients(fused_training(model), model, graph.to(dtype=torch.float32), rounded)
     assert_equal(found, expected, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"neighbor": [0, 2]}, "edge 1 belongs to no atom"),
+        ({"structure": [0, 1]}, "atom 1 belongs to no structure"),
+        ({"center": [0]}, "a number for each edge or atom"),
+    ],
+)
+def test_forces_are_refused_for_indices_that_do_not_exist(changed, message):
+    index = {"center": [0, 1], "neighbor": [1, 0], "structure": [0, 0]} | changed
+    center, neighbor, structure = (torch.tensor(values) for values in index.values())
+    vectors = torch.ones(2, 3)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.hienet.forces_and_stress(vectors, vectors, center, neighbor, structure, 2, torch.ones(1))
 
 
 def test_energies_and_forces_without_gradients():

@@ -60,7 +60,7 @@ def load_training_operators() -> None:
         HIENetError: it is missing, or was compiled from sources that had no such operators.
     """
     load_operators()
-    needed = ("edge_geometry_tangents", "network_panels", "table_places", "training_interaction")
+    needed = ("edge_geometry_tangents", "forces_and_stress", "network_panels", "table_places", "training_interaction")
     if not all(_has_operator(f"hienet::{name}") for name in needed):
         raise HIENetError("the compiled operators are older than this hienet; run `hienet build`")
 

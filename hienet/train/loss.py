@@ -91,7 +91,7 @@ class _MeanLoss(torch.autograd.Function):
             values, slope = error.square(), 2.0 * error
         else:
             values, slope = error.abs(), error.sign()
-        factor = weight / (labelled.sum().clamp_(min=1) if n_labels is None else max(n_labels, 1))
+        factor = weight / (labelled.count_nonzero().clamp_(min=1) if n_labels is None else max(n_labels, 1))
         ctx.save_for_backward(factor * slope)
         return (factor * values).sum()
 
