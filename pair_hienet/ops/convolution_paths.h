@@ -56,8 +56,7 @@ template <typename T, bool PARTIAL, int B> static inline Sized<T, B> read(const 
     return load<B>(p);
 }
 
-template <typename T, bool PARTIAL, int B>
-static inline void write(T *p, Sized<T, B> v, int64_t n)
+template <typename T, bool PARTIAL, int B> static inline void write(T *p, Sized<T, B> v, int64_t n)
 {
   if constexpr (PARTIAL)
     store_first(p, v, n);
@@ -100,8 +99,7 @@ template <typename T> struct BasisPlace {
   template <int B> INLINE Sized<T, B> value(const T *splines) const
   {
     Sized<T, B> value = basis[0] * load<B>(splines + offset);
-    for (int k = 1; k < BASIS_ROWS; k++)
-      value += basis[k] * load<B>(splines + offset + k * LANES);
+    for (int k = 1; k < BASIS_ROWS; k++) value += basis[k] * load<B>(splines + offset + k * LANES);
     return value;
   }
   template <int B> INLINE SizedValueAndSlope<T, B> both(const T *splines) const
@@ -438,7 +436,8 @@ static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row,
   Sized<T, B> total[CHAINS][ROWS][SIZE<D_IN>] = {};
   const auto add = [&]<bool PARTIAL>(int chain, int64_t u) INLINE {
     each<ROWS>(ROWS, [&](int o) INLINE {
-      const Sized<T, B> g = read<T, PARTIAL, B>(gradient + o * path.out_channels + u, path.channels - u);
+      const Sized<T, B> g =
+          read<T, PARTIAL, B>(gradient + o * path.out_channels + u, path.channels - u);
       each<D_IN>(dim_in, [&](int i) INLINE {
         total[chain][o][i] += g * load<B>(edge.weighted + i * padded + u);
       });
@@ -566,23 +565,22 @@ using BackwardPath = void (*)(const C &, const Path &, const Block<T> &, const R
                               const Gradients<T> &, const BackwardScratch<T> &);
 
 /// Specialised for 2l+1 = 1, 3, 5, 7 on both sides.
-#define TABLE(function, HALF)                                                     \
-  {                                                                               \
-    {function<C, 1, 1, HALF>, function<C, 1, 3, HALF>, function<C, 1, 5, HALF>,   \
-     function<C, 1, 7, HALF>},                                                    \
+#define TABLE(function, HALF)                                                       \
+  {                                                                                 \
+    {function<C, 1, 1, HALF>, function<C, 1, 3, HALF>, function<C, 1, 5, HALF>,     \
+     function<C, 1, 7, HALF>},                                                      \
         {function<C, 3, 1, HALF>, function<C, 3, 3, HALF>, function<C, 3, 5, HALF>, \
-         function<C, 3, 7, HALF>},                                                \
+         function<C, 3, 7, HALF>},                                                  \
         {function<C, 5, 1, HALF>, function<C, 5, 3, HALF>, function<C, 5, 5, HALF>, \
-         function<C, 5, 7, HALF>},                                                \
-    {                                                                             \
-      function<C, 7, 1, HALF>, function<C, 7, 3, HALF>, function<C, 7, 5, HALF>,  \
-          function<C, 7, 7, HALF>                                                 \
-    }                                                                             \
+         function<C, 5, 7, HALF>},                                                  \
+    {                                                                               \
+      function<C, 7, 1, HALF>, function<C, 7, 3, HALF>, function<C, 7, 5, HALF>,    \
+          function<C, 7, 7, HALF>                                                   \
+    }                                                                               \
   }
 
 /// The function of a path, from a table of them and one for halves of vectors.
-template <typename F>
-static F of_dimensions(const Path &path, const F (&table)[4][4], F of_any)
+template <typename F> static F of_dimensions(const Path &path, const F (&table)[4][4], F of_any)
 {
   if (path.dim_in > 7 || path.dim_out > 7) return of_any;
   return table[path.dim_in / 2][path.dim_out / 2];
@@ -592,8 +590,7 @@ template <typename C> static ForwardPath<C> forward_of(const Path &path)
 {
   if constexpr (IN_HALVES<C>) {
     static constexpr ForwardPath<C> halves[4][4] = TABLE(forward_path, true);
-    if (is_half<C>(path))
-      return of_dimensions<ForwardPath<C>>(path, halves, forward_path<C, 0, 0>);
+    if (is_half<C>(path)) return of_dimensions<ForwardPath<C>>(path, halves, forward_path<C, 0, 0>);
   }
   static constexpr ForwardPath<C> table[4][4] = TABLE(forward_path, false);
   return of_dimensions<ForwardPath<C>>(path, table, forward_path<C, 0, 0>);

@@ -23,7 +23,8 @@ struct EdgesOfStructures {
   /// Throws c10::ValueError where shapes or dtypes do not fit, or an index is out of range.
   EdgesOfStructures(const Tensor &edge_vectors, const Tensor &centers, const Tensor &neighbors,
                     const Tensor &structures, int64_t n_atoms, const Tensor &volumes) :
-      vectors(edge_vectors.contiguous()), volume(volumes.to(edge_vectors.scalar_type()).contiguous()),
+      vectors(edge_vectors.contiguous()),
+      volume(volumes.to(edge_vectors.scalar_type()).contiguous()),
       indices{centers.contiguous(), neighbors.contiguous(), structures.contiguous()},
       n_edges(edge_vectors.size(0)), n_local(n_atoms), n_structures(volumes.size(0))
   {
@@ -104,7 +105,8 @@ static void hand_down(const EdgesOfStructures &in, const T *of_forces, const T *
     const T *const r = vectors + 3 * e, *const of_structure = of_stress + 9 * s;
     for (int k = 0; k < 3; k++) {
       T along = 0;
-      for (int i = 0; i < 3; i++) along += (of_structure[3 * i + k] + of_structure[3 * k + i]) * r[i];
+      for (int i = 0; i < 3; i++)
+        along += (of_structure[3 * i + k] + of_structure[3 * k + i]) * r[i];
       of_gradient[3 * e + k] = of_forces[3 * in.center[e] + k] - of_forces[3 * in.neighbor[e] + k] +
           T(0.5) * along / volume[s];
     }
@@ -113,14 +115,13 @@ static void hand_down(const EdgesOfStructures &in, const T *of_forces, const T *
 
 /// The gradient of a loss with respect to dE/d(edge_vector), from those with respect to forces and stresses.
 static Tensor backward_cpu(const Tensor &of_forces, const Tensor &of_stress,
-                           const Tensor &edge_vectors, const Tensor &center,
-                           const Tensor &neighbor, const Tensor &structure, int64_t n_local,
-                           const Tensor &volume)
+                           const Tensor &edge_vectors, const Tensor &center, const Tensor &neighbor,
+                           const Tensor &structure, int64_t n_local, const Tensor &volume)
 {
   const EdgesOfStructures in(edge_vectors, center, neighbor, structure, n_local, volume);
   const auto dtype = edge_vectors.scalar_type();
-  TORCH_CHECK_VALUE(of_forces.dim() == 2 && of_forces.size(0) == n_local && of_forces.size(1) == 3 &&
-                        of_stress.numel() == 9 * in.n_structures &&
+  TORCH_CHECK_VALUE(of_forces.dim() == 2 && of_forces.size(0) == n_local &&
+                        of_forces.size(1) == 3 && of_stress.numel() == 9 * in.n_structures &&
                         of_forces.scalar_type() == dtype && of_stress.scalar_type() == dtype,
                     "gradients of forces and stresses have wrong shapes or dtypes");
   const Tensor forces = of_forces.contiguous(), stress = of_stress.contiguous();

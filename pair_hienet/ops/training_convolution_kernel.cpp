@@ -95,7 +95,8 @@ static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
         const int64_t at = i * path.channels + v * W;
         const Sized<T, B> here = read<T, PARTIAL, B>(x + at, rest);
         sent[v] = w.value[v] * here;
-        sent_tangent[v] = w.tangent[v] * here + w.value[v] * read<T, PARTIAL, B>(x_tangent + at, rest);
+        sent_tangent[v] =
+            w.tangent[v] * here + w.value[v] * read<T, PARTIAL, B>(x_tangent + at, rest);
       });
       each<D_OUT>(dim_out, [&](int o) INLINE {
         const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
@@ -202,18 +203,19 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
         of_value += here * s[i][v] + read<T, PARTIAL, B>(x_tangent + at, rest) * s_tangent[i][v];
         of_tangent += here * s_tangent[i][v];
         write<T, PARTIAL, B>(dx + at,
-                          read<T, PARTIAL, B>(dx + at, rest) + w.value[v] * s[i][v] +
-                              w.tangent[v] * s_tangent[i][v],
-                          rest);
-        write<T, PARTIAL, B>(dx_tangent + at,
-                          read<T, PARTIAL, B>(dx_tangent + at, rest) + w.value[v] * s_tangent[i][v],
-                          rest);
+                             read<T, PARTIAL, B>(dx + at, rest) + w.value[v] * s[i][v] +
+                                 w.tangent[v] * s_tangent[i][v],
+                             rest);
+        write<T, PARTIAL, B>(
+            dx_tangent + at,
+            read<T, PARTIAL, B>(dx_tangent + at, rest) + w.value[v] * s_tangent[i][v], rest);
       });
       of_tangent *= rate;
       T *const rows = to.table + (splines[v] - c.table) + c.first_row[e] * LANES;
       for (int k = 0; k < BASIS_ROWS; k++)
         store<B>(rows + k * LANES,
-              load<B>(rows + k * LANES) + basis[k] * of_value + basis[BASIS_ROWS + k] * of_tangent);
+                 load<B>(rows + k * LANES) + basis[k] * of_value +
+                     basis[BASIS_ROWS + k] * of_tangent);
     });
   }
 }
