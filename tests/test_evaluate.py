@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,8 +273,10 @@ def test_json_knows_no_nan() -> None:
     assert json.loads(json_text(values)) == {"a": None, "b": [1.0, None], "c": {"d": [None, "x", 2]}}
 
 
-def energies_of_parity(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: object) -> Any:
-    """The panel of energies that is plotted."""
+def energies_of_parity(
+    monkeypatch: pytest.MonkeyPatch, path: Path, sets: Sequence[str] = ("test",), **changes: object
+) -> Any:
+    """The panel of energies that is plotted, of the same frames for each set."""
     figures: list[Any] = []
     monkeypatch.setattr(report, "save_figure", lambda figure, path: (figures.append(figure), save_figure(figure, path)))
     n = 12
@@ -292,7 +295,8 @@ def energies_of_parity(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: o
         "stress": np.full((n, 6), np.nan),
         "stress_label": np.full((n, 6), np.nan),
     }
-    report.plot_parity({"test": Comparison(**{**values, **changes})}, path)  # type: ignore[arg-type]
+    comparison = Comparison(**{**values, **changes})  # type: ignore[arg-type]
+    report.plot_parity(dict.fromkeys(sets, comparison), path)
     return figures[0].axes[0]
 
 
@@ -317,6 +321,19 @@ def test_an_absurd_label_does_not_hide_the_others_in_a_plot(tmp_path: Path, monk
     )
     assert np.ptp(axis.get_xlim()) < 5.0
     assert [text.get_text() for text in axis.texts] == ["1 point lies outside"]
+
+
+@pytest.mark.parametrize("n_sets", [1, 2, 3, 4])
+def test_titles_and_labels_are_on_the_figure_for_any_number_of_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_sets: int
+) -> None:
+    sets = ["train", "validation", "test", "replay"][:n_sets]
+    axis = energies_of_parity(monkeypatch, tmp_path / "p.png", sets)
+    whole = axis.figure.bbox
+    for part in (axis.get_legend(), axis.xaxis.get_label(), axis.yaxis.get_label()):
+        box = part.get_window_extent()
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.2, 2860.0, 1e-9])

@@ -89,7 +89,8 @@ def plot_parity(comparisons: Mapping[str, Comparison], path: Path) -> None:
     From energies, reference energies are subtracted that are fitted to the labels: next to the energies of atoms and
     the differences between compositions, which any fit gets right, errors of electronvolts could not be seen.
     """
-    figure = Figure(figsize=(12.5, 4.6), layout="constrained")
+    # A line above the panels for each set, which the layout does not make room for by itself.
+    figure = Figure(figsize=(12.5, 4.4 + 0.25 * len(comparisons)), layout="constrained")
     axes = figure.subplots(1, 3)
     found = {name: errors(comparison) for name, comparison in comparisons.items()}
     references = _references(list(comparisons.values()))
