@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ablation_plan import ARCHITECTURES, SI_EVERY, SYSTEMS, Training, configuration, trainings, write_data
 from common import (
     console,
@@ -37,6 +33,7 @@ from common import (
     load_contender,
     machine,
     set_threads,
+    train_once,
     write_json,
 )
 from rich.table import Table
@@ -70,7 +67,6 @@ def train(arguments: argparse.Namespace) -> None:
         print("\n".join(one.name for one in chosen))
         return
     data = arguments.folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
     for system in sorted({one.system for one in chosen}):
         write_data(system, data, arguments.mlearn)
     if arguments.parity:
@@ -87,23 +83,12 @@ def train_one(training: Training, arguments: argparse.Namespace) -> tuple[str, f
     Raises:
         SystemExit: it failed, or what lies in the folder was trained in another way.
     """
-    output = arguments.folder / training.name
-    config = output.with_suffix(".yaml")
-    text = yaml.safe_dump(
-        parse_config(configuration(training, arguments.folder, epochs_for(training, arguments))).model_dump(mode="json")
+    values = parse_config(configuration(training, arguments.folder, epochs_for(training, arguments))).model_dump(
+        mode="json"
     )
-    if config.exists() and config.read_text() != text:
-        raise SystemExit(f"`{config}` says something else than this command would; take another folder, or remove it")
-    if (output / "results.json").exists():
-        return training.name, None
-    with atomic_path(config) as temporary:
-        temporary.write_text(text)
-    command = [sys.executable, "-m", "hienet", "train", str(config)]
-    command += ["--resume"] if (output / "last.pt").exists() else []
-    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if process.returncode != 0:
-        raise SystemExit(f"the training `{training.name}` failed:\n{(process.stdout + process.stderr).strip()[-2000:]}")
-    return training.name, read_results(output)["seconds"]
+    del values["output"]
+    results, finished = train_once(values, arguments.folder / training.name, quiet=True)
+    return training.name, None if finished else results["seconds"]
 
 
 def epochs_for(training: Training, arguments: argparse.Namespace) -> int | None:

@@ -146,15 +146,17 @@ def _layers(seed: int) -> list[Training]:
     ]
 
 
-def write_data(system: str, folder: Path, mlearn: Path | None) -> None:
-    """Training and test frames of a system, `SYSTEM-train.extxyz` and `SYSTEM-test.extxyz`, unless they are there."""
+def write_data(system: str, folder: Path, mlearn: Path | None, every: int = SI_EVERY) -> dict[str, Path]:
+    """Files of training and test frames of a system, `SYSTEM-train.extxyz` and `SYSTEM-test.extxyz`, written unless
+    they are there; `every` as in `silicon_frames`."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = {part: folder / f"{system}-{part}.extxyz" for part in ("train", "test")}
-    if all(path.exists() for path in paths.values()):
-        return
-    frames = silicon_carbide_frames() if system == "sic" else silicon_frames(mlearn)
-    for part, path in paths.items():
-        with atomic_path(path) as temporary:
-            ase.io.write(temporary, frames[part], format="extxyz")
+    if not all(path.exists() for path in paths.values()):
+        frames = silicon_carbide_frames() if system == "sic" else silicon_frames(mlearn, every)
+        for part, path in paths.items():
+            with atomic_path(path) as temporary:
+                ase.io.write(temporary, frames[part], format="extxyz")
+    return paths
 
 
 def silicon_carbide_frames() -> dict[str, list[ase.Atoms]]:

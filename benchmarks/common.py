@@ -18,6 +18,7 @@ from typing import Any
 
 import ase
 import torch
+import yaml
 from hienet_deploy.export import export
 from rich.console import Console
 from structures import structure
@@ -128,6 +129,39 @@ def set_threads(threads: int) -> None:
     """Threads of torch; and numbers too small to be normal become zero, as near the cutoff they else cost much time."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def train_once(values: Mapping[str, Any], output: Path, quiet: bool = False) -> tuple[dict[str, Any], bool]:
+    """Train by `hienet train` into a folder, or go on with what was interrupted there.
+
+    Args:
+        values: configuration, without `output`; it is kept beside the folder, `output.yaml`.
+        output: folder.
+        quiet: show what the program prints only if it fails.
+
+    Returns:
+        What it says of the finished run, and whether that had been finished before.
+
+    Raises:
+        SystemExit: it failed, or what lies in the folder was trained in another way.
+    """
+    config = output.with_name(f"{output.name}.yaml")
+    text = yaml.safe_dump({**values, "output": str(output)})
+    if config.exists() and config.read_text() != text:
+        raise SystemExit(f"`{config}` says something else than this command would; take another folder, or remove it")
+    results = output / "results.json"
+    finished = results.exists()
+    if not finished:
+        with atomic_path(config) as temporary:
+            temporary.write_text(text)
+        command = [sys.executable, "-m", "hienet", "train", str(config)]
+        command += ["--resume"] if (output / "last.pt").exists() else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(values["training"]["threads"])}
+        process = subprocess.run(command, capture_output=quiet, text=True, env=environment)
+        if process.returncode != 0:
+            said = f":\n{(process.stdout + process.stderr).strip()[-2000:]}" if quiet else ""
+            raise SystemExit(f"the training `{output.name}` failed{said}")
+    return dict(json.loads(results.read_text())), finished
 
 
 # Turns

@@ -17,8 +17,6 @@ import argparse
 import fnmatch
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +26,14 @@ import ase
 import ase.io
 import numpy as np
 import yaml
-from ablation_plan import SYSTEMS, silicon_carbide_frames, silicon_frames
-from common import ROOT, console, deploy, machine, write_json
+from ablation_plan import SYSTEMS, write_data
+from common import ROOT, console, deploy, machine, train_once, write_json
 from peer_programs import PROGRAMS
 from peers import PeerError, Worker, add_worker_options, environment, fastest, rounds
 from rich.table import Table
 
 from hienet.files import atomic_path
+from hienet.models.hienet import few_elements
 
 RECIPE = ROOT / "zuo2020" / "recipe.yaml"
 """HIENet's models are trained by it, apart from the model and the time."""
@@ -55,19 +54,8 @@ class Contender:
     engines: tuple[str, ...] = ("hienet",)
 
 
-def _few_elements(scalars: int, vectors: int, tensors: int) -> dict[str, object]:
-    """HIENet between and below the presets: channels of l = 0, 1, 2."""
-    irreps = f"{scalars}x0e+{vectors}x1o+{tensors}x2e"
-    return {
-        "preset": "small",
-        "invariant_channels": scalars,
-        "equivariant_irreps": [irreps, irreps, f"{scalars}x0e"],
-        "readout_channels": scalars // 2,
-    }
-
-
 CONTENDERS = {
-    "hienet 16": Contender("hienet", _few_elements(16, 8, 4)),
+    "hienet 16": Contender("hienet", {"preset": "small", **few_elements(16, 8, 4)}),
     "hienet small": Contender("hienet", {"preset": "small"}),
     "hienet medium": Contender("hienet", {"preset": "medium"}),
     "hienet large": Contender("hienet", {"preset": "large"}),
@@ -81,6 +69,7 @@ CONTENDERS = {
 }
 CUTOFF = 5.0
 """Å, of all models."""
+ERRORS = ("energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom")
 NAMES = {"mace": "by mace-torch", "symmetrix": "by Symmetrix-XL", "sevenn": "by sevenn"}
 
 
@@ -94,7 +83,7 @@ def train(arguments: argparse.Namespace) -> None:
         raise SystemExit(f"no model is called like {', '.join(arguments.only)}; there are: {', '.join(CONTENDERS)}")
     for system in arguments.systems:
         folder = arguments.folder / system
-        write_data(system, folder, arguments.mlearn)
+        data = write_data(system, folder, arguments.mlearn, every=1)
         for name in chosen:
             output = folder / name.replace(" ", "_")
             if (output / "trained.json").exists():
@@ -104,54 +93,34 @@ def train(arguments: argparse.Namespace) -> None:
             print(f"{system}, {name}: {arguments.minutes:g} minutes", flush=True)
             try:
                 work = train_hienet if contender.program == "hienet" else train_peer
-                found = work(contender, folder, output, arguments)
+                found = work(contender, data, output, arguments)
             except PeerError as error:
                 print(f"{system}, {name} is left out: {error}", flush=True)
                 continue
             write_json(output / "trained.json", {"minutes": arguments.minutes, **found})
 
 
-def write_data(system: str, folder: Path, mlearn: Path | None) -> None:
-    """Training and test frames, `train.extxyz` and `test.extxyz`, unless they are there."""
-    paths = {part: folder / f"{part}.extxyz" for part in ("train", "test")}
-    if all(path.exists() for path in paths.values()):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    frames = silicon_carbide_frames() if system == "sic" else silicon_frames(mlearn, every=1)
-    for part, path in paths.items():
-        with atomic_path(path) as temporary:
-            ase.io.write(temporary, frames[part], format="extxyz")
-
-
-def train_hienet(contender: Contender, folder: Path, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def train_hienet(
+    contender: Contender, data: Mapping[str, Path], output: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """By `hienet train`, which keeps to the minutes itself.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: it failed, or what lies in the folder was trained in another way.
     """
     recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
     recipe["model"] |= {"cutoff": CUTOFF, **contender.values}
-    recipe["data"] |= {part: str(folder / f"{part}.extxyz") for part in ("train", "test")}
+    recipe["data"] |= {part: str(path) for part, path in data.items()}
     # The time is to end the run, not the epochs.
     recipe["training"] |= {"epochs": 100_000, "max_minutes": arguments.minutes, "threads": 1, "seed": arguments.seed}
-    recipe["output"] = str(output)
-    output.mkdir(parents=True, exist_ok=True)
-    config = output / "config.yaml"
-    config.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "hienet", "train", str(config)]
-    command += ["--resume"] if (output / "last.pt").exists() else []
-    if subprocess.run(command, env=one_thread(), stdout=subprocess.DEVNULL).returncode != 0:
-        raise SystemExit(f"the training in `{output}` failed; `hienet train {config}` says why")
-    results = json.loads((output / "results.json").read_text())
-    return {
-        "model": str(output / "best.pt"),
-        "epochs": results["epochs"],
-        "energy_mae_mev_per_atom": results["errors"]["test"]["energy_mae_mev_per_atom"],
-        "forces_mae_mev_per_angstrom": results["errors"]["test"]["forces_mae_mev_per_angstrom"],
-    }
+    results, _ = train_once(recipe, output, quiet=True)
+    test = results["errors"]["test"]
+    return {"model": str(output / "best.pt"), "epochs": results["epochs"], **{name: test[name] for name in ERRORS}}
 
 
-def train_peer(contender: Contender, folder: Path, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def train_peer(
+    contender: Contender, data: Mapping[str, Path], output: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """By the program of its package, for as many epochs as fit.
 
     Raises:
@@ -159,16 +128,16 @@ def train_peer(contender: Contender, folder: Path, output: Path, arguments: argp
     """
     program = PROGRAMS[contender.program]
     python = environment(contender.program, arguments)
-    frames: list[ase.Atoms] = ase.io.read(folder / "train.extxyz", ":")  # type: ignore[assignment]
+    frames: list[ase.Atoms] = ase.io.read(data["train"], ":")  # type: ignore[assignment]
     model, epochs = program.train(
         python, frames, output, CUTOFF, arguments.minutes, arguments.seed, contender.values, one_thread()
     )
     worker = Worker(python, options_of(contender.program, model) | {"mode": "eager"}, arguments.timeout)
     try:
-        found = worker.ask("predict", frames=str(folder / "test.extxyz"))
+        found = worker.ask("predict", frames=str(data["test"]))
     finally:
         worker.close()
-    return {"model": str(model), "epochs": epochs, **errors(found, folder / "test.extxyz")}
+    return {"model": str(model), "epochs": epochs, **errors(found, data["test"])}
 
 
 def errors(found: Mapping[str, Any], path: Path) -> dict[str, float]:
@@ -179,10 +148,8 @@ def errors(found: Mapping[str, Any], path: Path) -> dict[str, float]:
         for energy, atoms in zip(found["energies"], frames, strict=True)
     ]
     forces = [np.array(f) - atoms.get_forces() for f, atoms in zip(found["forces"], frames, strict=True)]
-    return {
-        "energy_mae_mev_per_atom": 1e3 * float(np.mean(energies)),
-        "forces_mae_mev_per_angstrom": 1e3 * float(np.mean(np.abs(np.concatenate(forces)))),
-    }
+    means = (float(np.mean(energies)), float(np.mean(np.abs(np.concatenate(forces)))))
+    return dict(zip(ERRORS, (1e3 * mean for mean in means), strict=True))
 
 
 def options_of(engine: str, model: Path) -> dict[str, Any]:
@@ -204,7 +171,7 @@ def measure(arguments: argparse.Namespace) -> None:
         workers: dict[str, Worker] = {}
         failures: dict[str, str] = {}
         structure = f"{system}{arguments.atoms}" if arguments.atoms else SYSTEMS[system].measured
-        trained = finished(arguments.folder / system)
+        trained, of_label = finished(arguments.folder / system), dict[str, str]()
         # `fastest` chooses by it.
         arguments.systems = [structure]
         try:
@@ -212,6 +179,7 @@ def measure(arguments: argparse.Namespace) -> None:
                 contender = CONTENDERS[name]
                 for engine in contender.engines:
                     label = " ".join([name, *([NAMES[engine]] if engine in NAMES else [])])
+                    of_label[label] = name
                     values = options_of(engine, Path(found["model"]))
                     if engine == "hienet":
                         values["file"] = str(deploy(Path(found["model"]))["deployed"])
@@ -227,7 +195,7 @@ def measure(arguments: argparse.Namespace) -> None:
             for worker in workers.values():
                 worker.close()
         for row in rows:
-            row["trained"] = next(name for name in trained if row["model"].startswith(name))
+            row["trained"] = of_label[row["model"]]
             row["n_parameters"] = workers[row["model"]].description["n_parameters"]
         result = {"benchmark": "error_against_cost", "system": system, "rows": rows, "failures": failures}
         write_json(arguments.folder / system / "cost.json", {**result, "machine": machine()})

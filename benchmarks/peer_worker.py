@@ -122,6 +122,13 @@ def hienet(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
+def sevenn_calculator(options: dict[str, Any]) -> Any:
+    """SevenNet's, of the checkpoint `model` or else SevenNet-l3i5."""
+    from sevenn.calculator import SevenNetCalculator
+
+    return SevenNetCalculator(options.get("model", "7net-l3i5"), device=options.get("device", "cpu"))
+
+
 def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """SevenNet-l3i5 with the weights of its package, or the checkpoint `model`.
 
@@ -134,8 +141,7 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     from sevenn.atom_graph_data import AtomGraphData
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
-    file = options.get("model", "7net-l3i5")
-    checkpoint = util.load_checkpoint(file)
+    checkpoint = util.load_checkpoint(options.get("model", "7net-l3i5"))
     accelerators = {f"enable_{options['mode']}": True} if options["mode"] in ("cueq", "flash", "oeq") else {}
     device = options.get("device", "cpu")
     module = checkpoint.build_model(**accelerators).to(device)
@@ -153,10 +159,8 @@ def sevenn(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 
     def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
         if options["mode"] == "calculator":
-            from sevenn.calculator import SevenNetCalculator
-
             n_edges = unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)["edge_index"].shape[1]
-            return asked_of(SevenNetCalculator(file, device=device), atoms), n_edges
+            return asked_of(sevenn_calculator(options), atoms), n_edges
         data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, cutoff, with_shift=False)).to(device)
         if not scripted:
             # The model adds its results to what it is given.
@@ -228,6 +232,14 @@ def mace_model(options: dict[str, Any]) -> tuple[Any, dict[str, object]]:
     return model, described(model, options["cutoff"], PACKAGES_OF_MACE)
 
 
+def mace_calculator(model: Any, compiled: bool = False) -> Any:
+    """MACE's, of a model."""
+    from mace.calculators import MACECalculator
+
+    mode = "default" if compiled else None
+    return MACECalculator(models=[model], device="cpu", default_dtype="float32", compile_mode=mode)
+
+
 def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     """`random_mace`, or the trained `model`, by its own package.
 
@@ -235,12 +247,8 @@ def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     calculator.
     """
     model, description = mace_model(options)
-    from mace.calculators import MACECalculator
-
     compiled = options["mode"] == "compile"
-    calculator = MACECalculator(
-        models=[model], device="cpu", default_dtype="float32", compile_mode="default" if compiled else None
-    )
+    calculator = mace_calculator(model, compiled)
     module = calculator.models[0]
     if options["mode"] == "torchscript":
         from e3nn.util.jit import compile as script
@@ -298,22 +306,7 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
-def sevenn_calculator(options: dict[str, Any]) -> Any:
-    """Of the checkpoint `model`."""
-    from sevenn.calculator import SevenNetCalculator
-
-    return SevenNetCalculator(options["model"], device="cpu")
-
-
-def mace_calculator(options: dict[str, Any]) -> Any:
-    """Of the trained `model`."""
-    model, _ = mace_model(options)
-    from mace.calculators import MACECalculator
-
-    return MACECalculator(models=[model], device="cpu", default_dtype="float32")
-
-
-CALCULATORS = {"sevenn": sevenn_calculator, "mace": mace_calculator}
+CALCULATORS = {"sevenn": sevenn_calculator, "mace": lambda options: mace_calculator(mace_model(options)[0])}
 KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix}
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ DATA is the folder `data` of the repository `mlearn` (`Si/training.json`, `Si/te
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
-from common import console, machine, write_json
+from common import console, machine, train_once, write_json
 from rich.table import Table
-
-from hienet.files import atomic_path
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 PUBLISHED = {
@@ -62,32 +58,10 @@ def configuration(element: str, seed: int, arguments: argparse.Namespace) -> dic
     for key, value in (("max_minutes", arguments.minutes), ("epochs", arguments.epochs)):
         if value is not None:
             recipe["training"][key] = value
-    recipe["output"] = str(arguments.output / f"{element}-{seed}")
     return recipe
 
 
 FILES = {"train": "training", "test": "test"}
-
-
-def train(element: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `hienet train` says of the finished run; it is begun or resumed, unless it is finished.
-
-    Raises:
-        SystemExit: it failed, or what lies in the folder was trained in another way.
-    """
-    output = arguments.output / f"{element}-{seed}"
-    config = output.with_suffix(".yaml")
-    text = yaml.safe_dump(configuration(element, seed, arguments))
-    if config.exists() and config.read_text() != text:
-        raise SystemExit(f"`{config}` says something else than this command would; take another folder, or remove it")
-    if not (output / "results.json").exists():
-        with atomic_path(config) as temporary:
-            temporary.write_text(text)
-        command = [sys.executable, "-m", "hienet", "train", str(config)]
-        command += ["--resume"] if (output / "last.pt").exists() else []
-        if subprocess.run(command).returncode != 0:
-            raise SystemExit(f"the training of {element} with seed {seed} failed")
-    return dict(json.loads((output / "results.json").read_text()))
 
 
 def print_table(element: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -126,7 +100,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for element in arguments.elements:
         for seed in arguments.seeds:
-            results = train(element, seed, arguments)
+            results, _ = train_once(configuration(element, seed, arguments), arguments.output / f"{element}-{seed}")
             found.setdefault(element, []).append(
                 {
                     "seed": seed,

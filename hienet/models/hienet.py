@@ -58,7 +58,7 @@ _PUBLISHED: dict[str, object] = {
 }
 
 
-def _few_elements(scalars: int, vectors: int, tensors: int) -> dict[str, object]:
+def few_elements(scalars: int, vectors: int, tensors: int) -> dict[str, object]:
     """Three equivariant layers behind an invariant one, with so many channels of l = 0, 1, 2."""
     irreps = f"{scalars}x0e+{vectors}x1o+{tensors}x2e"
     return {
@@ -90,9 +90,9 @@ PRESETS: dict[str, dict[str, object]] = {
             "512x0e",
         ),
     },
-    "small": _few_elements(32, 16, 8),
-    "medium": _few_elements(64, 32, 16),
-    "large": _few_elements(128, 64, 32),
+    "small": few_elements(32, 16, 8),
+    "medium": few_elements(64, 32, 16),
+    "large": few_elements(128, 64, 32),
 }
 """`paper`: the paper's text and Table 5; `published`: the released checkpoint, both SO(3) as they were published;
 `paper-o3`, `published-o3`: the same widths with parities; `small`, `medium`, `large`: one to five elements, on CPUs."""
