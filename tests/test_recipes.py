@@ -27,7 +27,7 @@ from hienet.recipes import RECIPES, find_recipe
 from hienet.template import render, summarize
 from hienet.train.loop import StoppedBySignal, Trainer
 from hienet.train.loss import loss_settings, training_loss
-from hienet.train.run import Run
+from hienet.train.run import Run, divergence
 from hienet.train.schedule import Schedule
 
 
@@ -178,6 +178,26 @@ def test_a_run_ends_early_and_says_why(data, tmp_path):
     assert run.trainer.state.epoch == 4
     log = (tmp_path / "run" / "train.log").read_text()
     assert "ended after epoch 4, since the loss that is watched has not fallen since epoch 2 (`early_stopping`)" in log
+
+
+@pytest.mark.parametrize(("last", "warns"), [(250.0, True), (150.0, False)])
+def test_a_training_whose_loss_has_gone_far_up_says_so(last, warns, data, tmp_path):
+    values = tiny_values(data, tmp_path / "run", epochs=3, select="last")
+    run = Run(parse_config(values), False, Console(file=io.StringIO()))
+    real, losses = run.trainer._validate, iter([3.0, 2.0, last])
+    run.trainer._validate = lambda: (next(losses), real()[1])  # type: ignore[method-assign]
+    run.train()
+    log = (tmp_path / "run" / "train.log").read_text()
+    sentence = "WARNING: the training has diverged: the loss of the last epoch is 250, that of epoch 2 was 2; lower"
+    assert (sentence in log) == warns
+    assert ("is of epoch 3" in log) == warns
+
+
+def test_the_loss_of_the_training_tells_of_divergence_where_there_is_no_validation():
+    row = {"validation_loss": None}
+    assert divergence([]) is None
+    assert divergence([{**row, "train_loss": 0.01}, {**row, "train_loss": 0.9}]) is None
+    assert "lower `training.learning_rate`" in divergence([{**row, "train_loss": 0.01}, {**row, "train_loss": 1.1}])
 
 
 @pytest.mark.parametrize(

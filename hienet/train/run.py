@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -48,6 +48,9 @@ from hienet.training_summary import TrainingSummary
 _SECONDS_BETWEEN_SAVES = 30.0
 _FRAMES_WRITTEN = 10_000
 _FRAMES_COMPARED = 20_000
+_DIVERGED = 100.0
+"""How many times its least value the loss at the end may be: weights that change in the course of a run, and chance, do
+less."""
 _MAY_CHANGE_ON_RESUME = (
     "output",
     "training.epochs",
@@ -219,6 +222,10 @@ class Run:
                 f"ended after epoch {trainer.state.epoch}, since the loss that is watched has not fallen since epoch "
                 f"{trainer.state.least_epoch} (`early_stopping`)"
             )
+        warning = divergence(trainer.state.history)
+        if warning is not None:
+            kept = f"; `{self.best_path}` is of epoch {trainer.state.best_epoch}"
+            self.say(f"WARNING: {warning}{kept}")
         self.save_last()
         return self._report()
 
@@ -543,3 +550,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif before != after and name not in _MAY_CHANGE_ON_RESUME:
             changed.append(f"`{name}` was `{before}` and is `{after}`")
     return changed
+
+
+def divergence(history: Sequence[Row]) -> str | None:
+    """A sentence for a training whose loss has gone far up without becoming infinite; None for all others."""
+    key = "train_loss" if any(row["validation_loss"] is None for row in history) else "validation_loss"
+    losses = [float(row[key]) for row in history]  # type: ignore[arg-type]
+    if not losses or losses[-1] <= _DIVERGED * min(losses):
+        return None
+    least = losses.index(min(losses))
+    return (
+        f"the training has diverged: the loss of the last epoch is {losses[-1]:.3g}, that of epoch {least + 1} was "
+        f"{losses[least]:.3g}; lower `training.learning_rate`, or set `training.gradient_clip`"
+    )
