@@ -1,0 +1,312 @@
+"""Stability: what a model does where molecular dynamics goes wrong with a bad one.
+
+    stability.py --committee A.hienet.pt B.hienet.pt C.hienet.pt --compare "no ZBL=model.pt" --json S.json
+
+Four parts, each with a table: atoms that come close (dimers and a compressed crystal, down to 0.5 Å), conservation of
+energy with growing time steps, a long run of a hot crystal at constant pressure, and what a committee says of a melt
+that no model was trained on.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+from common import ROOT, console, machine, parser, write_json
+from drift import energy_drift
+from hienet_deploy.export import export
+from numpy.typing import NDArray
+from rich.table import Table
+
+from hienet.lammps import run_deck
+from hienet.properties.engine import Engine
+from hienet.properties.smoothness import Smoothness, SmoothnessSettings, smoothness
+
+EXAMPLES = ROOT.parent / "lammps_examples"
+LATTICE = 4.39
+"""Å, of 3C-SiC."""
+SHORTEST = 0.5
+"""Å, of dimers, and between neighbours of the compressed crystal."""
+DECK = """
+units         metal
+atom_style    atomic
+lattice       diamond {lattice}
+region        box block 0 {repeat} 0 {repeat} 0 {repeat}
+create_box    2 box
+create_atoms  1 box basis 5 2 basis 6 2 basis 7 2 basis 8 2
+mass          1 28.0855
+mass          2 12.011
+pair_style    hienet {committee}
+pair_coeff    * * {models} Si C
+neighbor      1.0 bin
+neigh_modify  every 1 delay 0 check yes
+# Half of it becomes potential energy within a few vibrations.
+velocity      all create $(2*{temperature}) {seed} mom yes rot yes dist gaussian loop geom
+timestep      {timestep}
+fix           dynamics all {fix}
+compute       distances all pair/local dist
+compute       closest all reduce min c_distances inputs local
+compute       displacement all msd com yes
+{committee_compute}
+thermo        {every}
+thermo_style  custom step time temp etotal press lx c_closest c_displacement[4] {last}
+thermo_modify format float %.12g lost error
+run           {steps}
+"""
+COLUMNS = ("step", "time", "temperature", "energy", "pressure", "length", "closest", "displacement", "deviation")
+"""Of a run's rows: steps, ps, K, eV, bar, Å, Å, Å², eV/Å."""
+
+
+def main() -> None:
+    """Measure and report."""
+    options = parser(__doc__)
+    options.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="not all of them")
+    options.add_argument("--model", type=Path, default=EXAMPLES / "sic.pt", help="checkpoint [default: the example]")
+    options.add_argument("--compare", nargs="+", default=[], metavar="NAME=FILE", help="more models to scan")
+    options.add_argument(
+        "--committee",
+        type=Path,
+        nargs="+",
+        default=[EXAMPLES / "sic.hienet.pt", *(EXAMPLES / "active_learning" / f"sic_{i}.hienet.pt" for i in (1, 2))],
+        help="deployed models [default: those of active_learning]",
+    )
+    options.add_argument("--repeat", type=int, default=2, help="cubic cells along each direction [default: 2]")
+    options.add_argument("--timesteps", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.0], help="fs, of NVE")
+    options.add_argument("--picoseconds", type=float, default=100.0, help="of NVE [default: 100]")
+    options.add_argument("--temperature", type=float, default=1000.0, help="K, of NVE [default: 1000]")
+    options.add_argument("--npt-picoseconds", type=float, default=1000.0, help="[default: 1000]")
+    options.add_argument("--npt-temperature", type=float, default=2000.0, help="K [default: 2000]")
+    options.add_argument("--melt-picoseconds", type=float, default=20.0, help="[default: 20]")
+    options.add_argument("--melt-temperature", type=float, default=4000.0, help="K [default: 4000]")
+    arguments = options.parse_args()
+    arguments.compare = dict(_named(text) for text in arguments.compare)
+    result: dict[str, Any] = {"benchmark": "stability", "n_atoms": 8 * arguments.repeat**3}
+    for part in arguments.parts:
+        rows = PARTS[part](arguments)
+        result[part] = rows
+        _report(part, rows)
+        write_json(arguments.json, {**result, "machine": machine()})
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not Path(path).is_file():
+        raise SystemExit(f"--compare takes NAME=FILE with the file of a model, got `{text}`")
+    return name, Path(path)
+
+
+# Atoms that come close
+
+
+def scans(arguments: Any) -> list[dict[str, Any]]:
+    """Dimers of every pair and the compressed crystal, of the model and those to compare with, in float64."""
+    return [
+        {"model": name, **scan(Engine(path))} for name, path in {"the model": arguments.model, **arguments.compare}.items()
+    ]
+
+
+def scan(engine: Engine) -> dict[str, Any]:
+    """One row."""
+    crystal = silicon_carbide()
+    bond = LATTICE * 3**0.5 / 4
+    radii = [2.0 * covalent_radii[atomic_numbers[symbol]] for symbol in ("C", "Si")]
+    # The dimers' shortest distance is a part of the sum of radii; that of the largest pair is to be `SHORTEST`.
+    settings = SmoothnessSettings(400, SHORTEST / max(radii), (SHORTEST / bond, 1.5))
+    found = smoothness(crystal, engine, settings)
+    assert found.compression is not None
+    return {
+        "attracts_below": attraction(found),
+        "dimer_minima": sum(_minima(dimer.energies) for dimer in found.dimers),
+        **barrier(found.compression.scales * bond, found.compression.energies),
+        "cutoff_jump_mev": 1e3 * max(dimer.cutoff_jump or 0.0 for dimer in found.dimers),
+        "inconsistency_mev": 1e3 * found.way.inconsistency,
+    }
+
+
+def silicon_carbide() -> ase.Atoms:
+    """The cubic cell of 8 atoms."""
+    from ase.build import bulk
+
+    return bulk("SiC", "zincblende", LATTICE, cubic=True)
+
+
+def attraction(found: Smoothness) -> dict[str, float | None]:
+    """Greatest distance (Å) below the bond at which two atoms are drawn together; None where they repel each other."""
+    result: dict[str, float | None] = {}
+    for dimer in found.dimers:
+        bond = sum(covalent_radii[atomic_numbers[symbol]] for symbol in dimer.symbols)
+        short = (dimer.distances >= SHORTEST) & (dimer.distances < 0.8 * bond) & (dimer.forces < 0.0)
+        result["-".join(dimer.symbols)] = float(dimer.distances[short].max()) if short.any() else None
+    return result
+
+
+def barrier(distances: NDArray[np.float64], energies: NDArray[np.float64]) -> dict[str, float]:
+    """How far a crystal can be compressed before its energy falls, if ever, and how high the energy is there (eV/atom
+    above the least of those from 1.5 Å on).
+
+    `distances` (Å, growing) are those of nearest neighbours."""
+    lowest = int(np.argmin(np.where(distances > 1.5, energies, np.inf)))
+    i = lowest
+    while i > 0 and energies[i - 1] > energies[i]:
+        i -= 1
+    return {"barrier_at": float(distances[i]), "barrier": float(energies[i] - energies[lowest])}
+
+
+def _minima(energies: NDArray[np.float64]) -> int:
+    inner = energies[1:-1]
+    deep = inner < -1e-3
+    return int((deep & (inner < energies[:-2]) & (inner < energies[2:])).sum())
+
+
+# Dynamics
+
+
+def run(
+    arguments: Any, models: Sequence[Path], fix: str, temperature: float, timestep: float, picoseconds: float
+) -> dict[str, NDArray[np.float64]]:
+    """A run in LAMMPS; its columns by name, some 1000 rows. `timestep` in fs.
+
+    Raises:
+        HIENetError: LAMMPS stopped.
+    """
+    steps = round(1e3 * picoseconds / timestep)
+    committee = len(models) > 1
+    deck = DECK.format(
+        lattice=LATTICE,
+        repeat=arguments.repeat,
+        committee="committee mean" if committee else "",
+        models=" ".join(str(path.resolve()) for path in models),
+        temperature=temperature,
+        timestep=1e-3 * timestep,
+        seed=4928459,
+        fix=fix,
+        every=max(1, steps // 1000),
+        steps=steps,
+        committee_compute="compute committee all pair hienet" if committee else "variable deviation equal 0.0",
+        last="c_committee[4]" if committee else "v_deviation",
+    )
+    output = run_deck(deck, timeout=24 * 3600.0)
+    found = [line.split() for line in output.splitlines() if re.fullmatch(r"\s*\d+(\s+[-+.\de]+){8}\s*", line)]
+    return dict(zip(COLUMNS, np.array(found, dtype=float).T, strict=True))
+
+
+def conservation(arguments: Any) -> list[dict[str, Any]]:
+    """Constant energy with growing time steps, of the model as it is deployed."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = export(arguments.model, Path(folder) / "model.hienet.pt").path
+        for timestep in arguments.timesteps:
+            data = run(arguments, [model], "nve", arguments.temperature, timestep, arguments.picoseconds)
+            settled = data["time"] >= 0.02 * data["time"][-1]
+            energy = 1e3 * data["energy"] / (8 * arguments.repeat**3)
+            rows.append(
+                {
+                    "timestep_fs": timestep,
+                    "mean_temperature": float(data["temperature"][settled].mean()),
+                    **energy_drift(data["time"][settled], energy[settled]),
+                }
+            )
+    return rows
+
+
+def npt(arguments: Any) -> list[dict[str, Any]]:
+    """A hot crystal at zero pressure for a long time: is it still one?"""
+    with tempfile.TemporaryDirectory() as folder:
+        model = export(arguments.model, Path(folder) / "model.hienet.pt").path
+        kelvin = arguments.npt_temperature
+        fix = f"npt temp {kelvin} {kelvin} 0.075 iso 0 0 0.3"
+        data = run(arguments, [model], fix, kelvin, 1.5, arguments.npt_picoseconds)
+    settled = data["time"] >= 0.1 * data["time"][-1]
+    return [
+        {
+            "picoseconds": float(data["time"][-1]),
+            "mean_temperature": float(data["temperature"][settled].mean()),
+            "mean_pressure_gpa": 1e-4 * float(data["pressure"][settled].mean()),
+            "lattice_constant": float(data["length"][settled].mean()) / arguments.repeat,
+            "root_mean_square_displacement": float(np.sqrt(data["displacement"][settled].max())),
+            "closest": float(data["closest"].min()),
+        }
+    ]
+
+
+def melt(arguments: Any) -> list[dict[str, Any]]:
+    """A crystal far above its melting point, moved by the mean of a committee at constant volume."""
+    kelvin = arguments.melt_temperature
+    fix = f"nvt temp {kelvin} {kelvin} 0.05"
+    data = run(arguments, arguments.committee, fix, kelvin, 0.5, arguments.melt_picoseconds)
+    late = data["time"] >= 0.5 * data["time"][-1]
+
+    def first(limit: float) -> float | None:
+        above = data["time"][data["deviation"] > limit]
+        return float(above[0]) if len(above) else None
+
+    return [
+        {
+            "picoseconds": float(data["time"][-1]),
+            "mean_temperature": float(data["temperature"][late].mean()),
+            "highest_temperature": float(data["temperature"][len(data["time"]) // 20 :].max()),
+            "deviation_above_0.5_after_ps": first(0.5),
+            "deviation_above_1_after_ps": first(1.0),
+            "median_deviation": float(np.median(data["deviation"][late])),
+            "greatest_deviation": float(data["deviation"].max()),
+            "root_mean_square_displacement": float(np.sqrt(data["displacement"][-1])),
+            "closest": float(data["closest"].min()),
+        }
+    ]
+
+
+PARTS = {"scans": scans, "conservation": conservation, "npt": npt, "melt": melt}
+TITLES = {
+    "scans": "down to 0.5 Å",
+    "conservation": "constant energy",
+    "npt": "a hot crystal at zero pressure",
+    "melt": "a melt, by the mean of the committee",
+}
+UNITS = {
+    "attracts_below": "attracts below, Å",
+    "dimer_minima": "minima of dimers",
+    "barrier_at": "compressed crystal repels down to, Å",
+    "barrier": "energy there, eV/atom",
+    "cutoff_jump_mev": "jump at cutoff, meV",
+    "inconsistency_mev": "energy - work, meV",
+    "timestep_fs": "time step, fs",
+    "mean_temperature": "mean T, K",
+    "highest_temperature": "highest T, K",
+    "drift_mev_per_atom_per_ps": "drift, meV/atom/ps",
+    "drift_standard_error": "±",
+    "fluctuation_mev_per_atom": "fluctuation, meV/atom",
+    "picoseconds": "ps",
+    "mean_pressure_gpa": "mean pressure, GPa",
+    "lattice_constant": "lattice constant, Å",
+    "root_mean_square_displacement": "RMS displacement, Å",
+    "closest": "closest atoms, Å",
+    "deviation_above_0.5_after_ps": "deviation > 0.5 eV/Å after, ps",
+    "deviation_above_1_after_ps": "> 1 eV/Å after, ps",
+    "median_deviation": "median, eV/Å",
+    "greatest_deviation": "greatest, eV/Å",
+}
+
+
+def _report(part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(*(UNITS.get(key, key) for key in rows[0]), title=TITLES[part])
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(number)}" for key, number in value.items())
+    if value is None:
+        return "never"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
