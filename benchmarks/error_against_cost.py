@@ -67,7 +67,9 @@ CONTENDERS = {
     },
     # With the recipe's learning rate of 0.01 and batches of one frame it diverges.
     "geodite small": Contender(
-        "hienet", {"architecture": "geodite", "preset": "small"}, training={"learning_rate": 0.002, "gradient_clip": 1.0}
+        "hienet",
+        {"architecture": "geodite", "preset": "small"},
+        training={"learning_rate": 0.002, "gradient_clip": 1.0},
     ),
     "SevenNet base": Contender("sevenn", {}, ("sevenn",)),
     "MACE 64x0e": Contender("mace", {"hidden_irreps": "64x0e"}, ("mace", "symmetrix")),

@@ -33,6 +33,8 @@ LATTICE = 4.39
 """Å, of 3C-SiC."""
 SHORTEST = 0.5
 """Å, of dimers, and between neighbours of the compressed crystal."""
+FEW_ATOMS = 64
+"""So many are evaluated at a time: compressed to 0.5 Å, an atom has thousands of neighbours."""
 DECK = """
 units         metal
 atom_style    atomic
@@ -107,7 +109,8 @@ def _named(text: str) -> tuple[str, Path]:
 def scans(arguments: Any) -> list[dict[str, Any]]:
     """Dimers of every pair and the compressed crystal, of the model and those to compare with, in float64."""
     return [
-        {"model": name, **scan(Engine(path))} for name, path in {"the model": arguments.model, **arguments.compare}.items()
+        {"model": name, **scan(Engine(path, batch_atoms=FEW_ATOMS))}
+        for name, path in {"the model": arguments.model, **arguments.compare}.items()
     ]
 
 
@@ -147,15 +150,21 @@ def attraction(found: Smoothness) -> dict[str, float | None]:
 
 
 def barrier(distances: NDArray[np.float64], energies: NDArray[np.float64]) -> dict[str, float]:
-    """How far a crystal can be compressed before its energy falls, if ever, and how high the energy is there (eV/atom
-    above the least of those from 1.5 Å on).
+    """What keeps a crystal from collapse: the highest energy (eV/atom above the least of those beyond 1.5 Å) on the way
+    to where it falls below that least one, if it does, and by how much it falls before on the way.
 
     `distances` (Å, growing) are those of nearest neighbours."""
     lowest = int(np.argmin(np.where(distances > 1.5, energies, np.inf)))
-    i = lowest
-    while i > 0 and energies[i - 1] > energies[i]:
-        i -= 1
-    return {"barrier_at": float(distances[i]), "barrier": float(energies[i] - energies[lowest])}
+    way = energies[: lowest + 1][::-1] - energies[lowest]
+    below = np.flatnonzero(way < -1e-6)
+    way = way[: below[0]] if len(below) else way
+    top = int(way.argmax())
+    rising = way[: top + 1]
+    return {
+        "barrier_at": float(distances[lowest - top]),
+        "barrier": float(way[top]),
+        "fall_before": float((np.maximum.accumulate(rising) - rising).max()),
+    }
 
 
 def _minima(energies: NDArray[np.float64]) -> int:
@@ -271,8 +280,9 @@ TITLES = {
 UNITS = {
     "attracts_below": "attracts below, Å",
     "dimer_minima": "minima of dimers",
-    "barrier_at": "compressed crystal repels down to, Å",
-    "barrier": "energy there, eV/atom",
+    "barrier_at": "barrier to collapse at, Å",
+    "barrier": "height, eV/atom",
+    "fall_before": "falls before by, eV/atom",
     "cutoff_jump_mev": "jump at cutoff, meV",
     "inconsistency_mev": "energy - work, meV",
     "timestep_fs": "time step, fs",

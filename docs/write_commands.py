@@ -8,6 +8,7 @@ Options and their sentences are read from the commands; nothing of them is typed
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -156,11 +157,20 @@ def run_examples() -> dict[str, str]:
             # `hienet data check` says by its status 2 that it found something.
             if result.exit_code not in (0, 2):
                 raise SystemExit(f"error: `{example}` ended with status {result.exit_code}: {result.output}")
-            text = result.output.replace(folder, "/tmp/example").replace(str(ROOT), "HIENET")
+            text = result.output.replace(folder, "/tmp/example").replace(sys.prefix, "HIENET/.venv")
+            text = text.replace(str(ROOT), "HIENET")
             text = re.sub(r"\x1b\[[0-9;]*m", "", text)
             outputs[name] = "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
     return outputs
 
 
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--options", action="store_true", help="only the options anew; outputs stay as recorded")
+    only_options = parser.parse_args().options
+    PAGE.write_text(page(recorded() if only_options else run_examples()))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(recorded() if "--options" in sys.argv[1:] else run_examples()))
+    main()

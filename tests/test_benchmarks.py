@@ -175,6 +175,48 @@ def test_a_long_run_in_lammps_keeps_its_memory_and_its_momentum(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+@pytest.mark.lammps
+def test_stability_is_measured_in_all_its_parts(tmp_path):
+    times = ("--picoseconds", "0.2", "--npt-picoseconds", "0.3", "--melt-picoseconds", "0.1", "--timesteps", "0.5", "2")
+    result = run("stability", tmp_path, *times)
+    (scan,) = result["scans"]
+    # The example model knows the repulsion of nuclei.
+    assert scan["attracts_below"] == {"C-C": None, "C-Si": None, "Si-Si": None}
+    assert scan["barrier"] > 20.0
+    assert scan["cutoff_jump_mev"] < 1e-3
+    short, long = result["conservation"]
+    assert (short["timestep_fs"], long["timestep_fs"]) == (0.5, 2.0)
+    assert 0.0 < short["fluctuation_mev_per_atom"] < long["fluctuation_mev_per_atom"] < 5.0
+    (npt,) = result["npt"]
+    assert 4.2 < npt["lattice_constant"] < 4.7
+    assert npt["root_mean_square_displacement"] < 0.6
+    (melt,) = result["melt"]
+    assert melt["greatest_deviation"] > 0.0
+    assert melt["mean_temperature"] > 2000.0
+
+
+def test_the_barrier_of_a_compressed_crystal_ends_where_the_energy_falls_below_the_crystals(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stability import barrier
+
+    distances = np.array([0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.9, 2.1])
+    energies = np.array([-99.0, 40.0, 25.0, 10.0, 12.0, -3.0, -7.0, -6.0])
+    assert barrier(distances, energies) == {"barrier_at": 0.7, "barrier": 47.0, "fall_before": 2.0}
+    # A crystal that never collapses is followed to the shortest distance.
+    energies[0] = 99.0
+    assert barrier(distances, energies) == {"barrier_at": 0.5, "barrier": 106.0, "fall_before": 2.0}
+
+
+def test_a_model_to_compare_with_must_have_a_name_and_a_file(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stability import _named
+
+    for text in ("model.pt", "name=none.pt"):
+        with pytest.raises(SystemExit, match="--compare takes NAME=FILE with the file of a model, got"):
+            _named(text)
+
+
 def test_a_leak_and_a_lost_momentum_show_in_the_summary_of_a_long_run(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from long_run import Course, summary
