@@ -276,11 +276,11 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     systems = list(dict.fromkeys(row["system"] for row in rows))
     figure, axes = pyplot.subplots(
-        1, len(systems), figsize=(1.0 + 5.0 * len(systems), 4.6), layout="constrained", squeeze=False
+        1, len(systems), figsize=(3.4 + 4.4 * len(systems), 4.6), layout="constrained", squeeze=False
     )
     for axis, system in zip(axes[0], systems, strict=True):
         of_system = [row for row in rows if row["system"] == system]
@@ -288,18 +288,23 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         others = [row for row in of_system if row not in sizes]
         axis.plot([_cost(row) for row in sizes], [_error(row) for row in sizes], "o-", color="C0", label="HIENet")
         for row in sizes:
-            axis.annotate(row["model"].split(" ", 1)[1], (_cost(row), _error(row)), (5, 5), textcoords="offset points")
+            axis.annotate(
+                row["model"].split(" ", 1)[1], (_cost(row), _error(row)), (5, 5), textcoords="offset points", fontsize=8
+            )
         for i, row in enumerate(others):
             ours = row["mode"] == "deployed"
             axis.plot([_cost(row)], [_error(row)], "s" if ours else "^", color=f"C{1 + i % 9}", label=row["model"])
         axis.set(title=SYSTEMS[system].title.split(",")[0], xlabel="µs/atom, 512 atoms, 1 thread")
         axis.set(xscale="log", yscale="log")
         for one in (axis.xaxis, axis.yaxis):
-            one.set_major_formatter(ScalarFormatter())
-            one.set_minor_formatter(ScalarFormatter())
-        axis.tick_params(which="minor", labelsize=7)
-        axis.grid(alpha=0.3, which="both")
-        axis.legend(frameon=False, fontsize=7)
+            one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            one.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=8)
     axes[0, 0].set_ylabel("force MAE of test frames, meV/Å")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
