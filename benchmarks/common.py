@@ -131,6 +131,10 @@ def set_threads(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
+class TrainingFailedError(SystemExit):
+    """`hienet train` ended with an error; uncaught, it ends the benchmark with that."""
+
+
 def train_once(values: Mapping[str, Any], output: Path, quiet: bool = False) -> tuple[dict[str, Any], bool]:
     """Train by `hienet train` into a folder, or go on with what was interrupted there.
 
@@ -143,7 +147,8 @@ def train_once(values: Mapping[str, Any], output: Path, quiet: bool = False) -> 
         What it says of the finished run, and whether that had been finished before.
 
     Raises:
-        SystemExit: it failed, or what lies in the folder was trained in another way.
+        TrainingFailedError: it failed.
+        SystemExit: what lies in the folder was trained in another way.
     """
     config = output.with_name(f"{output.name}.yaml")
     text = yaml.safe_dump({**values, "output": str(output)})
@@ -160,7 +165,7 @@ def train_once(values: Mapping[str, Any], output: Path, quiet: bool = False) -> 
         process = subprocess.run(command, capture_output=quiet, text=True, env=environment)
         if process.returncode != 0:
             said = f":\n{(process.stdout + process.stderr).strip()[-2000:]}" if quiet else ""
-            raise SystemExit(f"the training `{output.name}` failed{said}")
+            raise TrainingFailedError(f"the training `{output.name}` failed{said}")
     return dict(json.loads(results.read_text())), finished
 
 

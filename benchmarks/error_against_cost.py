@@ -27,7 +27,7 @@ import ase.io
 import numpy as np
 import yaml
 from ablation_plan import SYSTEMS, write_data
-from common import ROOT, console, deploy, machine, train_once, write_json
+from common import ROOT, TrainingFailedError, console, deploy, machine, train_once, write_json
 from peer_programs import PROGRAMS
 from peers import PeerError, Worker, add_worker_options, environment, fastest, rounds
 from rich.table import Table
@@ -102,8 +102,7 @@ def train(arguments: argparse.Namespace) -> None:
             try:
                 work = train_hienet if contender.program == "hienet" else train_peer
                 found = work(contender, data, output, arguments)
-            except (PeerError, SystemExit) as error:
-                # A training that fails, or whose loss diverges, is told in a line; the others go on.
+            except (PeerError, TrainingFailedError) as error:
                 print(f"{system}, {name} is left out: {error}", flush=True)
                 continue
             write_json(output / "trained.json", {"minutes": arguments.minutes, **found})
@@ -115,7 +114,8 @@ def train_hienet(
     """By `hienet train`, which keeps to the minutes itself.
 
     Raises:
-        SystemExit: it failed, or what lies in the folder was trained in another way.
+        TrainingFailedError: it failed.
+        SystemExit: what lies in the folder was trained in another way.
     """
     recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
     recipe["model"] |= {"cutoff": CUTOFF, **contender.values}

@@ -352,6 +352,13 @@ def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_i
     text = run(*train, "--only", "hienet 16", "SevenNet*")
     assert "sic, SevenNet base is left out: pip could not install torch" in text
     assert "sic, hienet 16: finished before" in run(*train, "--only", "hienet 16")
+    # A training that fails is told, and the next is begun; a folder that was trained in another way ends it all.
+    (tmp_path / "models" / "sic" / "hienet_small").write_text("a file where the folder is to be")
+    text = run(*train, "--only", "hienet small", "SevenNet*")
+    assert "sic, hienet small is left out: the training `hienet_small` failed:" in text
+    assert "sic, SevenNet base is left out" in text
+    with pytest.raises(SystemExit, match="says something else than this command would; take another folder"):
+        run(*train, "--only", "hienet small", "--seed", 1)
 
     # In a process of its own, as in the test before.
     measure = [sys.executable, str(BENCHMARKS / "error_against_cost.py"), "measure", str(folder), *options]

@@ -92,7 +92,7 @@ def test_the_recoil_conserves_energy(tmp_path):
     assert first["KinEng"] == pytest.approx(50 + 63 * 1.5 * 8.617333e-5 * 600, abs=1.0)
     assert last["KinEng"] < first["KinEng"] - 10
     assert last["TotEng"] == pytest.approx(first["TotEng"], abs=0.02)
-    # Closer than the bonds of 1.90 Å ever come in the training set.
+    # Far below the bonds of 1.90 Å.
     assert min(row["c_closest"] for row in rows.values()) < 1.45
 
 
