@@ -3,8 +3,8 @@
     stability.py --committee A.hienet.pt B.hienet.pt C.hienet.pt --compare "no ZBL=model.pt" --json S.json
 
 Four parts, each with a table: atoms that come close (dimers and a compressed crystal, down to 0.5 Å), conservation of
-energy with growing time steps, a long run of a hot crystal at constant pressure, and what a committee says of a melt
-that no model was trained on.
+energy with growing time steps, a long run of a hot crystal at constant pressure, and what a committee says of a crystal
+at temperatures at which no model was trained, until it melts and beyond.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hienet_deploy.export import export
 from numpy.typing import NDArray
 from rich.table import Table
 
+from hienet.errors import HIENetError
 from hienet.lammps import run_deck
 from hienet.properties.engine import Engine
 from hienet.properties.smoothness import Smoothness, SmoothnessSettings, smoothness
@@ -61,6 +63,8 @@ thermo_style  custom step time temp etotal press lx c_closest c_displacement[4] 
 thermo_modify format float %.12g lost error
 run           {steps}
 """
+LOST = "Lost atoms"
+"""By which words LAMMPS says so."""
 COLUMNS = ("step", "time", "temperature", "energy", "pressure", "length", "closest", "displacement", "deviation")
 """Of a run's rows: steps, ps, K, eV, bar, Å, Å, Å², eV/Å."""
 
@@ -85,7 +89,9 @@ def main() -> None:
     options.add_argument("--npt-picoseconds", type=float, default=1000.0, help="[default: 1000]")
     options.add_argument("--npt-temperature", type=float, default=2000.0, help="K [default: 2000]")
     options.add_argument("--melt-picoseconds", type=float, default=20.0, help="[default: 20]")
-    options.add_argument("--melt-temperature", type=float, default=4000.0, help="K [default: 4000]")
+    options.add_argument(
+        "--melt-temperatures", type=float, nargs="+", default=[4000.0, 6000.0], help="K [default: 4000 and 6000]"
+    )
     arguments = options.parse_args()
     arguments.compare = dict(_named(text) for text in arguments.compare)
     result: dict[str, Any] = {"benchmark": "stability", "n_atoms": 8 * arguments.repeat**3}
@@ -163,13 +169,26 @@ def barrier(distances: NDArray[np.float64], energies: NDArray[np.float64]) -> di
 # Dynamics
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a run went through.
+
+    Attributes:
+        data: rows by the names of `COLUMNS`.
+        lost: whether LAMMPS stopped because it lost atoms.
+    """
+
+    data: dict[str, NDArray[np.float64]]
+    lost: bool
+
+
 def run(
     arguments: Any, models: Sequence[Path], fix: str, temperature: float, timestep: float, picoseconds: float
-) -> dict[str, NDArray[np.float64]]:
-    """A run in LAMMPS; its columns by name, some 1000 rows. `timestep` in fs.
+) -> Course:
+    """A run in LAMMPS, some 1000 rows. `timestep` in fs. That atoms were lost ends it, too.
 
     Raises:
-        HIENetError: LAMMPS stopped.
+        HIENetError: LAMMPS stopped for another reason.
     """
     steps = round(1e3 * picoseconds / timestep)
     committee = len(models) > 1
@@ -186,9 +205,16 @@ def run(
         committee_compute="compute committee all pair hienet" if committee else "variable deviation equal 0.0",
         last="c_committee[4]" if committee else "v_deviation",
     )
-    output = run_deck(deck, timeout=24 * 3600.0)
-    found = [line.split() for line in output.splitlines() if re.fullmatch(r"\s*\d+(\s+[-+.\de]+){8}\s*", line)]
-    return dict(zip(COLUMNS, np.array(found, dtype=float).T, strict=True))
+    lines: list[str] = []
+    lost = False
+    try:
+        run_deck(deck, timeout=24 * 3600.0, echo=lines.append)
+    except HIENetError as error:
+        if LOST not in str(error):
+            raise
+        lost = True
+    rows = [line.split() for line in lines if re.fullmatch(r"\s*\d+(\s+[-+.\de]+){8}\s*", line)]
+    return Course(dict(zip(COLUMNS, np.array(rows, dtype=float).T, strict=True)), lost)
 
 
 def conservation(arguments: Any) -> list[dict[str, Any]]:
@@ -197,7 +223,7 @@ def conservation(arguments: Any) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         model = export(arguments.model, Path(folder) / "model.hienet.pt").path
         for timestep in arguments.timesteps:
-            data = run(arguments, [model], "nve", arguments.temperature, timestep, arguments.picoseconds)
+            data = run(arguments, [model], "nve", arguments.temperature, timestep, arguments.picoseconds).data
             settled = data["time"] >= 0.02 * data["time"][-1]
             energy = 1e3 * data["energy"] / (8 * arguments.repeat**3)
             rows.append(
@@ -216,7 +242,7 @@ def npt(arguments: Any) -> list[dict[str, Any]]:
         model = export(arguments.model, Path(folder) / "model.hienet.pt").path
         kelvin = arguments.npt_temperature
         fix = f"npt temp {kelvin} {kelvin} 0.075 iso 0 0 0.3"
-        data = run(arguments, [model], fix, kelvin, 1.5, arguments.npt_picoseconds)
+        data = run(arguments, [model], fix, kelvin, 1.5, arguments.npt_picoseconds).data
     settled = data["time"] >= 0.1 * data["time"][-1]
     return [
         {
@@ -231,29 +257,39 @@ def npt(arguments: Any) -> list[dict[str, Any]]:
 
 
 def melt(arguments: Any) -> list[dict[str, Any]]:
-    """A crystal far above its melting point, moved by the mean of a committee at constant volume."""
-    kelvin = arguments.melt_temperature
-    fix = f"nvt temp {kelvin} {kelvin} 0.05"
-    data = run(arguments, arguments.committee, fix, kelvin, 0.5, arguments.melt_picoseconds)
-    late = data["time"] >= 0.5 * data["time"][-1]
+    """A crystal moved by the mean of a committee at constant volume, far above the temperatures of the training data:
+    what the committee says, and how long before the dynamics goes astray, if it does."""
+    rows = []
+    for kelvin in arguments.melt_temperatures:
+        fix = f"nvt temp {kelvin} {kelvin} 0.05"
+        course = run(arguments, arguments.committee, fix, kelvin, 0.5, arguments.melt_picoseconds)
+        rows.append({"temperature": kelvin, **outside_the_data(course, kelvin)})
+    return rows
 
-    def first(limit: float) -> float | None:
-        above = data["time"][data["deviation"] > limit]
-        return float(above[0]) if len(above) else None
 
-    return [
-        {
-            "picoseconds": float(data["time"][-1]),
-            "mean_temperature": float(data["temperature"][late].mean()),
-            "highest_temperature": float(data["temperature"][len(data["time"]) // 20 :].max()),
-            "deviation_above_0.5_after_ps": first(0.5),
-            "deviation_above_1_after_ps": first(1.0),
-            "median_deviation": float(np.median(data["deviation"][late])),
-            "greatest_deviation": float(data["deviation"].max()),
-            "root_mean_square_displacement": float(np.sqrt(data["displacement"][-1])),
-            "closest": float(data["closest"].min()),
-        }
-    ]
+def outside_the_data(course: Course, kelvin: float) -> dict[str, Any]:
+    """One row: the first times of signs, in ps, and extremes. An explosion is a temperature of three times the
+    thermostat's, or lost atoms; extremes are of the time before it."""
+    data = course.data
+
+    def first(sign: NDArray[np.bool_]) -> float | None:
+        return float(data["time"][sign][0]) if sign.any() else None
+
+    exploded = first(data["temperature"] > 3.0 * kelvin)
+    if exploded is None and course.lost:
+        exploded = float(data["time"][-1])
+    before = data["time"] < (np.inf if exploded is None else exploded)
+    return {
+        "picoseconds": float(data["time"][-1]),
+        "deviation_above_0.5_after_ps": first(data["deviation"] > 0.5),
+        "deviation_above_1_after_ps": first(data["deviation"] > 1.0),
+        "deviation_above_2_after_ps": first(data["deviation"] > 2.0),
+        "explodes_after_ps": exploded,
+        "median_deviation": float(np.median(data["deviation"][before])),
+        "greatest_deviation": float(data["deviation"][before].max()),
+        "root_mean_square_displacement": float(np.sqrt(data["displacement"][before].max())),
+        "closest": float(data["closest"][before].min()),
+    }
 
 
 PARTS = {"scans": scans, "conservation": conservation, "npt": npt, "melt": melt}
@@ -261,7 +297,7 @@ TITLES = {
     "scans": "down to 0.5 Å",
     "conservation": "constant energy",
     "npt": "a hot crystal at zero pressure",
-    "melt": "a melt, by the mean of the committee",
+    "melt": "far above the training data, by the mean of the committee",
 }
 UNITS = {
     "attracts_below": "attracts below, Å",
@@ -273,7 +309,7 @@ UNITS = {
     "inconsistency_mev": "energy - work, meV",
     "timestep_fs": "time step, fs",
     "mean_temperature": "mean T, K",
-    "highest_temperature": "highest T, K",
+    "temperature": "T, K",
     "drift_mev_per_atom_per_ps": "drift, meV/atom/ps",
     "drift_standard_error": "±",
     "fluctuation_mev_per_atom": "fluctuation, meV/atom",
@@ -284,6 +320,8 @@ UNITS = {
     "closest": "closest atoms, Å",
     "deviation_above_0.5_after_ps": "deviation > 0.5 eV/Å after, ps",
     "deviation_above_1_after_ps": "> 1 eV/Å after, ps",
+    "deviation_above_2_after_ps": "> 2 eV/Å after, ps",
+    "explodes_after_ps": "explodes after, ps",
     "median_deviation": "median, eV/Å",
     "greatest_deviation": "greatest, eV/Å",
 }

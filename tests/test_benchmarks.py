@@ -179,7 +179,7 @@ def test_a_long_run_in_lammps_keeps_its_memory_and_its_momentum(tmp_path):
 @pytest.mark.lammps
 def test_stability_is_measured_in_all_its_parts(tmp_path):
     times = ("--picoseconds", "0.2", "--npt-picoseconds", "0.3", "--melt-picoseconds", "0.1", "--timesteps", "0.5", "2")
-    result = run("stability", tmp_path, *times)
+    result = run("stability", tmp_path, *times, "--melt-temperatures", "4000")
     (scan,) = result["scans"]
     # The example model knows the repulsion of nuclei.
     assert scan["attracts_below"] == {"C-C": None, "C-Si": None, "Si-Si": None}
@@ -193,7 +193,31 @@ def test_stability_is_measured_in_all_its_parts(tmp_path):
     assert npt["root_mean_square_displacement"] < 0.6
     (melt,) = result["melt"]
     assert melt["greatest_deviation"] > 0.0
-    assert melt["mean_temperature"] > 2000.0
+    assert melt["temperature"] == 4000.0
+    assert melt["explodes_after_ps"] is None
+
+
+def test_the_signs_of_an_explosion_are_told_with_their_times(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stability import Course, outside_the_data
+
+    data = {
+        "time": np.arange(6) * 0.1,
+        "temperature": np.array([4000.0, 3900.0, 4100.0, 4200.0, 12100.0, 9e4]),
+        "deviation": np.array([0.4, 0.6, 0.5, 1.5, 30.0, 900.0]),
+        "displacement": np.array([0.0, 0.01, 0.04, 0.09, 4.0, 9.0]),
+        "closest": np.array([1.6, 1.6, 1.5, 1.4, 0.6, 0.4]),
+    }
+    found = outside_the_data(Course(data, lost=True), 4000.0)
+    assert found["explodes_after_ps"] == pytest.approx(0.4)
+    assert found["deviation_above_0.5_after_ps"] == pytest.approx(0.1)
+    assert found["deviation_above_1_after_ps"] == pytest.approx(0.3)
+    assert found["deviation_above_2_after_ps"] == pytest.approx(0.4)
+    assert (found["greatest_deviation"], found["closest"]) == (1.5, 1.4)
+    # Atoms lost without a hot row before: the last row is the time.
+    calm = {name: values[:3] for name, values in data.items()}
+    assert outside_the_data(Course(calm, lost=True), 4000.0)["explodes_after_ps"] == pytest.approx(0.2)
+    assert outside_the_data(Course(calm, lost=False), 4000.0)["explodes_after_ps"] is None
 
 
 def test_the_barrier_of_a_compressed_crystal_ends_where_the_energy_falls_below_the_crystals(monkeypatch):

@@ -325,19 +325,10 @@ class Geodite(nn.Module):
 
     def outputs(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """What network and repulsion say of each atom of a graph without ghosts, `[n_local, 1]`: all stages."""
-        edges = self.embed_edges(edge_vectors)
-        harmonics = edges[:, 1:]
-        radial, scalars, energy = self.embed(edges[:, :1], species, center, neighbor, n_local)
-        edge_features = self.edge_embedding(scalars, radial, center, neighbor)
-        steerables = scalars.new_zeros([n_local, 0, self.channels])
-        for block in self.blocks:
-            scalars, steerables = block.attend(  # type: ignore[operator]
-                scalars, steerables, edge_features, radial, harmonics, center, neighbor, n_local
-            )
-            edge_features = block.update_edges(edge_features, steerables, harmonics, center, neighbor, n_local)  # type: ignore[operator]
-            scalars, steerables = block.coupling(scalars, steerables)  # type: ignore[operator]
-            energy = energy + block.energy(scalars)  # type: ignore[operator]
-        return energy
+        edges, state = self.embed_edges(edge_vectors), self.embed_nodes(species)
+        for index in range(self.n_layers + 1):
+            state, edges = self.stage(index, state, edges, species, center, neighbor, n_local)
+        return state
 
     def vacuum_energies(self) -> Tensor:
         """`[n_species]`: what the network says of an atom of each element without neighbours."""

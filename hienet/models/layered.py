@@ -96,10 +96,7 @@ class LayeredModel(nn.Module):
 
     def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
-        edges = self.embed_edges(edge_vectors)
-        edge_features = self.edge_embedding.features(edges)  # type: ignore[operator]
-        features = self.species_embedding(species)
-        for layer in self.layers:
-            features = layer(layer.prepare(features, species), edge_features, species, center, neighbor, n_local)  # type: ignore[operator]
-        state = self.with_repulsion(features, edges, species, center, neighbor, n_local)
+        edges, state = self.embed_edges(edge_vectors), self.embed_nodes(species)
+        for index in range(self.n_layers):
+            state = self.stage(index, state, edges, species, center, neighbor, n_local)
         return self.readout(state, species[:n_local])

@@ -434,8 +434,7 @@ class NEMP(nn.Module):
 
     def forward(self, species: Tensor, center: Tensor, neighbor: Tensor, edge_vectors: Tensor, n_local: int) -> Tensor:
         """Energies `[n_local]` (eV, float64) of a graph without ghosts."""
-        edges = self.embed_edges(edge_vectors)
-        state = self.embed_nodes(species)
-        for layer in self.layers:
-            state, edges = layer(state, edges, species, center, neighbor, n_local)
-        return self.energy_readout(state, species[:n_local])
+        edges, state = self.embed_edges(edge_vectors), self.embed_nodes(species)
+        for index in range(len(self.layers)):
+            state, edges = self.stage(index, state, edges, species, center, neighbor, n_local)
+        return self.readout(state, species[:n_local])
