@@ -13,6 +13,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
@@ -392,6 +393,35 @@ def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_i
     (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
     assert (row["system"], row["model"], row["mode"]) == ("sic", "hienet 16", "deployed")
     assert_positive(row, "us_per_atom", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "n_parameters")
+
+
+def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_frames(
+    monkeypatch, in_this_process, tmp_path, capfd
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from recipe import main
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["recipe.py", *map(str, arguments)])
+        main()
+        return capfd.readouterr().out
+
+    options = (tmp_path, "--systems", "sic")
+    with pytest.raises(SystemExit, match=r"nothing is trained in .*; train it first: recipe.py train"):
+        run("report", *options)
+    train = ("train", *options, "--minutes", 0.01)
+    with pytest.raises(SystemExit, match="no variant is called like nobody; there are: the recipe, another seed, "):
+        run(*train, "--only", "nobody")
+    assert run(*train, "--only", "another seed", "l up to 1").count("sic, ") == 2
+    run("report", *options, "--json", tmp_path / "r.json")
+    seed, narrow = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert (seed["variant"], narrow["variant"]) == ("another seed", "l up to 1")
+    for row in (seed, narrow):
+        assert_positive(row, "epochs", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "stress_mae_gpa")
+    configurations = [yaml.safe_load((tmp_path / "sic" / f"{name}.yaml").read_text()) for name in ("another_seed", "l_up_to_1")]
+    assert configurations[0]["data"] == configurations[1]["data"]
+    assert configurations[0]["training"]["seed"] == 1
+    assert configurations[1]["model"]["l_max"] == 1
 
 
 @pytest.mark.slow
