@@ -418,7 +418,8 @@ def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_fram
     assert (seed["variant"], narrow["variant"]) == ("another seed", "l up to 1")
     for row in (seed, narrow):
         assert_positive(row, "epochs", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "stress_mae_gpa")
-    configurations = [yaml.safe_load((tmp_path / "sic" / f"{name}.yaml").read_text()) for name in ("another_seed", "l_up_to_1")]
+    folder = tmp_path / "sic"
+    configurations = [yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("another_seed", "l_up_to_1")]
     assert configurations[0]["data"] == configurations[1]["data"]
     assert configurations[0]["training"]["seed"] == 1
     assert configurations[1]["model"]["l_max"] == 1
