@@ -149,7 +149,7 @@ def report(arguments: argparse.Namespace) -> None:
     if not rows:
         raise SystemExit(f"nothing is trained in `{arguments.folder}`; train it first: recipe.py train")
     for system in arguments.systems:
-        table = Table("", "epochs", *ERRORS.values(), title=SYSTEMS[system].title)
+        table = Table("", "epochs", *ERRORS.values(), title=f"{system}: errors of validation frames")
         for row in rows:
             if row["system"] == system:
                 errors = (f"{row[error]:.3g}" for error in ERRORS)
