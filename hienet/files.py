@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hienet.errors import HIENetError
@@ -33,6 +33,26 @@ def make_folder(path: str | Path, option: str) -> Path:
             f"cannot write to the folder `{path}`: {error.strerror}; choose another as `{option}`"
         ) from error
     return path
+
+
+@contextmanager
+def folder_for_results(path: str | Path, option: str) -> Iterator[Path]:
+    """`make_folder` before a long work, so that it does not fail at its end; where the work fails and has written
+    nothing, a folder that is new is removed again.
+
+    Raises:
+        HIENetError: as `make_folder`.
+    """
+    existed = Path(path).exists()
+    folder = make_folder(path, option)
+    try:
+        yield folder
+    except BaseException:
+        if not existed:
+            # With files in it, it stays.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def json_text(value: object, indent: int | None = None) -> str:

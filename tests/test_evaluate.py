@@ -119,6 +119,16 @@ def test_frames_are_grouped_by_any_entry_and_by_a_part_of_it(model: Path, tmp_pa
         evaluate(model, [data], group_pattern="nvt")
 
 
+def test_an_evaluation_that_fails_leaves_no_empty_folder_and_takes_none_away(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = ["eval", str(model), str(tmp_path / "none.extxyz"), "-o", str(output)]
+    assert isinstance(CliRunner().invoke(app, command).exception, HIENetError)
+    assert not output.exists()
+    output.mkdir()
+    assert CliRunner().invoke(app, command).exit_code != 0
+    assert output.is_dir()
+
+
 def test_predictions_are_those_of_the_calculator(model: Path, data: Path) -> None:
     evaluation = evaluate(model, [data], batch_size=3)
     frames = ase.io.read(data, index=":")

@@ -246,13 +246,13 @@ def evaluate_model(
     plots."""
     from hienet.data.labels import LabelKeys
     from hienet.evaluate import evaluate, write_evaluation
-    from hienet.files import make_folder
+    from hienet.files import folder_for_results
     from hienet.tables import print_determination, print_errors, print_forces_by_element, print_mirror_change
 
-    make_folder(output, "--output")
     keys = LabelKeys(energy_key, forces_key, stress_key, virial_key)
     entry = by or "config_type"
-    evaluation = evaluate(model, data, keys, entry, by_pattern, batch_size, device, dtype)
+    with folder_for_results(output, "--output"):
+        evaluation = evaluate(model, data, keys, entry, by_pattern, batch_size, device, dtype)
     console = make_console()
     for line in (*evaluation.dataset.report.lines(), *evaluation.dataset.remarks, *evaluation.notes):
         say(line)
