@@ -136,7 +136,7 @@ def output_of(folder: Path, system: str, name: str) -> Path:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Table of all that is trained, a column of force errors for each system and the rest beside it."""
+    """A table of what is trained for each system, and JSON of all rows."""
     rows: list[dict[str, Any]] = []
     for system in arguments.systems:
         for name in VARIANTS:
