@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import platform
@@ -167,6 +168,24 @@ def train_once(values: Mapping[str, Any], output: Path, quiet: bool = False) -> 
             said = f":\n{(process.stdout + process.stderr).strip()[-2000:]}" if quiet else ""
             raise TrainingFailedError(f"the training `{output.name}` failed{said}")
     return dict(json.loads(results.read_text())), finished
+
+
+def chosen(names: Iterable[str], patterns: Sequence[str], kind: str) -> list[str]:
+    """The names that match one of the patterns of `--only`.
+
+    Args:
+        names: all there are.
+        patterns: as a shell has them.
+        kind: what a name is one of, for the message.
+
+    Raises:
+        SystemExit: none of them does.
+    """
+    names = list(names)
+    found = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not found:
+        raise SystemExit(f"no {kind} is called like {', '.join(patterns)}; there are: {', '.join(names)}")
+    return found
 
 
 # Turns

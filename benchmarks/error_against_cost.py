@@ -14,7 +14,6 @@ Symmetrix-XL too.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ import ase.io
 import numpy as np
 import yaml
 from ablation_plan import SYSTEMS, write_data
-from common import ROOT, TrainingFailedError, console, deploy, machine, train_once, write_json
+from common import ROOT, TrainingFailedError, chosen, console, deploy, machine, train_once, write_json
 from peer_programs import PROGRAMS
 from peers import PeerError, Worker, add_worker_options, environment, fastest, rounds
 from rich.table import Table
@@ -86,13 +85,11 @@ NAMES = {"mace": "by mace-torch", "symmetrix": "by Symmetrix-XL", "sevenn": "by 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train what is chosen and not yet finished, one after the other."""
-    chosen = [name for name in CONTENDERS if any(fnmatch.fnmatch(name, pattern) for pattern in arguments.only)]
-    if not chosen:
-        raise SystemExit(f"no model is called like {', '.join(arguments.only)}; there are: {', '.join(CONTENDERS)}")
+    names = chosen(CONTENDERS, arguments.only, "model")
     for system in arguments.systems:
         folder = arguments.folder / system
         data = write_data(system, folder, arguments.mlearn, every=1)
-        for name in chosen:
+        for name in names:
             output = folder / name.replace(" ", "_")
             if (output / "trained.json").exists():
                 print(f"{system}, {name}: finished before", flush=True)
@@ -117,15 +114,22 @@ def train_hienet(
         TrainingFailedError: it failed.
         SystemExit: what lies in the folder was trained in another way.
     """
-    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
-    recipe["model"] |= {"cutoff": CUTOFF, **contender.values}
-    recipe["data"] |= {part: str(path) for part, path in data.items()}
-    # The time is to end the run, not the epochs.
-    recipe["training"] |= {"epochs": 100_000, "max_minutes": arguments.minutes, "threads": 1, "seed": arguments.seed}
-    recipe["training"] |= contender.training
+    recipe = timed_recipe(data, arguments.minutes, contender.values, {"seed": arguments.seed, **contender.training})
     results, _ = train_once(recipe, output, quiet=True)
     test = results["errors"]["test"]
     return {"model": str(output / "best.pt"), "epochs": results["epochs"], **{name: test[name] for name in ERRORS}}
+
+
+def timed_recipe(
+    data: Mapping[str, Path], minutes: float, model: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The recipe, as `hienet train` is given it: on one thread, ended by the time; with what a model changes in it."""
+    recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
+    recipe["model"] |= {"cutoff": CUTOFF, **model}
+    recipe["data"] |= {part: str(path) for part, path in data.items()}
+    # The time is to end the run, not the epochs.
+    recipe["training"] |= {"epochs": 100_000, "max_minutes": minutes, "threads": 1, **training}
+    return recipe
 
 
 def train_peer(

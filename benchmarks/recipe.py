@@ -10,7 +10,6 @@ test frames are not looked at. Nothing else may run on the core of a training.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-import yaml
 from ablation_plan import SYSTEMS, write_data
-from common import TrainingFailedError, console, machine, train_once, write_json
-from error_against_cost import CUTOFF, RECIPE
+from common import TrainingFailedError, chosen, console, machine, train_once, write_json
+from error_against_cost import timed_recipe
 from rich.table import Table
 
 from hienet.data.split import split_frames
@@ -90,14 +88,13 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train what is chosen and not yet finished, one after the other."""
-    chosen = [name for name in VARIANTS if any(fnmatch.fnmatch(name, pattern) for pattern in arguments.only)]
-    if not chosen:
-        raise SystemExit(f"no variant is called like {', '.join(arguments.only)}; there are: {', '.join(VARIANTS)}")
+    names = chosen(VARIANTS, arguments.only, "variant")
     for system in arguments.systems:
         (arguments.folder / system).mkdir(parents=True, exist_ok=True)
         data = split_data(system, arguments.folder / "data", arguments.mlearn)
-        for name in chosen:
-            values = configuration(VARIANTS[name], data, arguments.minutes)
+        for name in names:
+            variant = VARIANTS[name]
+            values = timed_recipe(data, arguments.minutes, variant.model, {"seed": 0, **variant.training})
             try:
                 results, _ = train_once(values, output_of(arguments.folder, system, name), quiet=True)
             except TrainingFailedError as error:
@@ -114,20 +111,10 @@ def split_data(system: str, folder: Path, mlearn: Path | None) -> dict[str, Path
         frames = ase.io.read(write_data(system, folder, mlearn, every=1)["train"], ":")
         kinds = [str(frame.info.get("config_type", "")) for frame in frames]
         split = split_frames(kinds, validation=VALIDATION, test=0.0, seed=0)
-        for part, chosen in (("train", split.train), ("validation", split.validation)):
+        for part, indices in (("train", split.train), ("validation", split.validation)):
             with atomic_path(paths[part]) as temporary:
-                ase.io.write(temporary, [frames[i] for i in chosen], format="extxyz")
+                ase.io.write(temporary, [frames[i] for i in indices], format="extxyz")
     return paths
-
-
-def configuration(variant: Variant, data: Mapping[str, Path], minutes: float) -> dict[str, Any]:
-    """What `hienet train` is given."""
-    values: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
-    values["model"] |= {"cutoff": CUTOFF, **variant.model}
-    values["data"] |= {part: str(path) for part, path in data.items()}
-    # The time is to end the run, not the epochs.
-    values["training"] |= {"epochs": 100_000, "max_minutes": minutes, "threads": 1, "seed": 0, **variant.training}
-    return values
 
 
 def output_of(folder: Path, system: str, name: str) -> Path:

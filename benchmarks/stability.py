@@ -183,12 +183,18 @@ class Course:
 
 
 def run(
-    arguments: Any, models: Sequence[Path], fix: str, temperature: float, timestep: float, picoseconds: float
+    arguments: Any,
+    models: Sequence[Path],
+    fix: str,
+    temperature: float,
+    timestep: float,
+    picoseconds: float,
+    may_lose_atoms: bool = False,
 ) -> Course:
-    """A run in LAMMPS, some 1000 rows. `timestep` in fs. That atoms were lost ends it, too.
+    """A run in LAMMPS, some 1000 rows. `timestep` in fs.
 
     Raises:
-        HIENetError: LAMMPS stopped for another reason.
+        HIENetError: LAMMPS stopped; because it lost atoms, only unless `may_lose_atoms`.
     """
     steps = round(1e3 * picoseconds / timestep)
     committee = len(models) > 1
@@ -210,7 +216,7 @@ def run(
     try:
         run_deck(deck, timeout=24 * 3600.0, echo=lines.append)
     except HIENetError as error:
-        if LOST not in str(error):
+        if not may_lose_atoms or LOST not in str(error):
             raise
         lost = True
     rows = [line.split() for line in lines if re.fullmatch(r"\s*\d+(\s+[-+.\de]+){8}\s*", line)]
@@ -262,7 +268,7 @@ def melt(arguments: Any) -> list[dict[str, Any]]:
     rows = []
     for kelvin in arguments.melt_temperatures:
         fix = f"nvt temp {kelvin} {kelvin} 0.05"
-        course = run(arguments, arguments.committee, fix, kelvin, 0.5, arguments.melt_picoseconds)
+        course = run(arguments, arguments.committee, fix, kelvin, 0.5, arguments.melt_picoseconds, may_lose_atoms=True)
         rows.append({"temperature": kelvin, **outside_the_data(course, kelvin)})
     return rows
 

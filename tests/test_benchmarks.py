@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -20,6 +23,7 @@ from ase.calculators.emt import EMT
 from hienet.config import parse_config
 from hienet.data.json_structures import pymatgen_structure
 from hienet.derivatives import predict
+from hienet.errors import HIENetError
 from hienet.graph import graph_from_atoms
 from hienet.testing import BOTH_PARITIES, NATURAL, silicon_carbide, tiny_model
 
@@ -221,6 +225,23 @@ def test_the_signs_of_an_explosion_are_told_with_their_times(monkeypatch):
     assert outside_the_data(Course(calm, lost=False), 4000.0)["explodes_after_ps"] is None
 
 
+def test_lost_atoms_end_a_run_that_is_to_be_whole_and_are_told_of_one_that_may_explode(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import stability
+
+    def run_deck(deck, timeout, echo):
+        echo("   10 0.005 4000 -3.5 0 8.78 1.6 0.01 0.4\n")
+        raise HIENetError("LAMMPS stopped: ERROR: Lost atoms: original 64 current 63")
+
+    monkeypatch.setattr(stability, "run_deck", run_deck)
+    arguments = (SimpleNamespace(repeat=2), [Path("model.hienet.pt")], "nve", 1000.0, 0.5, 1.0)
+    with pytest.raises(HIENetError, match="Lost atoms: original 64 current 63"):
+        stability.run(*arguments)
+    course = stability.run(*arguments, may_lose_atoms=True)
+    assert course.lost
+    assert course.data["deviation"].tolist() == [0.4]
+
+
 def test_the_barrier_of_a_compressed_crystal_ends_where_the_energy_falls_below_the_crystals(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from stability import barrier
@@ -317,26 +338,30 @@ def test_elements_of_zuo_et_al_are_trained_by_one_recipe_and_not_twice(tmp_path)
 
 
 @pytest.fixture
-def ablation(monkeypatch, in_this_process) -> Callable[..., None]:
-    """The benchmark, in this process."""
+def in_process(monkeypatch, in_this_process, capfd) -> Callable[..., str]:
+    """Runs a benchmark that has commands in this process, and returns what it printed."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from ablation import main
 
-    def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, arguments)])
-        main()
+    def run(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        importlib.import_module(script).main()
+        return capfd.readouterr().out
 
     return run
 
 
+@pytest.fixture
+def ablation(in_process) -> Callable[..., str]:
+    """The benchmark, in this process."""
+    return partial(in_process, "ablation")
+
+
 @pytest.mark.slow
-def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation, tmp_path, capfd):
+def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation, tmp_path):
     folder = tmp_path / "models"
     train = ("train", folder, "--only", "sic-invnet-small-?", "--jobs", "2", "--epochs")
-    ablation(*train, 1)
-    assert "finished before" not in capfd.readouterr().out
-    ablation(*train, 1)
-    assert capfd.readouterr().out.count("finished before") == 2
+    assert "finished before" not in ablation(*train, 1)
+    assert ablation(*train, 1).count("finished before") == 2
     with pytest.raises(SystemExit, match="says something else than this command would; take another folder"):
         ablation(*train, 2)
 
@@ -355,17 +380,8 @@ def test_the_ablation_trains_measures_and_draws_and_repeats_no_training(ablation
 
 
 @pytest.mark.slow
-def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_install(
-    monkeypatch, in_this_process, tmp_path, capfd
-):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from error_against_cost import main
-
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["error_against_cost.py", *map(str, arguments)])
-        main()
-        return capfd.readouterr().out
-
+def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_install(in_process, tmp_path):
+    run = partial(in_process, "error_against_cost")
     folder, options = tmp_path / "models", ("--systems", "sic")
     with pytest.raises(SystemExit, match=r"nothing has been measured in .*; begin with"):
         run("report", folder, *options)
@@ -395,17 +411,8 @@ def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_i
     assert_positive(row, "us_per_atom", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "n_parameters")
 
 
-def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_frames(
-    monkeypatch, in_this_process, tmp_path, capfd
-):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from recipe import main
-
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["recipe.py", *map(str, arguments)])
-        main()
-        return capfd.readouterr().out
-
+def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_frames(in_process, tmp_path):
+    run = partial(in_process, "recipe")
     options = (tmp_path, "--systems", "sic")
     with pytest.raises(SystemExit, match=r"nothing is trained in .*; train it first: recipe.py train"):
         run("report", *options)
@@ -426,19 +433,17 @@ def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_fram
 
 
 @pytest.mark.slow
-def test_the_ablation_compares_parity_at_equal_cost(ablation, tmp_path, capfd):
+def test_the_ablation_compares_parity_at_equal_cost(ablation, tmp_path):
     folder = tmp_path / "models"
     (folder / "data").mkdir(parents=True)
     frames = ase.io.read(BENCHMARKS.parent / "demo" / "data" / "sic_pbe.extxyz", ":6")
     for part in ("train", "test"):
         ase.io.write(folder / "data" / f"sic-{part}.extxyz", frames)
     train = ("train", folder, "--parity", "--systems", "sic", "--only", "*-0", "--epochs", "4")
-    ablation(*train)
-    assert "sic: an epoch without parity takes" in capfd.readouterr().out
+    assert "sic: an epoch without parity takes" in ablation(*train)
     cost = json.loads((folder / "cost.json").read_text())["sic"]
     assert_positive(cost, "seconds_of_epoch", "ratio")
-    ablation(*train)
-    assert capfd.readouterr().out.count("finished before") == 3
+    assert ablation(*train).count("finished before") == 3
     ablation("report", folder, "--json", tmp_path / "r.json")
     epochs = {row["label"]: row["epochs"] for row in json.loads((tmp_path / "r.json").read_text())["models"]}
     assert epochs == {"hienet": [4], "hienet-o3": [4], "hienet-o3-equal-cost": [round(4 * cost["ratio"])]}
