@@ -6,14 +6,10 @@
 #define HIENET_JSON_H
 
 // The copy of newer versions of LAMMPS (July 2026) refuses to be included by anything but LAMMPS' own `json.h`, which
-// knows itself by this name.
-#ifndef LMP_JSON_H
+// knows itself by this name. The engine includes nothing of LAMMPS, so that the name is free.
 #define LMP_JSON_H
 #include <nlohmann/json.hpp>
 #undef LMP_JSON_H
-#else
-#include <nlohmann/json.hpp>
-#endif
 
 namespace hienet {
 #ifdef LMP_NLOHMANN_JSON_NAMESPACE
