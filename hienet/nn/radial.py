@@ -29,6 +29,14 @@ def polynomial_envelope(distance: Tensor, cutoff: float, power: int) -> Tensor:
     return torch.where(u < 1.0, value, torch.zeros_like(value))
 
 
+def polynomial_envelope_slope(distance: Tensor, cutoff: float, power: int) -> Tensor:
+    """The derivative of `polynomial_envelope` (1/Å): -p(p+1)(p+2)/2 u^(p-1) (1 - u)^2 / cutoff."""
+    p = float(power)
+    u = distance / cutoff
+    inside = (1.0 - u).clamp(min=0.0)
+    return (-0.5 * p * (p + 1.0) * (p + 2.0) / cutoff) * u.pow(power - 1) * inside * inside
+
+
 def xplor_envelope(distance: Tensor, cutoff: float, onset: float) -> Tensor:
     """XPLOR's smooth cutoff: 1 up to the onset, 0 from the cutoff on.
 
@@ -48,6 +56,15 @@ def xplor_envelope(distance: Tensor, cutoff: float, onset: float) -> Tensor:
     return torch.where(distance < cutoff, value, torch.zeros_like(value))
 
 
+def xplor_envelope_slope(distance: Tensor, cutoff: float, onset: float) -> Tensor:
+    """The derivative of `xplor_envelope` (1/Å): between onset and cutoff
+    -12 r (r_c^2 - r^2) (r^2 - r_on^2) / (r_c^2 - r_on^2)^3."""
+    squared = distance * distance
+    reach = cutoff * cutoff - onset * onset
+    outside, above = (cutoff * cutoff - squared).clamp(min=0.0), (squared - onset * onset).clamp(min=0.0)
+    return (-12.0 / (reach * reach * reach)) * distance * outside * above
+
+
 class PolynomialEnvelope(nn.Module):
     """`polynomial_envelope` with its constants."""
 
@@ -64,6 +81,11 @@ class PolynomialEnvelope(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Distances (Å) to factors, of the same shape."""
         return polynomial_envelope(distance, self.cutoff, self.power)
+
+    @torch.jit.unused
+    def slope(self, distance: Tensor) -> Tensor:
+        """Its derivative (1/Å)."""
+        return polynomial_envelope_slope(distance, self.cutoff, self.power)
 
 
 class XPLOREnvelope(nn.Module):
@@ -82,6 +104,11 @@ class XPLOREnvelope(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Distances (Å) to factors, of the same shape."""
         return xplor_envelope(distance, self.cutoff, self.onset)
+
+    @torch.jit.unused
+    def slope(self, distance: Tensor) -> Tensor:
+        """Its derivative (1/Å)."""
+        return xplor_envelope_slope(distance, self.cutoff, self.onset)
 
 
 def bessel_basis(distance: Tensor, frequencies: Tensor, cutoff: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor, nn
 
-from hienet.nn.radial import polynomial_envelope
+from hienet.nn.radial import polynomial_envelope, polynomial_envelope_slope
 from hienet.nn.readout import as_float32_pairs
 from hienet.units import COULOMB_CONSTANT
 
@@ -74,17 +74,36 @@ class ZBLRepulsion(nn.Module):
         else:
             self.register_buffer("screening", constants, persistent=False)
 
-    def pair_energy(self, distance: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
-        """V_ij f of distances `[n]` (Å, float64) between atoms of these species, `[n]`: `[n]` (eV, float64)."""
+    def _of_pairs(self, center: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """k Z_i Z_j (eV Å), Z_i^p + Z_j^p, and R_ij (Å) of atoms of these species, all `[n]` float64."""
         z_i = self.atomic_numbers.index_select(0, center).to(torch.float64)
         z_j = self.atomic_numbers.index_select(0, neighbor).to(torch.float64)
-        constants = self.screening.to(torch.float64).sum(0)
-        reduced = distance * (z_i.pow(constants[1]) + z_j.pow(constants[1])) / constants[0]
-        screened = torch.exp(-reduced.unsqueeze(1) * constants[6:]) @ constants[2:6]
+        exponent = self.screening.to(torch.float64).sum(0)[1]
         radii = self.radii.to(torch.float64).sum(0)
         outer = (radii.index_select(0, center) + radii.index_select(0, neighbor)).clamp(max=self.cutoff)
+        return self.coulomb_constant * z_i * z_j, z_i.pow(exponent) + z_j.pow(exponent), outer
+
+    def pair_energy(self, distance: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
+        """V_ij f of distances `[n]` (Å, float64) between atoms of these species, `[n]`: `[n]` (eV, float64)."""
+        charge, powers, outer = self._of_pairs(center, neighbor)
+        constants = self.screening.to(torch.float64).sum(0)
+        reduced = distance * powers / constants[0]
+        screened = torch.exp(-reduced.unsqueeze(1) * constants[6:]) @ constants[2:6]
+        return charge / distance * screened * polynomial_envelope(distance / outer, 1.0, self.envelope_power)
+
+    @torch.jit.unused
+    def pair_energy_and_slope(self, distance: Tensor, center: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
+        """`pair_energy`, and its derivative with respect to the distance (eV/Å), written out."""
+        charge, powers, outer = self._of_pairs(center, neighbor)
+        constants = self.screening.to(torch.float64).sum(0)
+        decays = constants[6:] * (powers / constants[0]).unsqueeze(1)
+        parts = torch.exp(-distance.unsqueeze(1) * decays) * constants[2:6]
+        screened, of_screened = parts.sum(1), -(parts * decays).sum(1)
         envelope = polynomial_envelope(distance / outer, 1.0, self.envelope_power)
-        return self.coulomb_constant * z_i * z_j / distance * screened * envelope
+        of_envelope = polynomial_envelope_slope(distance / outer, 1.0, self.envelope_power) / outer
+        coulomb = charge / distance
+        energy = coulomb * screened * envelope
+        return energy, coulomb * (of_screened * envelope + screened * of_envelope) - energy / distance
 
     def forward(self, distance: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int) -> Tensor:
         """Energies of the owned atoms.
@@ -107,3 +126,21 @@ class ZBLRepulsion(nn.Module):
         )
         total = torch.zeros(n_local, dtype=torch.float64, device=distance.device)
         return total.index_add(0, close_center, 0.5 * energy).to(distance.dtype).unsqueeze(1)
+
+    @torch.jit.unused
+    def energies_and_slopes(
+        self, distance: Tensor, species: Tensor, center: Tensor, neighbor: Tensor, n_local: int
+    ) -> tuple[Tensor, Tensor]:
+        """Energies `[n_local]` (eV, float64) as `forward`, and the derivatives of their sum with respect to the
+        distances, `[n_edges]` (eV/Å, float64), without autograd."""
+        close = (distance < self.largest_outer).nonzero().squeeze(1)
+        energies, slopes = (torch.zeros(n, dtype=torch.float64, device=distance.device) for n in (n_local, len(center)))
+        if len(close) == 0:
+            return energies, slopes
+        close_center = center.index_select(0, close)
+        energy, slope = self.pair_energy_and_slope(
+            distance.index_select(0, close).to(torch.float64),
+            species.index_select(0, close_center),
+            species.index_select(0, neighbor.index_select(0, close)),
+        )
+        return energies.index_add_(0, close_center, 0.5 * energy), slopes.index_copy_(0, close, 0.5 * slope)

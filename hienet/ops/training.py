@@ -29,6 +29,7 @@ from hienet.ops.basis_table import BasisTable, rows_of_edges
 from hienet.ops.compile import layers_have_compiled_forms
 from hienet.ops.geometry import EdgeGeometry
 from hienet.ops.library import load_training_operators
+from hienet.ops.radial_functions import RadialFunctions
 from hienet.ops.spline import intervals_with_knot
 from hienet.ops.training_layers import (
     EmbeddingStep,
@@ -40,7 +41,6 @@ from hienet.ops.training_layers import (
     Table,
     Walk,
     WeightGradients,
-    differentiated,
     share_tables,
     step_of,
 )
@@ -124,8 +124,10 @@ class FusedTraining:
             n_species = len(cast(SpeciesEmbedding, self.model.species_embedding).weight)
             pairs, pair = _pairs_of_species(species, center, neighbor, n_species)
             first_row_of_pair = first_row + pair * table.n_rows
-        places = (table, self._envelope, first_row, factors)
-        return StepEdges(embedding, species, center, neighbor, geometry, *places, pairs, first_row_of_pair)
+        radial = RadialFunctions(embedding, geometry[:, :1])
+        sampled = radial if exactly else RadialFunctions(embedding, self._table.distances.unsqueeze(1), self._envelope)
+        places = (table, radial, sampled, first_row, factors)
+        return StepEdges(species, center, neighbor, geometry, *places, pairs, first_row_of_pair)
 
 
 def has_training_form(model: nn.Module) -> bool:
@@ -243,16 +245,12 @@ class _Step:
         output, backward = self.steps.forward(walk, self.tables, self.panels)
         energies = self.shift + self.scale * output[:, 0].to(torch.float64)
         backward(self.scale.to(output.dtype).unsqueeze(1))
-        repulsion = model.repulsion
-        if repulsion is not None:
-            added, of_distance = differentiated(
-                lambda distance: repulsion(distance, edges.species, edges.center, edges.neighbor, edges.n_nodes),
-                [edges.geometry[:, 0]],
+        if model.repulsion is not None:
+            added, slopes = model.repulsion.energies_and_slopes(
+                edges.geometry[:, 0], edges.species, edges.center, edges.neighbor, edges.n_nodes
             )
-            energies = energies + added[:, 0].double()
-            (found,) = of_distance(torch.ones_like(added))
-            if found is not None:
-                walk.of_geometry[:, 0] += found
+            energies = energies + added
+            walk.of_geometry[:, 0] += slopes
         return energies, walk.of_geometry
 
     def gradients(self, of_energies: Tensor, tangents: Tensor) -> WeightGradients:

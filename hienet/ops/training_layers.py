@@ -35,6 +35,7 @@ from hienet.ops.edge_network import EdgeProgram, Value
 from hienet.ops.fused_invariant import atom_program, message_program, update_program
 from hienet.ops.gate import FusedGate
 from hienet.ops.interaction import convolution_plan
+from hienet.ops.radial_functions import RadialFunctions
 from hienet.ops.spline import LANES
 from hienet.ops.training_network import PanelsOfStep, TrainingNetwork, own_rows
 
@@ -47,24 +48,24 @@ class StepEdges:
     """The edges of a batch in one step.
 
     Attributes:
-        embedding: basis and envelope.
         species: `[n_nodes]` int64.
         center, neighbor: `[n_edges]` int64.
         geometry: `[n_edges, 1 + harmonics]`: distance (Å) and spherical harmonics.
         table: where functions of the distance are sampled; None: at the edges themselves.
-        envelope: `[n_rows, 1]`, at the distances of the table.
+        radial: basis and envelope at the edges.
+        sampled: at the distances of the table, or `radial`.
         first_row, factors: what edges read of tables (`BasisTable.locate`).
         pairs: `[n_pairs, 2]` int64, the ordered pairs of species (center, neighbour) among the edges.
         first_row_of_pair: `[n_edges]` int64, of tables that stand one behind the other, one for each of these pairs.
     """
 
-    embedding: EdgeEmbedding
     species: Tensor
     center: Tensor
     neighbor: Tensor
     geometry: Tensor
     table: BasisTable | None
-    envelope: Tensor
+    radial: RadialFunctions
+    sampled: RadialFunctions
     first_row: Tensor
     factors: Tensor
     pairs: Tensor
@@ -113,7 +114,7 @@ class Walk:
         self.order = 1 if tangents is None else 2
         self.gradients = WeightGradients() if gradients is None else gradients
         self.of_geometry = torch.zeros_like(edges.geometry) if tangents is None else edges.geometry[:0]
-        self._radial: tuple[Tensor, Callable[[Tensor], Sequence[Tensor | None]]] | None = None
+        self._radial: Tensor | None = None
         self._of_radial: Tensor | None = None
 
     @property
@@ -131,19 +132,12 @@ class Walk:
     def radial(self) -> Tensor:
         """The radial basis times the envelope, and behind it the envelope, `[n_edges, order, n_radial + 1]`."""
         if self._radial is None:
-            embedding, distance = self.edges.embedding, self.edges.geometry[:, :1]
+            of_edges = self.edges.radial
             if self.tangents is None:
-                self._radial = differentiated(
-                    lambda d: torch.cat(radial_features(embedding, d), dim=1).unsqueeze(1), [distance]
-                )
+                self._radial = of_edges.values.unsqueeze(1)
             else:
-                tangent = self.tangents[:, :1]
-                self._radial = differentiated(
-                    lambda: torch.cat(radial_jets(embedding, distance, tangent), dim=2),
-                    [],
-                    _trained(embedding.basis.frequencies),
-                )
-        return self._radial[0]
+                self._radial = torch.stack([of_edges.values, of_edges.slopes * self.tangents[:, :1]], dim=1)
+        return self._radial
 
     def add_of_radial(self, gradient: Tensor) -> None:
         """A gradient with respect to `radial`."""
@@ -151,14 +145,14 @@ class Walk:
 
     def finish(self) -> None:
         """Hand on what was added with respect to `radial`, when all layers have been walked back."""
-        if self._radial is None or self._of_radial is None:
+        if self._of_radial is None:
             return
-        found = self._radial[1](self._of_radial)
+        of_edges, gradient = self.edges.radial, self._of_radial
         if self.tangents is None:
-            assert found[0] is not None
-            self.of_geometry[:, :1] += found[0]
+            self.of_geometry[:, 0] += (gradient[:, 0] * of_edges.slopes).sum(1)
         else:
-            add_all(self.gradients, _trained(self.edges.embedding.basis.frequencies), found)
+            of_slopes = gradient[:, 1, :-1] * self.tangents[:, :1]
+            self.gradients.add(of_edges.frequencies, of_edges.of_frequencies(gradient[:, 0, :-1], of_slopes))
 
 
 def differentiated(
@@ -188,22 +182,6 @@ def _trained(*weights: Tensor) -> list[Tensor]:
     return [weight for weight in weights if weight.requires_grad]
 
 
-def radial_jets(embedding: EdgeEmbedding, distance: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """`radial_features` of distances `[n, 1]` (Å) with these tangents, as jets of order 2.
-
-    Both are functions of one number, so that one backward gives the slopes of all: torch's own forward mode compiles
-    scripts when it is first used, and warns of that.
-    """
-    with torch.enable_grad():
-        narrow = distance.detach().clone().requires_grad_()
-        wide = narrow.detach().repeat(1, len(embedding.basis.frequencies)).requires_grad_()
-        envelope, basis = embedding.envelope(narrow), embedding.basis(wide)
-        (envelope_slope,) = torch.autograd.grad(envelope.sum(), narrow)
-        (basis_slope,) = torch.autograd.grad(basis.sum(), wide, create_graph=True)
-    envelope = torch.stack([envelope.detach(), envelope_slope * tangent], dim=1)
-    return jet.product(torch.stack([basis, basis_slope * tangent], dim=1), envelope), envelope
-
-
 class Samples:
     """Where tables sample functions of the distance: at the distances of a `BasisTable`, or at the edges, with slopes.
 
@@ -213,18 +191,10 @@ class Samples:
 
     def __init__(self, edges: StepEdges) -> None:
         """For these edges."""
-        embedding = edges.embedding
-        self._weights = _trained(embedding.basis.frequencies)
+        self._sampled = edges.sampled
         self._of_radial: Tensor | None = None
-
-        def features() -> Tensor:
-            if edges.table is None:
-                distance = edges.geometry[:, :1]
-                radial, _ = radial_jets(embedding, distance, torch.ones_like(distance))
-                return radial
-            return (embedding.basis(edges.table.distances.unsqueeze(1)) * edges.envelope).unsqueeze(1)
-
-        self.radial, self._backward = differentiated(features, [], self._weights)
+        parts = [edges.sampled.values] if edges.table is not None else [edges.sampled.values, edges.sampled.slopes]
+        self.radial = torch.stack([part[:, :-1] for part in parts], dim=1)
 
     def add(self, of_radial: Tensor) -> None:
         """A gradient with respect to `radial`."""
@@ -232,14 +202,9 @@ class Samples:
 
     def finish(self, gradients: WeightGradients) -> None:
         """Hand on what was added."""
-        if self._of_radial is not None and self._weights:
-            add_all(gradients, self._weights, self._backward(self._of_radial))
-
-
-def radial_features(embedding: EdgeEmbedding, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Of distances `[n, 1]` (Å): basis times envelope `[n, n_radial]`, and the envelope `[n, 1]`."""
-    envelope = embedding.envelope(distance)
-    return embedding.basis(distance) * envelope, envelope
+        if self._of_radial is not None:
+            sampled = self._sampled
+            gradients.add(sampled.frequencies, sampled.of_frequencies(*self._of_radial.unbind(1)))
 
 
 PATH_TABLE_START = 3
@@ -656,9 +621,8 @@ class FirstInvariantStep(InvariantStep):
         species, n_samples = self.species_embedding.weight, edges.table.n_rows
         scale = 1.0 / math.sqrt(float(len(species)))
         atoms, of_species_rows = self.of_atoms.on_rows(panels[self.of_atoms], 1, species.detach() * scale)
-        at_samples = torch.cat([samples.radial[:, 0], edges.envelope], dim=1)
         center, neighbor = pairs.t().repeat_interleave(n_samples, dim=1).unbind(0)
-        rows = at_samples.repeat(len(pairs), 1)
+        rows = edges.sampled.values.repeat(len(pairs), 1)
         run = self.of_pairs(panels[self.of_pairs], 1, atoms, atoms, rows, center, neighbor)
         columns = from_samples @ run.edges.view(len(pairs), n_samples, channels)
         table = in_lanes(F.pad(columns.flatten(0, 1), [0, -channels % LANES]))
