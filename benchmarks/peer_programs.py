@@ -185,10 +185,13 @@ class SevenNet(Program):
 
 
 class Grace(Program):
-    """`gracemaker` with what its dialog proposes for Adam: weights, Huber's loss, a moving average of the weights, mixed
-    precision; but batches of 4 frames, as MACE has. (For GRACE/FS the dialog recommends BFGS, whose iterations take ten
-    seconds each on one core; in minutes Adam comes much further.) `size` holds the arguments of the preset FS. Its
-    test frames are a few of the training's, so that it, too, learns from all."""
+    """`gracemaker` with what its dialog proposes for Adam: weights, Huber's loss, a moving average of the weights,
+    mixed precision; but batches of 4 frames, as MACE has.
+
+    For GRACE/FS the dialog recommends BFGS, whose iterations take ten seconds each on one core; in minutes Adam comes
+    much further. `size` holds the arguments of the preset FS. Its test frames are a few of the training's, so that it,
+    too, learns from all.
+    """
 
     mode = "diverse"
 

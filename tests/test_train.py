@@ -114,13 +114,44 @@ def test_the_loss_is_hubers_of_energy_per_atom_forces_and_stress_in_kbar() -> No
 
 def test_missing_labels_do_not_count() -> None:
     label = torch.tensor([1.0, torch.nan, 3.0])
-    predicted = torch.tensor([2.0, 50.0, 3.0], requires_grad=True)
-    loss = mean_loss(predicted, label, 10.0)
-    loss.backward()
+    predicted = torch.tensor([2.0, torch.nan, 3.0])
+    loss, gradient = mean_loss(predicted, label, 10.0)
     assert loss.item() == pytest.approx(0.25)
-    assert predicted.grad is not None
-    assert predicted.grad.tolist() == pytest.approx([0.5, 0.0, 0.0])
-    assert mean_loss(predicted, torch.full((3,), torch.nan), 10.0).item() == 0.0
+    assert gradient.tolist() == pytest.approx([0.5, 0.0, 0.0])
+    loss, gradient = mean_loss(predicted, torch.full((3,), torch.nan), 10.0)
+    assert loss.item() == 0.0
+    assert gradient.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["huber", "mse", "l1"])
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_gradient_of_the_loss_is_its_derivative(kind, power) -> None:
+    targets, prediction = labels_and_perfect_prediction()
+    assert prediction.stress is not None
+    generator = torch.Generator().manual_seed(0)
+    weights = 0.5 + torch.rand(2, 3, dtype=torch.float64, generator=generator)
+    targets = replace(targets, weights=weights, forces=targets.forces.double(), stress=targets.stress.double())
+    # Errors on both sides of Huber's delta, none near it or near zero, where derivatives jump.
+    off = [
+        (part.double() + 0.1 + 0.3 * torch.randint(3, part.shape, generator=generator)).requires_grad_()
+        for part in (prediction.energy, prediction.forces, prediction.stress)
+    ]
+    settings = LossSettings(0.7, 1.3, 0.2, 0.25, (kind,) * 3, power, 1.7, (2.0, 3.0, 0.5))
+
+    def total() -> torch.Tensor:
+        parts = replace(prediction, energy=off[0], forces=off[1], stress=off[2])
+        return training_loss(parts, targets, settings).total
+
+    found = torch.autograd.grad(3.0 * total(), off)
+    for part, gradient in zip(off, found, strict=True):
+        for i in range(part.numel()):
+            with torch.no_grad():
+                part.view(-1)[i] += 1e-6
+                above = total()
+                part.view(-1)[i] -= 2e-6
+                slope = 3.0 * (above - total()) / 2e-6
+                part.view(-1)[i] += 1e-6
+            assert gradient.reshape(-1)[i].item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-9)
 
 
 # Schedule and average

@@ -153,6 +153,25 @@ def test_it_ends_with_two_continuous_derivatives():
     assert float(repulsion.pair_energy(outside, *kinds)) == 0.0
 
 
+@pytest.mark.parametrize("outer", [None, 2.5])
+def test_what_training_steps_evaluate_is_the_same_with_its_derivative(outer):
+    repulsion = ZBLRepulsion(("C", "Si"), 4.0, outer)
+    generator = torch.Generator().manual_seed(0)
+    distance = (0.3 + 3.6 * torch.rand(50, dtype=torch.float64, generator=generator)).requires_grad_()
+    species = torch.randint(2, (10,), generator=generator)
+    center, neighbor = torch.randint(10, (2, 50), generator=generator).sort(dim=1).values
+    expected = repulsion(distance, species, center, neighbor, 10)[:, 0]
+    (slopes,) = torch.autograd.grad(expected.sum(), distance)
+    found = repulsion.energies_and_slopes(distance.detach(), species, center, neighbor, 10)
+    torch.testing.assert_close(found[0], expected.detach(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found[1], slopes, rtol=1e-12, atol=1e-13)
+    assert (slopes == 0).any()
+    assert (slopes < 0).any()
+    far = repulsion.energies_and_slopes(torch.full((50,), 3.9).double(), species, center, neighbor, 10)
+    assert not far[0].any()
+    assert not far[1].any()
+
+
 @pytest.mark.parametrize(("outer", "at"), [(None, OUTER), (2.5, 2.5), (4.0, 4.0)])
 def test_the_energy_of_the_model_is_smooth_where_it_ends(outer, at):
     """At the outer distance, and where that is the cutoff."""

@@ -584,6 +584,10 @@ class InvariantStep:
         return run.edges.view_as(features), backward
 
 
+ROWS_FOR_AN_EDGE = 1.5
+"""Rows of tables that cost less than the message of an edge: that is computed in both passes, once with its tangent."""
+
+
 class FirstInvariantStep(InvariantStep):
     """The first layer of a model if it is invariant: its message depends on two species and the distance.
 
@@ -604,7 +608,9 @@ class FirstInvariantStep(InvariantStep):
     def is_tabulated(self, edges: StepEdges) -> bool:
         """Whether a table for each pair of species is worth it, and possible."""
         drops = self.drops or (self.layer.training and self.species_embedding.dropout.p > 0.0)
-        return edges.table is not None and not drops and len(edges.pairs) * edges.table.n_rows <= len(edges.center)
+        if edges.table is None or drops:
+            return False
+        return len(edges.pairs) * edges.table.n_rows <= ROWS_FOR_AN_EDGE * len(edges.center)
 
     def networks(self, edges: StepEdges) -> list[TrainingNetwork]:
         """As the base class, or of atoms, of pairs, and of the update."""

@@ -48,7 +48,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Loss:
-    """The weighted sum, and its parts without their weights; all scalars with a gradient."""
+    """The weighted sum, a scalar with a gradient (float64), and its parts without their weights."""
 
     total: Tensor
     energy: Tensor
@@ -63,43 +63,52 @@ def mean_loss(
     weight: Tensor | float = 1.0,
     kind: str = "huber",
     n_labels: int | None = None,
-) -> Tensor:
-    """Mean over the labelled (finite) entries of `weight` times the loss of the error x.
+    unit: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Mean over the labelled (finite) entries of `weight` times the loss of the error x, and its gradient with respect
+    to what is predicted.
 
-    That is x^2 / 2 for |x| <= delta and delta (|x| - delta / 2) beyond (`huber`), x^2 (`mse`), or |x| (`l1`).
+    That is x^2 / 2 for |x| <= delta and delta (|x| - delta / 2) beyond (`huber`), x^2 (`mse`), or |x| (`l1`), where x
+    counts in `unit`.
 
     0 if there are none. Divided is by their number, not by the sum of weights: in a batch of one frame its weight would
     cancel. Where these entries are a part of a batch, `n_labels` is the number of labels of the whole. What is
     predicted where there is no label does not matter, even if it is NaN.
     """
-    return _MeanLoss.apply(predicted, label, weight, delta, kind, n_labels)
+    labelled = label.isfinite()
+    # Nothing asks whether there are any, for which a GPU would have to be waited for.
+    error = torch.where(labelled, predicted - label, 0.0)
+    factor = weight / (labelled.count_nonzero().clamp_(min=1) if n_labels is None else max(n_labels, 1))
+    per_unit = factor
+    if isinstance(unit, Tensor) or unit != 1.0:
+        error, per_unit = error / unit, factor / unit
+    if kind == "huber":
+        slope = error.clamp(-delta, delta)
+        values = slope * (error - 0.5 * slope)
+    elif kind == "mse":
+        values, slope = error.square(), 2.0 * error
+    else:
+        values, slope = error.abs(), error.sign()
+    return (factor * values).sum(), per_unit * slope
 
 
-class _MeanLoss(torch.autograd.Function):
-    """`mean_loss` with its slopes, which are found on the way: autograd's own way back takes as long as a layer of a
-    small model."""
+class _WeightedSum(torch.autograd.Function):
+    """Hands three losses and their weighted sum on, of which the gradients are known: autograd's own way back through
+    what they are made of takes as long as a layer of a small model."""
 
     @staticmethod
-    def forward(ctx, predicted, label, weight, delta, kind, n_labels):  # type: ignore[no-untyped-def]
-        labelled = label.isfinite()
-        # Nothing asks whether there are any, for which a GPU would have to be waited for.
-        error = torch.where(labelled, predicted - label, 0.0)
-        if kind == "huber":
-            slope = error.clamp(-delta, delta)
-            values = slope * (error - 0.5 * slope)
-        elif kind == "mse":
-            values, slope = error.square(), 2.0 * error
-        else:
-            values, slope = error.abs(), error.sign()
-        factor = weight / (labelled.count_nonzero().clamp_(min=1) if n_labels is None else max(n_labels, 1))
-        ctx.save_for_backward(factor * slope)
-        return (factor * values).sum()
+    def forward(ctx, energy, forces, stress, parts, weights):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*(slope for _, slope in parts))
+        ctx.weights = weights
+        values = [value for value, _ in parts]
+        ctx.mark_non_differentiable(*values)
+        return sum(weight * value.to(torch.float64) for weight, value in zip(weights, values, strict=True)), *values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        (slope,) = ctx.saved_tensors
-        return gradient * slope, *(None,) * 5
+    def backward(ctx, gradient, *_):  # type: ignore[no-untyped-def]
+        found = zip(ctx.weights, ctx.saved_tensors, strict=True)
+        return *((weight * gradient).to(slope.dtype) * slope for weight, slope in found), None, None
 
 
 def training_loss(
@@ -147,19 +156,23 @@ def _weighted(
     n_labels: Sequence[int] | None = None,
 ) -> Loss:
     """From pairs of prediction and label, and the weights of the frames."""
-    # The size of the result is given, so that a GPU need not be asked for it.
-    of_atoms = weights[:, 1].repeat_interleave(n_atoms.to(torch.int64), output_size=forces[0].shape[0]).unsqueeze(1)
-    delta, kinds = settings.huber_delta, settings.kinds
+    delta, pairs = settings.huber_delta, (energy, forces, stress)
     counts = (None, None, None) if n_labels is None else n_labels
-    per_energy = n_atoms.pow(settings.energy_power) * settings.spreads[0]
-    per_force, per_stress = settings.spreads[1], settings.spreads[2] / settings.stress_factor
-    of_frames, of_cells = weights[:, 0], weights[:, 2:].to(stress[0].dtype)
-    of_atoms = of_atoms.to(forces[0].dtype)
-    of_energy = mean_loss(energy[0] / per_energy, energy[1] / per_energy, delta, of_frames, kinds[0], counts[0])
-    of_forces = mean_loss(forces[0] / per_force, forces[1] / per_force, delta, of_atoms, kinds[1], counts[1])
-    of_stress = mean_loss(stress[0] / per_stress, stress[1] / per_stress, delta, of_cells, kinds[2], counts[2])
-    total = settings.energy_weight * of_energy + settings.forces_weight * of_forces + settings.stress_weight * of_stress
-    return Loss(total.to(torch.float64), of_energy, of_forces, of_stress)
+    units: tuple[Tensor | float, ...] = (
+        n_atoms.pow(settings.energy_power) * settings.spreads[0],
+        settings.spreads[1],
+        settings.spreads[2] / settings.stress_factor,
+    )
+    with torch.no_grad():
+        # The size of the result is given, so that a GPU need not be asked for it.
+        of_atoms = weights[:, 1].repeat_interleave(n_atoms.to(torch.int64), output_size=forces[0].shape[0]).unsqueeze(1)
+        of_labels = (weights[:, 0], of_atoms.to(forces[0].dtype), weights[:, 2:].to(stress[0].dtype))
+        parts = [
+            mean_loss(*pair, delta, weight, kind, count, unit)
+            for pair, weight, kind, count, unit in zip(pairs, of_labels, settings.kinds, counts, units, strict=True)
+        ]
+    of_quantities = [settings.weight_of(quantity) for quantity in QUANTITIES]
+    return Loss(*_WeightedSum.apply(energy[0], forces[0], stress[0], parts, of_quantities))
 
 
 _STRESS_FACTORS = {"kbar": EV_PER_CUBIC_ANGSTROM_IN_KBAR, "GPa": EV_PER_CUBIC_ANGSTROM_IN_GPA, "eV/A^3": 1.0}
