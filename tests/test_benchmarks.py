@@ -19,6 +19,7 @@ import pytest
 import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from hienet.config import parse_config
 from hienet.data.json_structures import pymatgen_structure
@@ -409,6 +410,40 @@ def test_error_against_cost_trains_measures_and_draws_and_names_what_it_cannot_i
     (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
     assert (row["system"], row["model"], row["mode"]) == ("sic", "hienet 16", "deployed")
     assert_positive(row, "us_per_atom", "energy_mae_mev_per_atom", "forces_mae_mev_per_angstrom", "n_parameters")
+
+
+def test_ace_is_given_energies_of_its_elements_and_its_epochs_are_timed_by_its_log(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    peer_programs = importlib.import_module("peer_programs")
+    program = peer_programs.PROGRAMS["grace"]
+    frames = []
+    for i in range(4):
+        atoms = bulk("Cu", cubic=True)
+        for copy in range(i):
+            atoms.symbols[copy] = "Au"
+        atoms.rattle(0.05, seed=i)
+        atoms.calc = EMT()
+        atoms.calc = SinglePointCalculator(atoms, energy=2.0 * i - 3.0 * (4 - i), forces=atoms.get_forces())
+        frames.append(atoms)
+    program.write(frames, tmp_path / "train.extxyz")
+    command = program.command(Path("/env/bin/python"), tmp_path, 5.0, 7, 3, {"max_order": 2})
+    assert command == ["/env/bin/gracemaker", "input.yaml"]
+    values = yaml.safe_load((tmp_path / "input.yaml").read_text())
+    assert (values["cutoff"], values["seed"], values["fit"]["maxiter"]) == (5.0, 3, 7)
+    assert values["potential"]["kwargs"] == {"max_order": 2}
+    assert program.reference_energies(tmp_path) == pytest.approx({"Au": 2.0, "Cu": -3.0})
+    assert len(ase.io.read(tmp_path / "test.extxyz", ":")) == 4
+    with pytest.raises(peer_programs.PeerError, match="it wrote no model into"):
+        program.model(tmp_path)
+
+    def trial(part, folder, epochs):
+        """Twenty seconds to compile, and three for an epoch."""
+        (folder / "seed" / "3").mkdir(parents=True)
+        lines = [f"2026-01-01 10:00:{20 + 3 * i:02},500 I - Iteration #{i + 1}/{epochs} TRAIN" for i in range(epochs)]
+        (folder / "seed" / "3" / "log.txt").write_text("\n".join(["2026-01-01 10:00:00,000 I - Start", *lines]))
+        return 20.0 + 3.0 * epochs
+
+    assert program.pace(trial, frames) == pytest.approx((20.0, 3.0))
 
 
 def test_recipe_changes_one_value_and_reports_errors_of_the_same_validation_frames(in_process, tmp_path):

