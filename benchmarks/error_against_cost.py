@@ -169,7 +169,7 @@ def train_peer(
     model, epochs = program.train(
         python, frames, output, CUTOFF, arguments.minutes, arguments.seed, contender.values, one_thread()
     )
-    worker = Worker(python, options_of(contender.program, model) | {"mode": program.mode}, arguments.timeout)
+    worker = Worker(python, options_of(contender.program, model) | {"mode": "eager"}, arguments.timeout)
     try:
         found = worker.ask("predict", frames=str(data["test"]), references=program.reference_energies(output))
     finally:

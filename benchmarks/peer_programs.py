@@ -30,9 +30,6 @@ Run = Callable[[Sequence[ase.Atoms], Path, int], float]
 class Program(ABC):
     """A package's training on the command line."""
 
-    mode = "eager"
-    """In which `peer_worker.py` predicts with the model."""
-
     @abstractmethod
     def command(
         self, python: Path, folder: Path, cutoff: float, epochs: int, seed: int, size: Mapping[str, Any]
@@ -192,8 +189,6 @@ class Grace(Program):
     much further. `size` holds the arguments of the preset FS. Its test frames are a few of the training's, so that it,
     too, learns from all.
     """
-
-    mode = "diverse"
 
     def write(self, frames: Sequence[ase.Atoms], path: Path) -> None:
         """With the labels as ASE writes them."""

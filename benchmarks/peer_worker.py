@@ -307,8 +307,8 @@ def symmetrix(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
     return prepare, description
 
 
-def grace_calculator(options: dict[str, Any], mode: str = "diverse") -> Any:
-    """That of `tensorpotential`, of the saved `model`; its modes are two ways to sum over neighbours."""
+def grace_calculator(options: dict[str, Any]) -> Any:
+    """That of `tensorpotential`, of the saved `model`."""
     import tensorflow
 
     for threads in (
@@ -318,18 +318,16 @@ def grace_calculator(options: dict[str, Any], mode: str = "diverse") -> Any:
         threads(options["threads"])
     from tensorpotential.calculator import TPCalculator
 
-    return TPCalculator(options["model"], mode=mode)
+    return TPCalculator(options["model"])
 
 
 def grace(options: dict[str, Any]) -> tuple[Builder, dict[str, object]]:
-    """A GRACE potential, compiled by XLA as its calculator runs it; `mode` is one of the calculator's."""
+    """A GRACE potential, compiled by XLA as its calculator runs it by default."""
     import numpy as np
     import tensorflow
 
-    calculator = grace_calculator(options, options["mode"])
+    calculator = grace_calculator(options)
     (model,) = calculator.models
-    if options["mode"] == "uniform" and not calculator.dense_reshape:
-        raise ValueError("the model was saved without what the mode `uniform` needs")
     weights = tensorflow.train.list_variables(f"{options['model']}/variables/variables")
     description = {
         "n_parameters": sum(int(np.prod(shape)) for name, shape in weights if "_variables_to_train" in name),

@@ -47,7 +47,7 @@ MODES = {
     "sevenn": ["torchscript", "eager"],
     "mace": ["torchscript", "eager", "compile"],
     "symmetrix": ["direct"],
-    "grace": ["uniform", "diverse"],
+    "grace": ["xla"],
 }
 """Ways of running on a CPU that the package offers; the fastest that works is measured. cuEquivariance, FlashTP and
 OpenEquivariance need a GPU."""
