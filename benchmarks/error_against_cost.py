@@ -316,15 +316,17 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         sizes = sorted((row for row in of_system if row["model"].startswith("hienet ")), key=_cost)
         others = [row for row in of_system if row not in sizes]
         axis.plot([_cost(row) for row in sizes], [_error(row) for row in sizes], "o-", color="C0", label="HIENet")
-        for row in sizes:
-            axis.annotate(
-                row["model"].split(" ", 1)[1], (_cost(row), _error(row)), (5, 5), textcoords="offset points", fontsize=8
-            )
+        # Above on the left, below on the right, and above on the right: the smallest sizes cost almost the same.
+        for i, row in enumerate(sizes):
+            place, side = (((-5, 5), "right"), ((5, -11), "left"), ((5, 5), "left"))[min(i, 2)]
+            label = row["model"].split(" ", 1)[1]
+            axis.annotate(label, (_cost(row), _error(row)), place, ha=side, textcoords="offset points", fontsize=8)
         for i, row in enumerate(others):
             ours = row["mode"] == "deployed"
             axis.plot([_cost(row)], [_error(row)], "s" if ours else "^", color=f"C{1 + i % 9}", label=row["model"])
         axis.set(title=SYSTEMS[system].title.split(",")[0], xlabel="µs/atom, 512 atoms, 1 thread")
         axis.set(xscale="log", yscale="log")
+        axis.margins(x=0.1)
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
