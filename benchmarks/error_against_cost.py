@@ -326,7 +326,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.plot([_cost(row)], [_error(row)], "s" if ours else "^", color=f"C{1 + i % 9}", label=row["model"])
         axis.set(title=SYSTEMS[system].title.split(",")[0], xlabel="µs/atom, 512 atoms, 1 thread")
         axis.set(xscale="log", yscale="log")
-        axis.margins(x=0.1)
+        axis.margins(x=0.07)
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
