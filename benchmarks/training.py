@@ -61,7 +61,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "training",
         "architecture": arguments.architecture,
-        "preset": arguments.preset,
+        "preset": preset_of(arguments),
         "n_atoms": n_atoms,
         "neighbors": batch(("C", "Si"), 5.0, arguments).center.shape[0] / n_atoms,
         "threads": arguments.threads,
@@ -89,12 +89,7 @@ def steps(arguments: Any, names: list[str]) -> tuple[dict[str, Step], float]:
         if key in ARCHITECTURES[arguments.architecture].config.model_fields
     }
     with tempfile.TemporaryDirectory() as folder:
-        preset = (
-            arguments.preset
-            if arguments.architecture == "hienet"
-            else next(iter(ARCHITECTURES[arguments.architecture].presets))
-        )
-        path = random_checkpoint(Path(folder), preset, ("C", "Si"), arguments.architecture, **values)
+        path = random_checkpoint(Path(folder), preset_of(arguments), ("C", "Si"), arguments.architecture, **values)
         checkpoint = load_checkpoint(path)
     graph = batch(checkpoint.config.elements, checkpoint.config.cutoff, arguments)
     targets = labels(graph, arguments.frames)
@@ -116,6 +111,13 @@ def steps(arguments: Any, names: list[str]) -> tuple[dict[str, Step], float]:
             error = gradient_error(checkpoint.build(torch.float64), energy, model, graph, targets)
         works[name] = step_of(energy, model, graph.to(dtype=torch.float32), targets)
     return works, error
+
+
+def preset_of(arguments: Any) -> str:
+    """That which is asked for, of `hienet`; of another architecture its first."""
+    if arguments.architecture == "hienet":
+        return str(arguments.preset)
+    return next(iter(ARCHITECTURES[arguments.architecture].presets))
 
 
 def batch(elements: tuple[str, ...], cutoff: float, arguments: Any) -> AtomicGraph:
