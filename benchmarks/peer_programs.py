@@ -23,6 +23,12 @@ TRIAL_FRAMES = 16
 """An epoch's time is measured on so many frames, spread over all of them, and is proportional to their atoms."""
 TRIAL_EPOCHS = (1, 4)
 
+
+def spread(frames: Sequence[ase.Atoms], number: int) -> list[ase.Atoms]:
+    """About so many of the frames, or all if there are fewer, at equal steps."""
+    return list(frames[:: max(1, len(frames) // number)])
+
+
 Run = Callable[[Sequence[ase.Atoms], Path, int], float]
 """Seconds of a training on frames, in a folder, for a number of epochs."""
 
@@ -95,7 +101,7 @@ class Program(ABC):
 
     def pace(self, run: Run, frames: Sequence[ase.Atoms]) -> tuple[float, float]:
         """Seconds that a training takes apart from its epochs, and those of an epoch of the frames, by trials."""
-        few = list(frames[:: max(1, len(frames) // TRIAL_FRAMES)])
+        few = spread(frames, TRIAL_FRAMES)
         seconds = []
         for epochs in TRIAL_EPOCHS:
             with tempfile.TemporaryDirectory() as trial:
@@ -114,7 +120,7 @@ class Mace(Program):
     ) -> list[str]:
         """As in the base."""
         frames: list[ase.Atoms] = ase.io.read(folder / "train.extxyz", ":")  # type: ignore[assignment]
-        ase.io.write(folder / "valid.extxyz", frames[:: max(1, len(frames) // 8)], format="extxyz")
+        ase.io.write(folder / "valid.extxyz", spread(frames, 8), format="extxyz")
         options = {
             "name": "mace",
             "train_file": "train.extxyz",
@@ -199,7 +205,7 @@ class Grace(Program):
     ) -> list[str]:
         """As in the base."""
         frames: list[ase.Atoms] = ase.io.read(folder / "train.extxyz", ":")  # type: ignore[assignment]
-        self.write(frames[:: max(1, len(frames) // 8)], folder / "test.extxyz")
+        self.write(spread(frames, 8), folder / "test.extxyz")
         elements = sorted({symbol for frame in frames for symbol in frame.symbols})
         numbers = np.array([[frame.symbols.count(symbol) for symbol in elements] for frame in frames], dtype=float)
         energies = np.array([frame.get_potential_energy() for frame in frames])

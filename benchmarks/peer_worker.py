@@ -311,11 +311,8 @@ def grace_calculator(options: dict[str, Any]) -> Any:
     """That of `tensorpotential`, of the saved `model`."""
     import tensorflow
 
-    for threads in (
-        tensorflow.config.threading.set_intra_op_parallelism_threads,
-        tensorflow.config.threading.set_inter_op_parallelism_threads,
-    ):
-        threads(options["threads"])
+    tensorflow.config.threading.set_intra_op_parallelism_threads(options["threads"])
+    tensorflow.config.threading.set_inter_op_parallelism_threads(options["threads"])
     from tensorpotential.calculator import TPCalculator
 
     return TPCalculator(options["model"])

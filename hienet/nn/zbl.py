@@ -83,6 +83,11 @@ class ZBLRepulsion(nn.Module):
         outer = (radii.index_select(0, center) + radii.index_select(0, neighbor)).clamp(max=self.cutoff)
         return self.coulomb_constant * z_i * z_j, z_i.pow(exponent) + z_j.pow(exponent), outer
 
+    def _close(self, distance: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+        """Which edges are short enough, and their centers, both `[n]` int64."""
+        close = (distance.detach() < self.largest_outer).nonzero().squeeze(1)
+        return close, center.index_select(0, close)
+
     def pair_energy(self, distance: Tensor, center: Tensor, neighbor: Tensor) -> Tensor:
         """V_ij f of distances `[n]` (Å, float64) between atoms of these species, `[n]`: `[n]` (eV, float64)."""
         charge, powers, outer = self._of_pairs(center, neighbor)
@@ -117,8 +122,7 @@ class ZBLRepulsion(nn.Module):
         Returns:
             `[n_local, 1]` (eV), in the dtype of `distance`: a column of the state.
         """
-        close = (distance.detach() < self.largest_outer).nonzero().squeeze(1)
-        close_center = center.index_select(0, close)
+        close, close_center = self._close(distance, center)
         energy = self.pair_energy(
             distance.index_select(0, close).to(torch.float64),
             species.index_select(0, close_center),
@@ -133,11 +137,10 @@ class ZBLRepulsion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies `[n_local]` (eV, float64) as `forward`, and the derivatives of their sum with respect to the
         distances, `[n_edges]` (eV/Å, float64), without autograd."""
-        close = (distance < self.largest_outer).nonzero().squeeze(1)
+        close, close_center = self._close(distance, center)
         energies, slopes = (torch.zeros(n, dtype=torch.float64, device=distance.device) for n in (n_local, len(center)))
         if len(close) == 0:
             return energies, slopes
-        close_center = center.index_select(0, close)
         energy, slope = self.pair_energy_and_slope(
             distance.index_select(0, close).to(torch.float64),
             species.index_select(0, close_center),

@@ -170,18 +170,6 @@ def differentiated(
     return result.detach(), backward
 
 
-def add_all(gradients: WeightGradients, weights: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-    """Gradients of these weights, as far as there are any."""
-    for weight, gradient in zip(weights, found, strict=True):
-        if gradient is not None:
-            gradients.add(weight, gradient)
-
-
-def _trained(*weights: Tensor) -> list[Tensor]:
-    """Those that are."""
-    return [weight for weight in weights if weight.requires_grad]
-
-
 class Samples:
     """Where tables sample functions of the distance: at the distances of a `BasisTable`, or at the edges, with slopes.
 
@@ -346,13 +334,15 @@ def in_reverse(backs: Sequence[Backward]) -> Backward:
 
 def of_species(layer: SpeciesLinear, features: Tensor, walk: Walk) -> tuple[Tensor, Backward]:
     """A map of the jets of atoms, in plain torch."""
-    weights, order = _trained(layer.weight) if walk.trains else [], walk.order
+    weights, order = [layer.weight] if walk.trains and layer.weight.requires_grad else [], walk.order
     species = walk.edges.species if order == 1 else walk.edges.species.repeat_interleave(order)
     result, back = differentiated(lambda x: jet.from_rows(layer(jet.rows(x), species), order), [features], weights)
 
     def backward(gradient: Tensor) -> Tensor:
         of_features, *found = back(gradient)
-        add_all(walk.gradients, weights, found)
+        for weight, of_weight in zip(weights, found, strict=True):
+            if of_weight is not None:
+                walk.gradients.add(weight, of_weight)
         return torch.zeros_like(features) if of_features is None else of_features
 
     return result, backward
