@@ -146,7 +146,7 @@ def equivariant_cases(
         flop=linear,
         bytes_moved=4.0 * (irreps.dim + after.state_width),
         backward=1.0,
-        others={"plain": before.prepare},
+        others={"plain": lambda features: before.prepare(features, graph.species)},
     )
     indices = (graph.center, graph.neighbor, graph.n_local)
 

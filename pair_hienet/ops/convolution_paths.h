@@ -20,6 +20,7 @@
 
 #include "convolution_kernel.h"
 
+#include "horizontal_sums.h"
 #include "spline.h"
 
 namespace hienet::HIENET_VARIANT {
@@ -75,6 +76,32 @@ template <> constexpr bool IN_HALVES<TrainingConvolution<float>> = BYTES >= 64;
 template <typename C> static bool is_half(const Path &path)
 { return IN_HALVES<C> && 2 * path.channels == WIDTH<typename C::Number>; }
 template <bool HALF> constexpr int BYTES_OF = HALF ? BYTES / 2 : BYTES;
+
+// ----------------------------------------------------------------------
+// shapes of couplings
+// ----------------------------------------------------------------------
+
+/// Which couplings of a path may differ from zero. Those with the constant harmonic, l = 0, change no component into
+/// another.
+enum Shape { DENSE, DIAGONAL };
+
+template <typename C> static Shape shape_of(const C &c, const Path &path)
+{
+  if (path.dim_in != path.dim_out || path.dim_in == 1 || path.dim_in > 7) return DENSE;
+  for (int64_t t = path.term_start; t < path.term_stop; t++)
+    if (c.terms[t].index % (path.dim_in + 1) != 0) return DENSE;
+  return DIAGONAL;
+}
+
+/// f(k) for each of the n components that component `of` is coupled with; D is n, or 0 where the compiler does not know.
+template <Shape SHAPE, int D, typename F>
+INLINE static inline void each_coupled(int n, int of, F &&f)
+{
+  if constexpr (SHAPE == DIAGONAL)
+    f(of);
+  else
+    each<D>(n, f);
+}
 
 // ----------------------------------------------------------------------
 // edges
@@ -148,15 +175,6 @@ template <typename C> static int64_t largest_weighted(const C &c)
     if (size > largest) largest = size;
   }
   return tiles_of(largest) * EDGE_TILE;
-}
-
-template <typename C> static int64_t scratch_size(const C &c, int64_t n_edges)
-{
-  // Offsets are 64 bit, which is two or one numbers.
-  const int64_t per_edge = 2 + 1 + c.n_harmonics + largest_coupling(c);
-  const int64_t gradients = n_edges * (c.n_harmonics + 1) * LANES;
-  return tiles_of(n_edges) * EDGE_TILE * per_edge + gradients + MAX_DIM * MAX_DIM * LANES +
-      largest_weighted(c);
 }
 
 template <typename T>
@@ -245,6 +263,53 @@ static void make_couplings(const C &c, const Path &path, const Block<T> &block)
   }
 }
 
+/// Bytes of a vector of harmonics: a whole one would be half empty.
+constexpr int TERM_BYTES = BYTES >= 64 ? BYTES / 2 : BYTES;
+/// Edges whose sums over couplings are formed together, so that they need not wait for each other.
+constexpr int TERM_EDGES = 8;
+
+/// The Clebsch-Gordan coefficients of a path from `first_harmonic` on, zeros included: a row of one vector for each
+/// coupling that its shape has; those of the next harmonics follow when all couplings have had theirs.
+template <typename T> struct CouplingTerms {
+  int64_t first_harmonic, n_harmonics, n_couplings;
+  const T *rows;
+};
+
+template <typename C> static int64_t coupling_terms_size(const C &c, const Path &path)
+{
+  constexpr int64_t W = SIZED_WIDTH<typename C::Number, TERM_BYTES>;
+  const int64_t first = c.terms[path.term_start].harmonic;
+  const int64_t n = c.terms[path.term_stop - 1].harmonic + 1 - first;
+  return path.dim_in * path.dim_out * ((n + W - 1) / W * W);
+}
+
+template <typename C> static int64_t largest_coupling_terms(const C &c)
+{
+  int64_t largest = 0;
+  for (int64_t p = 0; p < c.n_paths; p++) {
+    const int64_t size = coupling_terms_size(c, c.paths[p]);
+    if (size > largest) largest = size;
+  }
+  return tiles_of(largest) * EDGE_TILE;
+}
+
+/// `rows`: memory of `coupling_terms_size`. Terms are sorted by harmonic.
+template <Shape SHAPE, typename C, typename T>
+static CouplingTerms<T> make_coupling_terms(const C &c, const Path &path, T *rows)
+{
+  constexpr int64_t W = SIZED_WIDTH<T, TERM_BYTES>;
+  const int64_t size = coupling_terms_size(c, path);
+  const int64_t step = SHAPE == DIAGONAL ? path.dim_in + 1 : 1;
+  const int64_t n_couplings = SHAPE == DIAGONAL ? path.dim_in : path.dim_in * path.dim_out;
+  const int64_t first = c.terms[path.term_start].harmonic;
+  for (int64_t k = 0; k < size; k++) rows[k] = 0;
+  for (int64_t t = path.term_start; t < path.term_stop; t++) {
+    const int64_t m = c.terms[t].harmonic - first;
+    rows[(m / W * n_couplings + c.terms[t].index / step) * W + m % W] += c.coefficients[t];
+  }
+  return {first, c.terms[path.term_stop - 1].harmonic + 1 - first, n_couplings, rows};
+}
+
 /// The splines of the channels from `u` on.
 template <typename C>
 INLINE static inline const typename C::Number *splines_of(const C &c, const Path &path, int64_t u)
@@ -255,7 +320,7 @@ INLINE static inline const typename C::Number *splines_of(const C &c, const Path
 // ----------------------------------------------------------------------
 
 /// N vectors of channels, from channel `u` on, of one path and center.
-template <typename C, int D_IN, int D_OUT, int N, bool PARTIAL, int B,
+template <typename C, int D_IN, int D_OUT, Shape SHAPE, int N, bool PARTIAL, int B,
           typename T = typename C::Number>
 static void forward_block(const C &c, const Path &path, const Block<T> &block, int64_t center,
                           T *output, int64_t u)
@@ -286,7 +351,7 @@ static void forward_block(const C &c, const Path &path, const Block<T> &block, i
         each<N>(N, [&](int v) INLINE {
           sent[v] = w[v] * read<T, PARTIAL, B>(x + i * path.channels + v * W, rest);
         });
-        each<D_OUT>(dim_out, [&](int o) INLINE {
+        each_coupled<SHAPE, D_OUT>(dim_out, i, [&](int o) INLINE {
           const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
           each<N>(N, [&](int v) INLINE {
             total[o][v] += factor * sent[v];
@@ -329,7 +394,7 @@ template <typename T> struct Rows {
   int64_t stride;
 };
 
-template <typename C, int D_IN, int D_OUT, bool HALF = false, typename T = typename C::Number>
+template <typename C, int D_IN, int D_OUT, Shape SHAPE, bool HALF, typename T = typename C::Number>
 static void forward_path(const C &c, const Path &path, const Block<T> &block, const Rows<T> &rows)
 {
   constexpr int B = BYTES_OF<HALF>;
@@ -337,7 +402,7 @@ static void forward_path(const C &c, const Path &path, const Block<T> &block, co
   constexpr int N = D_IN && !HALF ? VECTORS : 1;
   const auto all_centers = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = rows.first; i < rows.last; i++)
-      forward_block<C, D_IN, D_OUT, COUNT, PARTIAL, B>(
+      forward_block<C, D_IN, D_OUT, SHAPE, COUNT, PARTIAL, B>(
           c, path, block, i, rows.data + (i - rows.first) * rows.stride, u);
   };
   if constexpr (HALF) {
@@ -362,8 +427,8 @@ template <typename T, typename Place> struct Edge {
   const T *features, *gradient;
   T *feature_gradient;
   T *weighted;             // scratch: w * x, [dim_in, padded channels]
-  T *coupling_gradient;    // scratch: a vector for each coupling of the path
-  T *edge_gradient;    // a vector for the distance and each harmonic; their numbers are yet to be summed
+  T *coupling_gradient;    // scratch: dC, row after row
+  T *of_fraction;          // scratch: dE/d(fraction), a vector whose numbers are yet to be summed
 };
 
 template <typename C, typename T = typename C::Number>
@@ -372,16 +437,19 @@ using EdgeOf = Edge<T,
                                       *static_cast<const Block<T> *>(nullptr), 0))>;
 
 /// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
-template <typename T, int D_IN, int D_OUT, int B> struct CouplingSums {
-  Sized<T, B> of[D_OUT > 0 ? D_OUT : 1][D_IN > 0 ? D_IN : 1] = {};
+template <typename T, int D_IN, int D_OUT, Shape SHAPE, int B> struct CouplingSums {
+  static constexpr int COLUMNS = SHAPE == DIAGONAL || D_IN == 0 ? 1 : D_IN;
+  Sized<T, B> of[D_OUT > 0 ? D_OUT : 1][COLUMNS] = {};
+
+  INLINE Sized<T, B> &at(int o, int i) { return of[o][SHAPE == DIAGONAL ? 0 : i]; }
 };
 
 /// dx and dE/d(fraction) for N vectors of channels, and dC (FUSED) or else w * x, from which `coupling_rows` makes it.
-template <typename C, int D_IN, int D_OUT, int N, bool FUSED, bool PARTIAL, int B, typename T,
-          typename Place>
+template <typename C, int D_IN, int D_OUT, Shape SHAPE, int N, bool FUSED, bool PARTIAL, int B,
+          typename T, typename Place>
 INLINE static inline void backward_block(const C &c, const Path &path, const Edge<T, Place> &edge,
                                          int64_t u, int64_t padded, Sized<T, B> &of_fraction,
-                                         CouplingSums<T, D_IN, D_OUT, B> &sums)
+                                         CouplingSums<T, D_IN, D_OUT, SHAPE, B> &sums)
 {
   constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
@@ -404,11 +472,11 @@ INLINE static inline void backward_block(const C &c, const Path &path, const Edg
     each<N>(N, [&](int v) INLINE {
       g[v] = read<T, PARTIAL, B>(gradient + o * path.out_channels + v * W, rest);
     });
-    each<D_IN>(dim_in, [&](int i) INLINE {
+    each_coupled<SHAPE, D_IN>(dim_in, o, [&](int i) INLINE {
       const T factor = edge.coupling[(o * dim_in + i) * EDGE_TILE];
       each<N>(N, [&](int v) INLINE {
         s[i][v] += factor * g[v];
-        if constexpr (FUSED) sums.of[o][i] += g[v] * weighted[i][v];
+        if constexpr (FUSED) sums.at(o, i) += g[v] * weighted[i][v];
       });
     });
   });
@@ -424,9 +492,10 @@ INLINE static inline void backward_block(const C &c, const Path &path, const Edg
   });
 }
 
-/// Rows `row .. row+ROWS-1` of dC: sums of vectors of channels, whose numbers are yet to be summed.
+/// Rows `row .. row+ROWS-1` of dC.
 template <int D_IN, int ROWS, int B, typename T, typename Place>
-static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row, int64_t padded)
+INLINE static inline void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row,
+                                        int64_t padded)
 {
   constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in);
@@ -452,32 +521,41 @@ static void coupling_rows(const Path &path, const Edge<T, Place> &edge, int row,
     for (; u + W <= path.channels; u += W) add.template operator()<false>(0, u);
   if constexpr (B == BYTES)
     if (u < path.channels) add.template operator()<true>(0, u);
-  each<ROWS>(ROWS, [&](int o) INLINE {
-    each<D_IN>(dim_in, [&](int i) INLINE {
-      for (int chain = 1; chain < CHAINS; chain++) total[0][o][i] += total[chain][o][i];
-      store<B>(edge.coupling_gradient + ((row + o) * dim_in + i) * W, total[0][o][i]);
+  for (int chain = 1; chain < CHAINS; chain++)
+    each<ROWS>(ROWS, [&](int o) INLINE {
+      each<D_IN>(dim_in, [&](int i) INLINE {
+        total[0][o][i] += total[chain][o][i];
+      });
     });
-  });
+  T *const to = edge.coupling_gradient + row * dim_in;
+  if constexpr (D_IN > 0)
+    store_sums<ROWS * D_IN>(to, &total[0][0][0]);
+  else
+    for (int i = 0; i < dim_in; i++) store_sums<1>(to + i, &total[0][0][i]);
 }
 
 /// Whether w * x, s, g and the sums of dC fit the registers for N vectors of channels.
-constexpr bool fits_registers(int d_in, int d_out, int n)
-{ return d_in > 0 && 2 * n * d_in + d_in * d_out + n <= REGISTERS - 2; }
+constexpr bool fits_registers(Shape shape, int d_in, int d_out, int n)
+{
+  const int sums = shape == DIAGONAL ? d_in : d_in * d_out;
+  return d_in > 0 && 2 * n * d_in + sums + n <= REGISTERS - 2;
+}
 
 /// One edge.
-template <typename C, int D_IN, int D_OUT, bool HALF, typename T, typename Place>
+template <typename C, int D_IN, int D_OUT, Shape SHAPE, bool HALF, typename T, typename Place>
 INLINE static inline void backward_edge(const C &c, const Path &path, const Edge<T, Place> &edge)
 {
   constexpr int B = BYTES_OF<HALF>;
   constexpr int64_t W = SIZED_WIDTH<T, B>;
-  constexpr bool FUSED = fits_registers(D_IN, D_OUT, 1);
-  constexpr int N = D_IN == 0 || (FUSED && !fits_registers(D_IN, D_OUT, VECTORS)) ? 1 : VECTORS;
+  constexpr bool FUSED = SHAPE == DIAGONAL || fits_registers(SHAPE, D_IN, D_OUT, 1);
+  constexpr bool ONE = D_IN == 0 || (FUSED && !fits_registers(SHAPE, D_IN, D_OUT, VECTORS));
+  constexpr int N = ONE ? 1 : VECTORS;
   const int64_t padded = (path.channels + W - 1) / W * W;
-  CouplingSums<T, D_IN, D_OUT, B> sums;
+  CouplingSums<T, D_IN, D_OUT, SHAPE, B> sums;
   Sized<T, B> of_fraction = {};
   const auto some = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
-    backward_block<C, D_IN, D_OUT, COUNT, FUSED, PARTIAL, B>(c, path, edge, u, padded, of_fraction,
-                                                             sums);
+    backward_block<C, D_IN, D_OUT, SHAPE, COUNT, FUSED, PARTIAL, B>(c, path, edge, u, padded,
+                                                                    of_fraction, sums);
   };
   if constexpr (HALF) {
     some.template operator()<1, false>(0);
@@ -488,15 +566,9 @@ INLINE static inline void backward_edge(const C &c, const Path &path, const Edge
       for (; u + W <= path.channels; u += W) some.template operator()<1, false>(u);
     if (u < path.channels) some.template operator()<1, true>(u);
   }
-
-  store<B>(edge.edge_gradient, load<B>(edge.edge_gradient) + of_fraction);
-
+  store<B>(edge.of_fraction, load<B>(edge.of_fraction) + of_fraction);
   if constexpr (FUSED) {
-    each<D_OUT>(D_OUT, [&](int o) INLINE {
-      each<D_IN>(D_IN, [&](int i) INLINE {
-        store<B>(edge.coupling_gradient + (o * D_IN + i) * W, sums.of[o][i]);
-      });
-    });
+    store_sums<D_OUT *decltype(sums)::COLUMNS>(edge.coupling_gradient, &sums.of[0][0]);
   } else if constexpr (D_IN > 0) {
     constexpr int FIT = ACCUMULATORS / D_IN > 0 ? ACCUMULATORS / D_IN : 1;
     constexpr int ROWS = FIT < D_OUT ? FIT : D_OUT;
@@ -507,51 +579,105 @@ INLINE static inline void backward_edge(const C &c, const Path &path, const Edge
   } else {
     for (int row = 0; row < path.dim_out; row++) coupling_rows<0, 1, B>(path, edge, row, padded);
   }
-
-  // Terms are sorted by harmonic. Two sums, for the latency.
-  for (int64_t t = path.term_start; t < path.term_stop;) {
-    const int64_t harmonic = c.terms[t].harmonic;
-    T *const to = edge.edge_gradient + (1 + harmonic) * WIDTH<T>;
-    Sized<T, B> even = load<B>(to), odd = {};
-    for (; t + 1 < path.term_stop && c.terms[t + 1].harmonic == harmonic; t += 2) {
-      even += c.coefficients[t] * load<B>(edge.coupling_gradient + c.terms[t].index * W);
-      odd += c.coefficients[t + 1] * load<B>(edge.coupling_gradient + c.terms[t + 1].index * W);
-    }
-    if (t < path.term_stop && c.terms[t].harmonic == harmonic) {
-      even += c.coefficients[t] * load<B>(edge.coupling_gradient + c.terms[t].index * W);
-      t++;
-    }
-    store<B>(to, even + odd);
-  }
 }
 
 /// Memory of the backward of a piece of edges.
 template <typename T> struct BackwardScratch {
-  T *weighted, *coupling_gradient;    // of an edge, as in `Edge`
-  T *edge_gradient;                   // [n_edges, 1 + n_harmonics] vectors
+  T *weighted;             // of an edge, as in `Edge`
+  T *coupling_gradient;    // [EDGE_TILE, coupling_stride]
+  T *terms;                // of a path, as in `CouplingTerms`
+  T *edge_gradient;        // [n_edges, edge_stride]: dE/d(fraction), dY
+  int64_t coupling_stride, edge_stride;
 };
 
-/// The edges of the centers `rows.first .. rows.last-1`, of whose messages `rows` are the gradients.
-template <typename C, int D_IN, int D_OUT, bool HALF = false, typename T = typename C::Number>
-static void backward_path(const C &c, const Path &path, const Block<T> &block,
-                          const Rows<const T> &rows, const Gradients<T> &g,
-                          const BackwardScratch<T> &scratch)
+/// dY of the edges of a tile from their dC.
+template <int EDGES, typename T>
+INLINE static inline void
+add_harmonic_gradients(const CouplingTerms<T> &terms, const T *coupling_gradient,
+                       int64_t coupling_stride, T *edge_gradient, int64_t edge_stride)
 {
-  const int64_t n_couplings = path.dim_in * path.dim_out, width = c.n_harmonics + 1;
-  for (int64_t center = rows.first; center < rows.last; center++)
-    for (int64_t e = c.row_start[center]; e < c.row_start[center + 1]; e++) {
-      const int64_t node = c.neighbor[e], place = e - block.first;
-      const EdgeOf<C> edge = {block.couplings + place / EDGE_TILE * EDGE_TILE * n_couplings +
-                                  place % EDGE_TILE,
+  constexpr int64_t W = SIZED_WIDTH<T, TERM_BYTES>;
+  for (int64_t m = 0; m < terms.n_harmonics; m += W) {
+    const T *const rows = terms.rows + m * terms.n_couplings;
+    Sized<T, TERM_BYTES> total[EDGES];
+    T *const to = edge_gradient + LANES + terms.first_harmonic + m;
+    each<EDGES>(EDGES, [&](int e) INLINE {
+      total[e] = load<TERM_BYTES>(to + e * edge_stride);
+    });
+    for (int64_t k = 0; k < terms.n_couplings; k++) {
+      const Sized<T, TERM_BYTES> row = load<TERM_BYTES>(rows + k * W);
+      each<EDGES>(EDGES, [&](int e) INLINE {
+        total[e] += coupling_gradient[e * coupling_stride + k] * row;
+      });
+    }
+    each<EDGES>(EDGES, [&](int e) INLINE {
+      store<TERM_BYTES>(to + e * edge_stride, total[e]);
+    });
+  }
+}
+
+/// The edges of the centers `rows.first .. rows.last-1`, of whose messages `rows` are the gradients.
+template <typename C, int D_IN, int D_OUT, Shape SHAPE, bool HALF, typename T = typename C::Number>
+static void backward_path(const C &convolution, const Path &of_all, const Block<T> &piece,
+                          const Rows<const T> &messages, const Gradients<T> &gradients,
+                          const BackwardScratch<T> &memory)
+{
+  // Copies: what is written through pointers might be any of these, for all that the compiler knows.
+  const C c = convolution;
+  const Path path = of_all;
+  const Block<T> block = piece;
+  const Rows<const T> rows = messages;
+  const Gradients<T> g = gradients;
+  const BackwardScratch<T> scratch = memory;
+  const CouplingTerms<T> terms = make_coupling_terms<SHAPE>(c, path, scratch.terms);
+  const int64_t n_couplings = path.dim_in * path.dim_out, n_edges = block.last - block.first;
+  int64_t center = rows.first;
+  for (int64_t tile = 0; tile < n_edges; tile += EDGE_TILE) {
+    const int64_t n = n_edges - tile < EDGE_TILE ? n_edges - tile : EDGE_TILE;
+    T *const edge_gradient = scratch.edge_gradient + tile * scratch.edge_stride;
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t place = tile + i, e = block.first + place, node = c.neighbor[e];
+      while (e >= c.row_start[center + 1]) center++;
+      const EdgeOf<C> edge = {block.couplings + tile * n_couplings + i,
                               place_at(c, block, place),
                               c.features + node * c.feature_stride,
                               rows.data + (center - rows.first) * rows.stride,
                               g.features + (g.slot ? g.slot[node] : node) * g.feature_stride,
                               scratch.weighted,
-                              scratch.coupling_gradient,
-                              scratch.edge_gradient + place * width * WIDTH<T>};
-      backward_edge<C, D_IN, D_OUT, HALF>(c, path, edge);
+                              scratch.coupling_gradient + i * scratch.coupling_stride,
+                              edge_gradient + i * scratch.edge_stride};
+      backward_edge<C, D_IN, D_OUT, SHAPE, HALF>(c, path, edge);
     }
+    const auto add = [&]<int EDGES>(int64_t i) INLINE {
+      add_harmonic_gradients<EDGES>(terms, scratch.coupling_gradient + i * scratch.coupling_stride,
+                                    scratch.coupling_stride,
+                                    edge_gradient + i * scratch.edge_stride, scratch.edge_stride);
+    };
+    int64_t i = 0;
+    for (; i + TERM_EDGES <= n; i += TERM_EDGES) add.template operator()<TERM_EDGES>(i);
+    for (; i < n; i++) add.template operator()<1>(i);
+  }
+}
+
+// ----------------------------------------------------------------------
+// memory
+// ----------------------------------------------------------------------
+
+/// Numbers for dC of an edge and path: sums are written in whole vectors.
+template <typename C> static int64_t largest_coupling_gradient(const C &c)
+{ return tiles_of(largest_coupling(c) + LANES) * EDGE_TILE; }
+
+/// Numbers for dE/d(fraction) of an edge, a vector whose numbers are yet to be summed, and for dY behind it.
+template <typename C> static int64_t edge_gradient_size(const C &c)
+{ return LANES + tiles_of(c.n_harmonics) * EDGE_TILE + LANES; }
+
+template <typename C> static int64_t scratch_size(const C &c, int64_t n_edges)
+{
+  // Offsets are 64 bit, which is two or one numbers.
+  const int64_t per_edge = 2 + 1 + c.n_harmonics + largest_coupling(c) + edge_gradient_size(c);
+  const int64_t of_tile = EDGE_TILE * largest_coupling_gradient(c);
+  return tiles_of(n_edges) * EDGE_TILE * per_edge + of_tile + largest_coupling_terms(c) +
+      largest_weighted(c);
 }
 
 // ----------------------------------------------------------------------
@@ -564,47 +690,46 @@ template <typename C, typename T = typename C::Number>
 using BackwardPath = void (*)(const C &, const Path &, const Block<T> &, const Rows<const T> &,
                               const Gradients<T> &, const BackwardScratch<T> &);
 
-/// Specialised for 2l+1 = 1, 3, 5, 7 on both sides.
-#define TABLE(function, HALF)                                                       \
-  {                                                                                 \
-    {function<C, 1, 1, HALF>, function<C, 1, 3, HALF>, function<C, 1, 5, HALF>,     \
-     function<C, 1, 7, HALF>},                                                      \
-        {function<C, 3, 1, HALF>, function<C, 3, 3, HALF>, function<C, 3, 5, HALF>, \
-         function<C, 3, 7, HALF>},                                                  \
-        {function<C, 5, 1, HALF>, function<C, 5, 3, HALF>, function<C, 5, 5, HALF>, \
-         function<C, 5, 7, HALF>},                                                  \
-    {                                                                               \
-      function<C, 7, 1, HALF>, function<C, 7, 3, HALF>, function<C, 7, 5, HALF>,    \
-          function<C, 7, 7, HALF>                                                   \
-    }                                                                               \
-  }
+/// The forms of a function of a path: for 2l+1 = 1, 3, 5, 7 on both sides, and any.
+template <typename F> struct Forms {
+  F dense[4][4], diagonal[4], any;
 
-/// The function of a path, from a table of them and one for halves of vectors.
-template <typename F> static F of_dimensions(const Path &path, const F (&table)[4][4], F of_any)
+  F of(Shape shape, const Path &path) const
+  {
+    if (path.dim_in > 7 || path.dim_out > 7) return any;
+    return shape == DIAGONAL ? diagonal[path.dim_in / 2] : dense[path.dim_in / 2][path.dim_out / 2];
+  }
+};
+#define FORMS_OF_INPUT(function, C, D_IN, HALF)                          \
+  {function<C, D_IN, 1, DENSE, HALF>, function<C, D_IN, 3, DENSE, HALF>, \
+   function<C, D_IN, 5, DENSE, HALF>, function<C, D_IN, 7, DENSE, HALF>}
+#define FORMS(function, C, HALF)                                                   \
+  {{FORMS_OF_INPUT(function, C, 1, HALF), FORMS_OF_INPUT(function, C, 3, HALF),    \
+    FORMS_OF_INPUT(function, C, 5, HALF), FORMS_OF_INPUT(function, C, 7, HALF)},   \
+   {nullptr, function<C, 3, 3, DIAGONAL, HALF>, function<C, 5, 5, DIAGONAL, HALF>, \
+    function<C, 7, 7, DIAGONAL, HALF>},                                            \
+   function<C, 0, 0, DENSE, false>}
+
+/// The form for a path, from those for whole vectors and for halves.
+template <typename C, typename F>
+static F form_of(const C &c, const Path &path, const Forms<F> &whole, const Forms<F> &halves)
 {
-  if (path.dim_in > 7 || path.dim_out > 7) return of_any;
-  return table[path.dim_in / 2][path.dim_out / 2];
+  const Shape shape = shape_of(c, path);
+  return is_half<C>(path) ? halves.of(shape, path) : whole.of(shape, path);
 }
 
-template <typename C> static ForwardPath<C> forward_of(const Path &path)
+template <typename C> static ForwardPath<C> forward_of(const C &c, const Path &path)
 {
-  if constexpr (IN_HALVES<C>) {
-    static constexpr ForwardPath<C> halves[4][4] = TABLE(forward_path, true);
-    if (is_half<C>(path)) return of_dimensions<ForwardPath<C>>(path, halves, forward_path<C, 0, 0>);
-  }
-  static constexpr ForwardPath<C> table[4][4] = TABLE(forward_path, false);
-  return of_dimensions<ForwardPath<C>>(path, table, forward_path<C, 0, 0>);
+  static constexpr Forms<ForwardPath<C>> whole = FORMS(forward_path, C, false);
+  static constexpr Forms<ForwardPath<C>> halves = FORMS(forward_path, C, IN_HALVES<C>);
+  return form_of(c, path, whole, halves);
 }
 
-template <typename C> static BackwardPath<C> backward_of(const Path &path)
+template <typename C> static BackwardPath<C> backward_of(const C &c, const Path &path)
 {
-  if constexpr (IN_HALVES<C>) {
-    static constexpr BackwardPath<C> halves[4][4] = TABLE(backward_path, true);
-    if (is_half<C>(path))
-      return of_dimensions<BackwardPath<C>>(path, halves, backward_path<C, 0, 0>);
-  }
-  static constexpr BackwardPath<C> table[4][4] = TABLE(backward_path, false);
-  return of_dimensions<BackwardPath<C>>(path, table, backward_path<C, 0, 0>);
+  static constexpr Forms<BackwardPath<C>> whole = FORMS(backward_path, C, false);
+  static constexpr Forms<BackwardPath<C>> halves = FORMS(backward_path, C, IN_HALVES<C>);
+  return form_of(c, path, whole, halves);
 }
 
 template <typename C, typename T = typename C::Number>
@@ -615,7 +740,7 @@ static void forward(const C &c, T *messages, int64_t message_stride, int64_t fir
   const Rows<T> rows = {first, last, messages, message_stride};
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(c, c.paths[p], block);
-    forward_of<C>(c.paths[p])(c, c.paths[p], block, rows);
+    forward_of(c, c.paths[p])(c, c.paths[p], block, rows);
   }
 }
 
@@ -623,24 +748,26 @@ template <typename C, typename T = typename C::Number>
 static void backward(const C &c, const T *messages, int64_t message_stride, const Gradients<T> &g,
                      int64_t first, int64_t last, T *scratch)
 {
-  constexpr int64_t W = WIDTH<T>;
   const Block<T> block = make_block(c, c.row_start[first], c.row_start[last], scratch);
-  const int64_t n_edges = block.last - block.first, width = c.n_harmonics + 1;
+  const int64_t n_edges = block.last - block.first;
   BackwardScratch<T> s;
+  s.coupling_stride = largest_coupling_gradient(c);
+  s.edge_stride = edge_gradient_size(c);
   s.coupling_gradient = scratch;
-  s.weighted = s.coupling_gradient + MAX_DIM * MAX_DIM * LANES;
+  s.terms = s.coupling_gradient + EDGE_TILE * s.coupling_stride;
+  s.weighted = s.terms + largest_coupling_terms(c);
   s.edge_gradient = s.weighted + largest_weighted(c);
-  for (int64_t i = 0; i < n_edges * width * W; i++) s.edge_gradient[i] = 0;
+  for (int64_t i = 0; i < n_edges * s.edge_stride; i++) s.edge_gradient[i] = 0;
   const Rows<const T> rows = {first, last, messages, message_stride};
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(c, c.paths[p], block);
-    backward_of<C>(c.paths[p])(c, c.paths[p], block, rows, g, s);
+    backward_of(c, c.paths[p])(c, c.paths[p], block, rows, g, s);
   }
   for (int64_t e = 0; e < n_edges; e++) {
     T *const to = g.edges + (block.first + e) * g.edge_stride;
-    const T *const from = s.edge_gradient + e * width * W;
+    const T *const from = s.edge_gradient + e * s.edge_stride;
     to[0] += sum<T>(load(from)) * argument_per_length(c);
-    for (int64_t m = 1; m < width; m++) to[m] += sum<T>(load(from + m * W));
+    for (int64_t m = 0; m < c.n_harmonics; m++) to[1 + m] += from[LANES + m];
   }
 }
 

@@ -68,7 +68,7 @@ template <typename T, int N, int B> struct DualWeights {
 // ----------------------------------------------------------------------
 
 /// N vectors of channels, from channel `u` on, of one path and center.
-template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL, int B>
+template <typename T, int D_IN, int D_OUT, Shape SHAPE, int N, bool PARTIAL, int B>
 static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
                                const DualBlock<T> &block, int64_t center, T *value, T *tangent,
                                int64_t u)
@@ -98,7 +98,7 @@ static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
         sent_tangent[v] =
             w.tangent[v] * here + w.value[v] * read<T, PARTIAL, B>(x_tangent + at, rest);
       });
-      each<D_OUT>(dim_out, [&](int o) INLINE {
+      each_coupled<SHAPE, D_OUT>(dim_out, i, [&](int o) INLINE {
         const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
         const T factor_tangent = coupling_tangent[(o * dim_in + i) * EDGE_TILE];
         each<N>(N, [&](int v) INLINE {
@@ -133,14 +133,14 @@ INLINE static inline void each_block(const Path &path, const Work &work)
   }
 }
 
-template <typename T, int D_IN, int D_OUT, bool HALF = false>
+template <typename T, int D_IN, int D_OUT, Shape SHAPE, bool HALF>
 static void dual_forward_path(const DualConvolution<T> &c, const Path &path,
                               const DualBlock<T> &block, const DualRows<T> &rows, int64_t first,
                               int64_t last)
 {
   each_block<T, DUAL_VECTORS<D_OUT>, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = first; i < last; i++)
-      dual_forward_block<T, D_IN, D_OUT, COUNT, PARTIAL, BYTES_OF<HALF>>(
+      dual_forward_block<T, D_IN, D_OUT, SHAPE, COUNT, PARTIAL, BYTES_OF<HALF>>(
           c, path, block, i, rows.value + (i - first) * rows.stride,
           rows.tangent + (i - first) * rows.stride, u);
   });
@@ -151,11 +151,16 @@ static void dual_forward_path(const DualConvolution<T> &c, const Path &path,
 // ----------------------------------------------------------------------
 
 /// Adds what N vectors of channels of one path and center give.
-template <typename T, int D_IN, int D_OUT, int N, bool PARTIAL, int B>
-static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
-                                const DualBlock<T> &block, int64_t center, const T *value,
-                                const T *tangent, const DualGradients<T> &to, int64_t u)
+template <typename T, int D_IN, int D_OUT, Shape SHAPE, int N, bool PARTIAL, int B>
+static void dual_backward_block(const DualConvolution<T> &convolution, const Path &of_all,
+                                const DualBlock<T> &piece, int64_t center, const T *value,
+                                const T *tangent, const DualGradients<T> &gradients, int64_t u)
 {
+  // Copies: what is written through pointers might be any of these, for all that the compiler knows.
+  const DualConvolution<T> c = convolution;
+  const Path path = of_all;
+  const DualBlock<T> block = piece;
+  const DualGradients<T> to = gradients;
   constexpr int64_t W = SIZED_WIDTH<T, B>;
   const int dim_in = dimension<D_IN>(path.dim_in), dim_out = dimension<D_OUT>(path.dim_out);
   const int64_t rest = path.channels - u, n_couplings = dim_in * dim_out;
@@ -177,7 +182,7 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
         g[v] = read<T, PARTIAL, B>(value + o * path.out_channels + v * W, rest);
         g_tangent[v] = read<T, PARTIAL, B>(tangent + o * path.out_channels + v * W, rest);
       });
-      each<D_IN>(dim_in, [&](int i) INLINE {
+      each_coupled<SHAPE, D_IN>(dim_in, o, [&](int i) INLINE {
         const T factor = coupling[(o * dim_in + i) * EDGE_TILE];
         const T factor_tangent = coupling_tangent[(o * dim_in + i) * EDGE_TILE];
         each<N>(N, [&](int v) INLINE {
@@ -220,14 +225,14 @@ static void dual_backward_block(const DualConvolution<T> &c, const Path &path,
   }
 }
 
-template <typename T, int D_IN, int D_OUT, bool HALF = false>
+template <typename T, int D_IN, int D_OUT, Shape SHAPE, bool HALF>
 static void dual_backward_path(const DualConvolution<T> &c, const Path &path,
                                const DualBlock<T> &block, const DualRows<const T> &rows,
                                const DualGradients<T> &to, int64_t first, int64_t last)
 {
   each_block<T, DUAL_VECTORS<D_IN>, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = first; i < last; i++)
-      dual_backward_block<T, D_IN, D_OUT, COUNT, PARTIAL, BYTES_OF<HALF>>(
+      dual_backward_block<T, D_IN, D_OUT, SHAPE, COUNT, PARTIAL, BYTES_OF<HALF>>(
           c, path, block, i, rows.value + (i - first) * rows.stride,
           rows.tangent + (i - first) * rows.stride, to, u);
   });
@@ -245,28 +250,24 @@ using DualBackwardPath = void (*)(const DualConvolution<T> &, const Path &, cons
                                   const DualRows<const T> &, const DualGradients<T> &, int64_t,
                                   int64_t);
 
-template <typename T> static DualForwardPath<T> dual_forward_of(const Path &path)
+template <typename T>
+static DualForwardPath<T> dual_forward_of(const TrainingConvolution<T> &c, const Path &path)
 {
-  using C = T;
-  if constexpr (IN_HALVES<TrainingConvolution<T>>) {
-    static constexpr DualForwardPath<T> halves[4][4] = TABLE(dual_forward_path, true);
-    if (is_half<TrainingConvolution<T>>(path))
-      return of_dimensions<DualForwardPath<T>>(path, halves, dual_forward_path<T, 0, 0>);
-  }
-  static constexpr DualForwardPath<T> table[4][4] = TABLE(dual_forward_path, false);
-  return of_dimensions<DualForwardPath<T>>(path, table, dual_forward_path<T, 0, 0>);
+  using F = DualForwardPath<T>;
+  static constexpr bool HALF = IN_HALVES<TrainingConvolution<T>>;
+  static constexpr Forms<F> whole = FORMS(dual_forward_path, T, false);
+  static constexpr Forms<F> halves = FORMS(dual_forward_path, T, HALF);
+  return form_of(c, path, whole, halves);
 }
 
-template <typename T> static DualBackwardPath<T> dual_backward_of(const Path &path)
+template <typename T>
+static DualBackwardPath<T> dual_backward_of(const TrainingConvolution<T> &c, const Path &path)
 {
-  using C = T;
-  if constexpr (IN_HALVES<TrainingConvolution<T>>) {
-    static constexpr DualBackwardPath<T> halves[4][4] = TABLE(dual_backward_path, true);
-    if (is_half<TrainingConvolution<T>>(path))
-      return of_dimensions<DualBackwardPath<T>>(path, halves, dual_backward_path<T, 0, 0>);
-  }
-  static constexpr DualBackwardPath<T> table[4][4] = TABLE(dual_backward_path, false);
-  return of_dimensions<DualBackwardPath<T>>(path, table, dual_backward_path<T, 0, 0>);
+  using F = DualBackwardPath<T>;
+  static constexpr bool HALF = IN_HALVES<TrainingConvolution<T>>;
+  static constexpr Forms<F> whole = FORMS(dual_backward_path, T, false);
+  static constexpr Forms<F> halves = FORMS(dual_backward_path, T, HALF);
+  return form_of(c, path, whole, halves);
 }
 
 template <typename T>
@@ -278,7 +279,7 @@ static void dual_forward(const DualConvolution<T> &c, const DualRows<T> &message
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(plain, c.paths[p], block.value);
     make_couplings(plain, c.paths[p], block.tangent);
-    dual_forward_of<T>(c.paths[p])(c, c.paths[p], block, messages, first, last);
+    dual_forward_of(plain, c.paths[p])(c, c.paths[p], block, messages, first, last);
   }
 }
 
@@ -291,7 +292,7 @@ static void dual_backward(const DualConvolution<T> &c, const DualRows<const T> &
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(plain, c.paths[p], block.value);
     make_couplings(plain, c.paths[p], block.tangent);
-    dual_backward_of<T>(c.paths[p])(c, c.paths[p], block, gradient, to, first, last);
+    dual_backward_of(plain, c.paths[p])(c, c.paths[p], block, gradient, to, first, last);
   }
 }
 
