@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -348,9 +348,12 @@ def main() -> None:
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="[default: 1 2]")
     options.add_argument("--seconds", type=float, default=0.2, help="of each operator in a round [default: 0.2]")
     options.add_argument("--only", default="", help="measure only operators with this in their name")
+    options.add_argument("--without-others", action="store_true", help="leave out plain torch and e3nn")
     arguments = options.parse_args()
     graph = graph_from_atoms(structure(arguments.system), sorted(set(structure(arguments.system).symbols)), 5.0)
     chosen = [case for case in cases(graph, arguments.preset) if arguments.only in case.name]
+    if arguments.without_others:
+        chosen = [replace(case, others={}) for case in chosen]
     result: dict[str, Any] = {
         "benchmark": "operators",
         "system": arguments.system,

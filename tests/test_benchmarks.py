@@ -87,6 +87,17 @@ def test_speed_writes_the_figures_of_the_headline(tmp_path):
 
 
 @pytest.mark.slow
+def test_operators_are_measured_beside_the_same_work_done_otherwise(tmp_path):
+    arguments = ["--system", "si8", "--rounds", "1", "--seconds", "0.001", "--threads", "1"]
+    rows = {row["name"]: row for row in run("operators", tmp_path, *arguments)["threads_1"]["operators"]}
+    assert {"edge_geometry", "irreps_linear, layer 2", "interaction, layer 3", "gate, layer 4"} < set(rows)
+    assert set(rows["interaction, layer 3"]["both"]["ratios"]) == {"plain", "e3nn"}
+    assert all(row[kind]["gflops"] > 0 for row in rows.values() for kind in ("forward", "both"))
+    alone = run("operators", tmp_path, *arguments, "--only", "gate", "--without-others")["threads_1"]["operators"]
+    assert [row["name"] for row in alone] == ["gate, layer 2", "gate, layer 3", "gate, layer 4"]
+    assert all(row["both"]["ratios"] == {} for row in alone)
+
+
 def test_scaling_writes_a_row_a_size_and_draws(tmp_path):
     result = run(
         *("scaling", tmp_path, "--sizes", "8", "16", "--neighbors", "12", "28", "--neighbor-atoms", "8"),

@@ -121,6 +121,26 @@ def test_the_backward_is_the_derivative_of_the_forward(irreps, harmonics, irreps
     assert torch.autograd.gradcheck(problem.fused, inputs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_stand_in_any_order_and_a_path_may_have_none(dtype, instruction_set):
+    problem = Problem(*IRREPS[1], dtype)
+    paths, terms = problem.arguments["paths"].clone(), problem.arguments["terms"].clone()
+    coefficients = problem.arguments["coefficients"].clone()
+    silent = int(paths[:, 1].argmax())
+    coefficients[paths[silent, 7] : paths[silent, 8]] = 0.0
+    problem.arguments["coefficients"] = coefficients.clone()
+    expected = problem.results(problem.fused)
+    for start, stop in paths[:, 7:9].tolist():
+        order = start + torch.randperm(stop - start, generator=torch.Generator().manual_seed(start))
+        terms[start:stop], coefficients[start:stop] = terms[order], coefficients[order]
+    paths[silent, 8] = paths[silent, 7]
+    problem.arguments |= {"paths": paths, "terms": terms, "coefficients": coefficients}
+    tolerance = 1e-12 if dtype == torch.float64 else 3e-5
+    for found, of_sorted in zip(problem.results(problem.fused), expected, strict=True):
+        largest = float(of_sorted.abs().max())
+        torch.testing.assert_close(found, of_sorted, rtol=tolerance, atol=tolerance * largest)
+
+
 @pytest.mark.parametrize("n_edges", [0, 1])
 def test_hardly_any_edges(n_edges, instruction_set):
     problem = Problem(*IRREPS[1], n_edges=n_edges)

@@ -275,12 +275,28 @@ template <typename T> struct CouplingTerms {
   const T *rows;
 };
 
+/// The harmonics of a path's terms: `first .. last-1`.
+struct HarmonicRange {
+  int64_t first, last;
+};
+
+template <typename C> static HarmonicRange harmonics_of(const C &c, const Path &path)
+{
+  if (path.term_start == path.term_stop) return {0, 0};
+  HarmonicRange range = {c.n_harmonics, 0};
+  for (int64_t t = path.term_start; t < path.term_stop; t++) {
+    const int64_t harmonic = c.terms[t].harmonic;
+    if (harmonic < range.first) range.first = harmonic;
+    if (harmonic >= range.last) range.last = harmonic + 1;
+  }
+  return range;
+}
+
 template <typename C> static int64_t coupling_terms_size(const C &c, const Path &path)
 {
   constexpr int64_t W = SIZED_WIDTH<typename C::Number, TERM_BYTES>;
-  const int64_t first = c.terms[path.term_start].harmonic;
-  const int64_t n = c.terms[path.term_stop - 1].harmonic + 1 - first;
-  return path.dim_in * path.dim_out * ((n + W - 1) / W * W);
+  const HarmonicRange range = harmonics_of(c, path);
+  return path.dim_in * path.dim_out * ((range.last - range.first + W - 1) / W * W);
 }
 
 template <typename C> static int64_t largest_coupling_terms(const C &c)
@@ -293,7 +309,7 @@ template <typename C> static int64_t largest_coupling_terms(const C &c)
   return tiles_of(largest) * EDGE_TILE;
 }
 
-/// `rows`: memory of `coupling_terms_size`. Terms are sorted by harmonic.
+/// `rows`: memory of `coupling_terms_size`.
 template <Shape SHAPE, typename C, typename T>
 static CouplingTerms<T> make_coupling_terms(const C &c, const Path &path, T *rows)
 {
@@ -301,13 +317,13 @@ static CouplingTerms<T> make_coupling_terms(const C &c, const Path &path, T *row
   const int64_t size = coupling_terms_size(c, path);
   const int64_t step = SHAPE == DIAGONAL ? path.dim_in + 1 : 1;
   const int64_t n_couplings = SHAPE == DIAGONAL ? path.dim_in : path.dim_in * path.dim_out;
-  const int64_t first = c.terms[path.term_start].harmonic;
+  const HarmonicRange range = harmonics_of(c, path);
   for (int64_t k = 0; k < size; k++) rows[k] = 0;
   for (int64_t t = path.term_start; t < path.term_stop; t++) {
-    const int64_t m = c.terms[t].harmonic - first;
+    const int64_t m = c.terms[t].harmonic - range.first;
     rows[(m / W * n_couplings + c.terms[t].index / step) * W + m % W] += c.coefficients[t];
   }
-  return {first, c.terms[path.term_stop - 1].harmonic + 1 - first, n_couplings, rows};
+  return {range.first, range.last - range.first, n_couplings, rows};
 }
 
 /// The splines of the channels from `u` on.
