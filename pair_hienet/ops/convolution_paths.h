@@ -81,8 +81,8 @@ template <bool HALF> constexpr int BYTES_OF = HALF ? BYTES / 2 : BYTES;
 // shapes of couplings
 // ----------------------------------------------------------------------
 
-/// Which couplings of a path may differ from zero. Those with the constant harmonic, l = 0, change no component into
-/// another.
+/// Which couplings of a path may differ from zero: all, or, where the harmonic is the constant one, l = 0, those of a
+/// component with itself.
 enum Shape { DENSE, DIAGONAL };
 
 template <typename C> static Shape shape_of(const C &c, const Path &path)
@@ -454,8 +454,9 @@ using EdgeOf = Edge<T,
 
 /// Sums of vectors for each coupling of a path, whose numbers are yet to be summed.
 template <typename T, int D_IN, int D_OUT, Shape SHAPE, int B> struct CouplingSums {
+  static constexpr int ROWS = D_OUT > 0 ? D_OUT : 1;
   static constexpr int COLUMNS = SHAPE == DIAGONAL || D_IN == 0 ? 1 : D_IN;
-  Sized<T, B> of[D_OUT > 0 ? D_OUT : 1][COLUMNS] = {};
+  Sized<T, B> of[ROWS][COLUMNS] = {};
 
   INLINE Sized<T, B> &at(int o, int i) { return of[o][SHAPE == DIAGONAL ? 0 : i]; }
 };
@@ -567,7 +568,8 @@ INLINE static inline void backward_edge(const C &c, const Path &path, const Edge
   constexpr bool ONE = D_IN == 0 || (FUSED && !fits_registers(SHAPE, D_IN, D_OUT, VECTORS));
   constexpr int N = ONE ? 1 : VECTORS;
   const int64_t padded = (path.channels + W - 1) / W * W;
-  CouplingSums<T, D_IN, D_OUT, SHAPE, B> sums;
+  using Sums = CouplingSums<T, D_IN, D_OUT, SHAPE, B>;
+  Sums sums;
   Sized<T, B> of_fraction = {};
   const auto some = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     backward_block<C, D_IN, D_OUT, SHAPE, COUNT, FUSED, PARTIAL, B>(c, path, edge, u, padded,
@@ -584,7 +586,7 @@ INLINE static inline void backward_edge(const C &c, const Path &path, const Edge
   }
   store<B>(edge.of_fraction, load<B>(edge.of_fraction) + of_fraction);
   if constexpr (FUSED) {
-    store_sums<D_OUT *decltype(sums)::COLUMNS>(edge.coupling_gradient, &sums.of[0][0]);
+    store_sums<Sums::ROWS * Sums::COLUMNS>(edge.coupling_gradient, &sums.of[0][0]);
   } else if constexpr (D_IN > 0) {
     constexpr int FIT = ACCUMULATORS / D_IN > 0 ? ACCUMULATORS / D_IN : 1;
     constexpr int ROWS = FIT < D_OUT ? FIT : D_OUT;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The sums of the numbers of several vectors, side by side: a tree of shuffles adds up as many vectors as a vector has
-// numbers for a third of what as many single sums cost.
+// numbers with a third of the instructions that as many single sums take.
 
 #ifndef HIENET_HORIZONTAL_SUMS_H
 #define HIENET_HORIZONTAL_SUMS_H
