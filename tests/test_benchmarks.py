@@ -98,6 +98,7 @@ def test_operators_are_measured_beside_the_same_work_done_otherwise(tmp_path):
     assert all(row["both"]["ratios"] == {} for row in alone)
 
 
+@pytest.mark.slow
 def test_scaling_writes_a_row_a_size_and_draws(tmp_path):
     result = run(
         *("scaling", tmp_path, "--sizes", "8", "16", "--neighbors", "12", "28", "--neighbor-atoms", "8"),

@@ -156,25 +156,34 @@ template <typename T> struct Block {
 static inline int64_t tiles_of(int64_t n_edges)
 { return (n_edges + EDGE_TILE - 1) / EDGE_TILE; }
 
-template <typename C> static int64_t largest_coupling(const C &c)
+/// `n` numbers or edges, with room for whole vectors or tiles.
+static inline int64_t whole_tiles(int64_t n)
+{ return tiles_of(n) * EDGE_TILE; }
+
+/// The largest size(path).
+template <typename C, typename F> static int64_t largest_of_paths(const C &c, const F &size)
 {
   int64_t largest = 0;
   for (int64_t p = 0; p < c.n_paths; p++) {
-    const int64_t size = c.paths[p].dim_in * c.paths[p].dim_out;
-    if (size > largest) largest = size;
+    const int64_t of_path = size(c.paths[p]);
+    if (of_path > largest) largest = of_path;
   }
   return largest;
+}
+
+template <typename C> static int64_t largest_coupling(const C &c)
+{
+  return largest_of_paths(c, [](const Path &path) {
+    return path.dim_in * path.dim_out;
+  });
 }
 
 /// Largest w * x of an edge and path, with room for whole vectors.
 template <typename C> static int64_t largest_weighted(const C &c)
 {
-  int64_t largest = 0;
-  for (int64_t p = 0; p < c.n_paths; p++) {
-    const int64_t size = c.paths[p].dim_in * (c.paths[p].channels + LANES);
-    if (size > largest) largest = size;
-  }
-  return tiles_of(largest) * EDGE_TILE;
+  return whole_tiles(largest_of_paths(c, [](const Path &path) {
+    return path.dim_in * (path.channels + LANES);
+  }));
 }
 
 template <typename T>
@@ -217,7 +226,7 @@ template <typename T> static T argument_per_length(const TrainingConvolution<T> 
 template <typename C, typename T = typename C::Number>
 static Block<T> make_block(const C &c, int64_t first, int64_t last, T *&scratch)
 {
-  const int64_t padded = tiles_of(last - first) * EDGE_TILE;
+  const int64_t padded = whole_tiles(last - first);
   Block<T> block;
   block.first = first;
   block.last = last;
@@ -292,21 +301,18 @@ template <typename C> static HarmonicRange harmonics_of(const C &c, const Path &
   return range;
 }
 
-template <typename C> static int64_t coupling_terms_size(const C &c, const Path &path)
+/// Numbers for the rows of a path whose terms have these harmonics.
+template <typename T> static int64_t coupling_terms_size(const Path &path, HarmonicRange range)
 {
-  constexpr int64_t W = SIZED_WIDTH<typename C::Number, TERM_BYTES>;
-  const HarmonicRange range = harmonics_of(c, path);
+  constexpr int64_t W = SIZED_WIDTH<T, TERM_BYTES>;
   return path.dim_in * path.dim_out * ((range.last - range.first + W - 1) / W * W);
 }
 
 template <typename C> static int64_t largest_coupling_terms(const C &c)
 {
-  int64_t largest = 0;
-  for (int64_t p = 0; p < c.n_paths; p++) {
-    const int64_t size = coupling_terms_size(c, c.paths[p]);
-    if (size > largest) largest = size;
-  }
-  return tiles_of(largest) * EDGE_TILE;
+  return whole_tiles(largest_of_paths(c, [&](const Path &path) {
+    return coupling_terms_size<typename C::Number>(path, harmonics_of(c, path));
+  }));
 }
 
 /// `rows`: memory of `coupling_terms_size`.
@@ -314,11 +320,10 @@ template <Shape SHAPE, typename C, typename T>
 static CouplingTerms<T> make_coupling_terms(const C &c, const Path &path, T *rows)
 {
   constexpr int64_t W = SIZED_WIDTH<T, TERM_BYTES>;
-  const int64_t size = coupling_terms_size(c, path);
+  const HarmonicRange range = harmonics_of(c, path);
   const int64_t step = SHAPE == DIAGONAL ? path.dim_in + 1 : 1;
   const int64_t n_couplings = SHAPE == DIAGONAL ? path.dim_in : path.dim_in * path.dim_out;
-  const HarmonicRange range = harmonics_of(c, path);
-  for (int64_t k = 0; k < size; k++) rows[k] = 0;
+  for (int64_t k = 0; k < coupling_terms_size<T>(path, range); k++) rows[k] = 0;
   for (int64_t t = path.term_start; t < path.term_stop; t++) {
     const int64_t m = c.terms[t].harmonic - range.first;
     rows[(m / W * n_couplings + c.terms[t].index / step) * W + m % W] += c.coefficients[t];
@@ -330,6 +335,22 @@ static CouplingTerms<T> make_coupling_terms(const C &c, const Path &path, T *row
 template <typename C>
 INLINE static inline const typename C::Number *splines_of(const C &c, const Path &path, int64_t u)
 { return c.table + (path.table_start + u / LANES) * block_of_table(c) + u % LANES; }
+
+/// work<COUNT, PARTIAL>(u) for the channels of a path, COUNT vectors at a time.
+template <typename T, int N, bool HALF, typename Work>
+INLINE static inline void each_block(const Path &path, const Work &work)
+{
+  if constexpr (HALF) {
+    work.template operator()<1, false>(0);
+  } else {
+    constexpr int64_t W = WIDTH<T>;
+    int64_t u = 0;
+    for (; u + N * W <= path.channels; u += N * W) work.template operator()<N, false>(u);
+    if constexpr (N > 1)
+      for (; u + W <= path.channels; u += W) work.template operator()<1, false>(u);
+    if (u < path.channels) work.template operator()<1, true>(u);
+  }
+}
 
 // ----------------------------------------------------------------------
 // forward
@@ -413,23 +434,12 @@ template <typename T> struct Rows {
 template <typename C, int D_IN, int D_OUT, Shape SHAPE, bool HALF, typename T = typename C::Number>
 static void forward_path(const C &c, const Path &path, const Block<T> &block, const Rows<T> &rows)
 {
-  constexpr int B = BYTES_OF<HALF>;
-  constexpr int64_t W = SIZED_WIDTH<T, B>;
   constexpr int N = D_IN && !HALF ? VECTORS : 1;
-  const auto all_centers = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+  each_block<T, N, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     for (int64_t i = rows.first; i < rows.last; i++)
-      forward_block<C, D_IN, D_OUT, SHAPE, COUNT, PARTIAL, B>(
+      forward_block<C, D_IN, D_OUT, SHAPE, COUNT, PARTIAL, BYTES_OF<HALF>>(
           c, path, block, i, rows.data + (i - rows.first) * rows.stride, u);
-  };
-  if constexpr (HALF) {
-    all_centers.template operator()<1, false>(0);
-  } else {
-    int64_t u = 0;
-    for (; u + N * W <= path.channels; u += N * W) all_centers.template operator()<N, false>(u);
-    if constexpr (N > 1)
-      for (; u + W <= path.channels; u += W) all_centers.template operator()<1, false>(u);
-    if (u < path.channels) all_centers.template operator()<1, true>(u);
-  }
+  });
 }
 
 // ----------------------------------------------------------------------
@@ -571,19 +581,10 @@ INLINE static inline void backward_edge(const C &c, const Path &path, const Edge
   using Sums = CouplingSums<T, D_IN, D_OUT, SHAPE, B>;
   Sums sums;
   Sized<T, B> of_fraction = {};
-  const auto some = [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
+  each_block<T, N, HALF>(path, [&]<int COUNT, bool PARTIAL>(int64_t u) INLINE {
     backward_block<C, D_IN, D_OUT, SHAPE, COUNT, FUSED, PARTIAL, B>(c, path, edge, u, padded,
                                                                     of_fraction, sums);
-  };
-  if constexpr (HALF) {
-    some.template operator()<1, false>(0);
-  } else {
-    int64_t u = 0;
-    for (; u + N * W <= path.channels; u += N * W) some.template operator()<N, false>(u);
-    if constexpr (N > 1)
-      for (; u + W <= path.channels; u += W) some.template operator()<1, false>(u);
-    if (u < path.channels) some.template operator()<1, true>(u);
-  }
+  });
   store<B>(edge.of_fraction, load<B>(edge.of_fraction) + of_fraction);
   if constexpr (FUSED) {
     store_sums<Sums::ROWS * Sums::COLUMNS>(edge.coupling_gradient, &sums.of[0][0]);
@@ -683,18 +684,18 @@ static void backward_path(const C &convolution, const Path &of_all, const Block<
 
 /// Numbers for dC of an edge and path: sums are written in whole vectors.
 template <typename C> static int64_t largest_coupling_gradient(const C &c)
-{ return tiles_of(largest_coupling(c) + LANES) * EDGE_TILE; }
+{ return whole_tiles(largest_coupling(c) + LANES); }
 
 /// Numbers for dE/d(fraction) of an edge, a vector whose numbers are yet to be summed, and for dY behind it.
 template <typename C> static int64_t edge_gradient_size(const C &c)
-{ return LANES + tiles_of(c.n_harmonics) * EDGE_TILE + LANES; }
+{ return LANES + whole_tiles(c.n_harmonics) + LANES; }
 
 template <typename C> static int64_t scratch_size(const C &c, int64_t n_edges)
 {
   // Offsets are 64 bit, which is two or one numbers.
   const int64_t per_edge = 2 + 1 + c.n_harmonics + largest_coupling(c) + edge_gradient_size(c);
   const int64_t of_tile = EDGE_TILE * largest_coupling_gradient(c);
-  return tiles_of(n_edges) * EDGE_TILE * per_edge + of_tile + largest_coupling_terms(c) +
+  return whole_tiles(n_edges) * per_edge + of_tile + largest_coupling_terms(c) +
       largest_weighted(c);
 }
 
@@ -728,27 +729,21 @@ template <typename F> struct Forms {
     function<C, 7, 7, DIAGONAL, HALF>},                                            \
    function<C, 0, 0, DENSE, false>}
 
-/// The form for a path, from those for whole vectors and for halves.
+/// Those for whole vectors, and for halves where there are such.
+template <typename F> struct FormsOfBoth {
+  Forms<F> whole, halves;
+};
+#define FORMS_OF_BOTH(function, C, HALVES) {FORMS(function, C, false), FORMS(function, C, HALVES)}
+
 template <typename C, typename F>
-static F form_of(const C &c, const Path &path, const Forms<F> &whole, const Forms<F> &halves)
-{
-  const Shape shape = shape_of(c, path);
-  return is_half<C>(path) ? halves.of(shape, path) : whole.of(shape, path);
-}
+static F form_of(const C &c, const Path &path, const FormsOfBoth<F> &forms)
+{ return (is_half<C>(path) ? forms.halves : forms.whole).of(shape_of(c, path), path); }
 
-template <typename C> static ForwardPath<C> forward_of(const C &c, const Path &path)
-{
-  static constexpr Forms<ForwardPath<C>> whole = FORMS(forward_path, C, false);
-  static constexpr Forms<ForwardPath<C>> halves = FORMS(forward_path, C, IN_HALVES<C>);
-  return form_of(c, path, whole, halves);
-}
-
-template <typename C> static BackwardPath<C> backward_of(const C &c, const Path &path)
-{
-  static constexpr Forms<BackwardPath<C>> whole = FORMS(backward_path, C, false);
-  static constexpr Forms<BackwardPath<C>> halves = FORMS(backward_path, C, IN_HALVES<C>);
-  return form_of(c, path, whole, halves);
-}
+template <typename C>
+static constexpr FormsOfBoth<ForwardPath<C>> FORWARD = FORMS_OF_BOTH(forward_path, C, IN_HALVES<C>);
+template <typename C>
+static constexpr FormsOfBoth<BackwardPath<C>> BACKWARD =
+    FORMS_OF_BOTH(backward_path, C, IN_HALVES<C>);
 
 template <typename C, typename T = typename C::Number>
 static void forward(const C &c, T *messages, int64_t message_stride, int64_t first, int64_t last,
@@ -758,7 +753,7 @@ static void forward(const C &c, T *messages, int64_t message_stride, int64_t fir
   const Rows<T> rows = {first, last, messages, message_stride};
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(c, c.paths[p], block);
-    forward_of(c, c.paths[p])(c, c.paths[p], block, rows);
+    form_of(c, c.paths[p], FORWARD<C>)(c, c.paths[p], block, rows);
   }
 }
 
@@ -779,7 +774,7 @@ static void backward(const C &c, const T *messages, int64_t message_stride, cons
   const Rows<const T> rows = {first, last, messages, message_stride};
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(c, c.paths[p], block);
-    backward_of(c, c.paths[p])(c, c.paths[p], block, rows, g, s);
+    form_of(c, c.paths[p], BACKWARD<C>)(c, c.paths[p], block, rows, g, s);
   }
   for (int64_t e = 0; e < n_edges; e++) {
     T *const to = g.edges + (block.first + e) * g.edge_stride;

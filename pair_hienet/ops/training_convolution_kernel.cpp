@@ -32,7 +32,7 @@ template <typename T> struct DualBlock {
 template <typename T> static int64_t dual_scratch_size(const DualConvolution<T> &c, int64_t n_edges)
 {
   const TrainingConvolution<T> &plain = c;
-  return 2 * tiles_of(n_edges) * EDGE_TILE * (3 + c.n_harmonics + largest_coupling(plain));
+  return 2 * whole_tiles(n_edges) * (3 + c.n_harmonics + largest_coupling(plain));
 }
 
 template <typename T>
@@ -115,22 +115,6 @@ static void dual_forward_block(const DualConvolution<T> &c, const Path &path,
       write<T, PARTIAL, B>(tangent + at, total_tangent[o][v], rest);
     });
   });
-}
-
-/// work<COUNT, PARTIAL>(u) for the channels of a path, COUNT vectors at a time.
-template <typename T, int N, bool HALF, typename Work>
-INLINE static inline void each_block(const Path &path, const Work &work)
-{
-  if constexpr (HALF) {
-    work.template operator()<1, false>(0);
-  } else {
-    constexpr int64_t W = WIDTH<T>;
-    int64_t u = 0;
-    for (; u + N * W <= path.channels; u += N * W) work.template operator()<N, false>(u);
-    if constexpr (N > 1)
-      for (; u + W <= path.channels; u += W) work.template operator()<1, false>(u);
-    if (u < path.channels) work.template operator()<1, true>(u);
-  }
 }
 
 template <typename T, int D_IN, int D_OUT, Shape SHAPE, bool HALF>
@@ -251,24 +235,11 @@ using DualBackwardPath = void (*)(const DualConvolution<T> &, const Path &, cons
                                   int64_t);
 
 template <typename T>
-static DualForwardPath<T> dual_forward_of(const TrainingConvolution<T> &c, const Path &path)
-{
-  using F = DualForwardPath<T>;
-  static constexpr bool HALF = IN_HALVES<TrainingConvolution<T>>;
-  static constexpr Forms<F> whole = FORMS(dual_forward_path, T, false);
-  static constexpr Forms<F> halves = FORMS(dual_forward_path, T, HALF);
-  return form_of(c, path, whole, halves);
-}
-
+static constexpr FormsOfBoth<DualForwardPath<T>> DUAL_FORWARD =
+    FORMS_OF_BOTH(dual_forward_path, T, IN_HALVES<TrainingConvolution<T>>);
 template <typename T>
-static DualBackwardPath<T> dual_backward_of(const TrainingConvolution<T> &c, const Path &path)
-{
-  using F = DualBackwardPath<T>;
-  static constexpr bool HALF = IN_HALVES<TrainingConvolution<T>>;
-  static constexpr Forms<F> whole = FORMS(dual_backward_path, T, false);
-  static constexpr Forms<F> halves = FORMS(dual_backward_path, T, HALF);
-  return form_of(c, path, whole, halves);
-}
+static constexpr FormsOfBoth<DualBackwardPath<T>> DUAL_BACKWARD =
+    FORMS_OF_BOTH(dual_backward_path, T, IN_HALVES<TrainingConvolution<T>>);
 
 template <typename T>
 static void dual_forward(const DualConvolution<T> &c, const DualRows<T> &messages, int64_t first,
@@ -279,7 +250,7 @@ static void dual_forward(const DualConvolution<T> &c, const DualRows<T> &message
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(plain, c.paths[p], block.value);
     make_couplings(plain, c.paths[p], block.tangent);
-    dual_forward_of(plain, c.paths[p])(c, c.paths[p], block, messages, first, last);
+    form_of(plain, c.paths[p], DUAL_FORWARD<T>)(c, c.paths[p], block, messages, first, last);
   }
 }
 
@@ -292,7 +263,7 @@ static void dual_backward(const DualConvolution<T> &c, const DualRows<const T> &
   for (int64_t p = 0; p < c.n_paths; p++) {
     make_couplings(plain, c.paths[p], block.value);
     make_couplings(plain, c.paths[p], block.tangent);
-    dual_backward_of(plain, c.paths[p])(c, c.paths[p], block, gradient, to, first, last);
+    form_of(plain, c.paths[p], DUAL_BACKWARD<T>)(c, c.paths[p], block, gradient, to, first, last);
   }
 }
 
